@@ -1,0 +1,63 @@
+//! The driver contract.
+//!
+//! A [`Driver`] runs one container of a task inside a [`Sandbox`] that a [`SandboxHost`] has prepared.
+//! The node knows nothing else of Linux or Wasm. Drivers keep no policy: what to start, when and how
+//! often is decided by the task's owner loop. This crate also holds the [simulated driver](sim), which
+//! obeys the same contract in virtual time.
+
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod sim;
+mod spec;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use neargate_model::{ContainerId, TaskId};
+
+pub use error::{ExecError, RecoverError, SandboxError, SignalError, StartError, StatsError};
+pub use spec::{
+    ContainerSpec, ExecSpec, Exit, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxSpec, Signal, Stats,
+    Stdio, Ulimit, WasmModule,
+};
+
+/// Runs one container inside a prepared sandbox.
+#[async_trait]
+pub trait Driver: Send + Sync {
+    /// Starts the container and returns once its program runs (for a container: after a successful
+    /// `execve(2)`). On an error nothing is left behind. Cancelling the future leaves either nothing or a
+    /// container that [`Driver::recover`] finds.
+    async fn start(&self, spec: ContainerSpec, sandbox: &Sandbox) -> Result<Arc<dyn Handle>, StartError>;
+
+    /// Finds a container that was started before this process was, or `None` when there is none.
+    async fn recover(&self, id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError>;
+}
+
+/// A started container. Dropping the handle kills nothing.
+#[async_trait]
+pub trait Handle: Send + Sync {
+    /// Waits for the end and tells it; may be called any number of times and may be cancelled.
+    async fn wait(&self) -> Exit;
+
+    /// Delivers a signal to the container's first process; [`Signal::Kill`] ends all its processes.
+    /// A container that has ended already is not an error.
+    async fn signal(&self, signal: Signal) -> Result<(), SignalError>;
+
+    /// What the container has used so far.
+    async fn stats(&self) -> Result<Stats, StatsError>;
+
+    /// Runs another command inside the container and waits for its end.
+    async fn exec(&self, spec: ExecSpec) -> Result<Exit, ExecError>;
+}
+
+/// Makes and releases what the containers of one task share: network namespace and cgroup.
+#[async_trait]
+pub trait SandboxHost: Send + Sync {
+    /// Makes the sandbox; calling it again for the same task returns the same sandbox.
+    async fn prepare(&self, spec: &SandboxSpec) -> Result<Sandbox, SandboxError>;
+
+    /// Kills what still runs in the sandbox and gives everything back. Idempotent: releasing a sandbox
+    /// that does not exist succeeds.
+    async fn release(&self, task: &TaskId) -> Result<(), SandboxError>;
+}

@@ -1,0 +1,191 @@
+//! The simulated driver: the whole contract, in virtual time and without a kernel.
+//!
+//! What a container does is read from its own command line, so that a test says it where the reader
+//! looks: `["sleep", "250", "exit", "3"]` lives 250 ms of tokio time and ends with code 3. The words are
+//! `sleep MS`, `exit CODE`, `oom`, `fail TEXT` (does not start), `ignore-stop` (only [`Signal::Kill`]
+//! ends it) and `unhealthy N` (the first N commands run in it by [`Handle::exec`] fail).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use neargate_model::{ContainerId, TaskId};
+use tokio::sync::watch;
+
+use crate::{
+    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, RecoverError, Sandbox, SandboxError,
+    SandboxHost, SandboxSpec, Signal, SignalError, StartError, Stats, StatsError,
+};
+
+/// A driver and sandbox host that only pretend; clones share their state.
+#[derive(Clone, Default)]
+pub struct SimDriver {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    containers: BTreeMap<ContainerId, Arc<SimHandle>>,
+    sandboxes: BTreeSet<TaskId>,
+    starts: Vec<(TaskId, String)>,
+}
+
+impl SimDriver {
+    /// A driver that runs nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Every start so far, in order, as task and container name: the witness that nothing ran twice.
+    pub fn starts(&self) -> Vec<(TaskId, String)> {
+        self.with(|state| state.starts.clone())
+    }
+
+    /// The sandboxes that exist now.
+    pub fn sandboxes(&self) -> Vec<TaskId> {
+        self.with(|state| state.sandboxes.iter().cloned().collect())
+    }
+
+    /// How many containers have started and not ended.
+    pub fn running(&self) -> usize {
+        self.with(|state| state.containers.values().filter(|c| c.exit.borrow().is_none()).count())
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        f(&mut self.shared.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a simulated command line asks for.
+#[derive(Clone, Debug, Default)]
+struct Script {
+    sleep: Duration,
+    code: i32,
+    oom: bool,
+    fail: Option<String>,
+    ignore_stop: bool,
+    unhealthy: u32,
+}
+
+fn read_script(argv: &[String]) -> Script {
+    let mut script = Script::default();
+    let mut words = argv.iter();
+    let number = |words: &mut std::slice::Iter<'_, String>| -> u64 {
+        words.next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    };
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "sleep" => script.sleep = Duration::from_millis(number(&mut words)),
+            "exit" => script.code = i32::try_from(number(&mut words)).unwrap_or(255),
+            "oom" => script.oom = true,
+            "fail" => script.fail = Some(words.next().cloned().unwrap_or_default()),
+            "ignore-stop" => script.ignore_stop = true,
+            "unhealthy" => script.unhealthy = u32::try_from(number(&mut words)).unwrap_or(u32::MAX),
+            _ => {}
+        }
+    }
+    script
+}
+
+struct SimHandle {
+    exit: watch::Sender<Option<Exit>>,
+    ignore_stop: bool,
+    unhealthy: Mutex<u32>,
+}
+
+impl SimHandle {
+    fn end(&self, exit: Exit) {
+        self.exit.send_if_modified(|now| {
+            let first = now.is_none();
+            if first {
+                *now = Some(exit);
+            }
+            first
+        });
+    }
+}
+
+#[async_trait]
+impl Driver for SimDriver {
+    async fn start(&self, spec: ContainerSpec, sandbox: &Sandbox) -> Result<Arc<dyn Handle>, StartError> {
+        let script = read_script(&spec.argv);
+        if let Some(why) = script.fail {
+            return Err(StartError::InvalidImage { why });
+        }
+        let handle = Arc::new(SimHandle {
+            exit: watch::Sender::new(None),
+            ignore_stop: script.ignore_stop,
+            unhealthy: Mutex::new(script.unhealthy),
+        });
+        self.with(|state| {
+            state.starts.push((sandbox.task.clone(), spec.name.to_string()));
+            state.containers.insert(spec.id.clone(), handle.clone());
+        });
+        let ends = handle.clone();
+        // The timer holds only its handle and ends with it: virtual time reaches it or the runtime stops.
+        tokio::spawn(async move {
+            tokio::time::sleep(script.sleep).await;
+            let code = if script.oom { 137 } else { script.code };
+            ends.end(Exit { code: Some(code), oom: script.oom, reason: None });
+            drop(spec);
+        });
+        Ok(handle)
+    }
+
+    async fn recover(&self, id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError> {
+        Ok(self.with(|state| state.containers.get(id).cloned()).map(|handle| handle as Arc<dyn Handle>))
+    }
+}
+
+#[async_trait]
+impl Handle for SimHandle {
+    async fn wait(&self) -> Exit {
+        let mut exit = self.exit.subscribe();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or_else(|| Exit::code(0)),
+            Err(_) => Exit { code: None, oom: false, reason: None },
+        }
+    }
+
+    async fn signal(&self, signal: Signal) -> Result<(), SignalError> {
+        match signal {
+            Signal::Stop(_) if self.ignore_stop => {}
+            Signal::Stop(number) => self.end(Exit::code(128 + number)),
+            Signal::Kill => self.end(Exit::code(137)),
+        }
+        Ok(())
+    }
+
+    async fn stats(&self) -> Result<Stats, StatsError> {
+        Ok(Stats::default())
+    }
+
+    async fn exec(&self, _spec: ExecSpec) -> Result<Exit, ExecError> {
+        if self.exit.borrow().is_some() {
+            return Err(ExecError::NotRunning);
+        }
+        let mut unhealthy = self.unhealthy.lock().unwrap_or_else(PoisonError::into_inner);
+        let code = i32::from(*unhealthy > 0);
+        *unhealthy = unhealthy.saturating_sub(1);
+        Ok(Exit::code(code))
+    }
+}
+
+#[async_trait]
+impl SandboxHost for SimDriver {
+    async fn prepare(&self, spec: &SandboxSpec) -> Result<Sandbox, SandboxError> {
+        self.with(|state| state.sandboxes.insert(spec.task.clone()));
+        Ok(Sandbox { task: spec.task.clone(), limits: spec.limits.clone() })
+    }
+
+    async fn release(&self, task: &TaskId) -> Result<(), SandboxError> {
+        self.with(|state| state.sandboxes.remove(task));
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! What a driver is told, and what it tells.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use neargate_model::{ContainerId, ContainerName, TaskId};
+
+/// All that a driver needs to run one container. A container gets nothing that is not named here.
+#[derive(Debug)]
+pub struct ContainerSpec {
+    /// The container's own id, unique for ever; a restarted container keeps it.
+    pub id: ContainerId,
+    /// The task that it belongs to.
+    pub task: TaskId,
+    /// Its name within the task.
+    pub name: ContainerName,
+    /// What it runs from.
+    pub rootfs: Rootfs,
+    /// Program and arguments; the program is looked up in the container's `PATH`.
+    pub argv: Vec<String>,
+    /// The whole environment, in order; later names win.
+    pub env: Vec<(String, String)>,
+    /// Working directory inside the container; created when missing.
+    pub working_dir: PathBuf,
+    /// `user[:group]` by name or number, resolved against the container's own `/etc/passwd` and
+    /// `/etc/group`; `None` runs as root inside the container.
+    pub user: Option<String>,
+    /// The container's own limits; the sandbox adds the task's.
+    pub limits: Limits,
+    /// `setrlimit(2)` values.
+    pub ulimits: Vec<Ulimit>,
+    /// Whether the root file system is mounted read-only.
+    pub read_only_root: bool,
+    /// Directories of the host that the container sees.
+    pub mounts: Vec<Mount>,
+    /// Linux capabilities to add to the default set, without the `CAP_` prefix.
+    pub capabilities_add: Vec<String>,
+    /// Linux capabilities to take from the default set; `ALL` empties it.
+    pub capabilities_drop: Vec<String>,
+    /// Whether a small init process reaps orphans and forwards signals as PID 1.
+    pub init: bool,
+    /// Standard input, output and error.
+    pub stdio: Stdio,
+    /// An empty directory of the container's own on the host, for what it writes to its root file
+    /// system. The node makes and removes it.
+    pub scratch: PathBuf,
+}
+
+/// What a container runs from.
+#[derive(Clone, Debug)]
+pub enum Rootfs {
+    /// Unpacked image layers, lowest first, each a directory that is never written to.
+    Layers(Vec<PathBuf>),
+    /// A Wasm module or component.
+    Wasm(WasmModule),
+}
+
+/// A Wasm binary in the content store.
+#[derive(Clone, Debug)]
+pub struct WasmModule {
+    /// The file; validated by its `\0asm` magic when it was stored.
+    pub path: PathBuf,
+    /// `sha256:` and 64 hexadecimal digits; the key of its compiled code.
+    pub digest: String,
+}
+
+/// Limits that the driver enforces. `None` means no limit of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Hard CPU limit in thousandths of a core, as CFS quota over a 100 ms period.
+    pub cpu_millis: Option<u32>,
+    /// Relative CPU weight in ECS CPU units (1024 a core); at least 2.
+    pub cpu_shares: Option<u32>,
+    /// Hard memory limit in bytes; going over it is an OOM kill.
+    pub memory_bytes: Option<u64>,
+    /// Soft memory limit in bytes, reclaimed to under pressure.
+    pub memory_reservation_bytes: Option<u64>,
+    /// How many processes and threads may exist.
+    pub pids_max: Option<u32>,
+}
+
+/// One resource limit of `setrlimit(2)`, by ECS's name (`nofile`, `nproc`, `core`, …).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ulimit {
+    /// The name in lower case, without `RLIMIT_`.
+    pub name: String,
+    /// The soft limit; `u64::MAX` is unlimited.
+    pub soft: u64,
+    /// The hard limit; `u64::MAX` is unlimited.
+    pub hard: u64,
+}
+
+/// A directory that the container sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// What is mounted.
+    pub source: MountSource,
+    /// Absolute path inside the container.
+    pub target: PathBuf,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// Where a mount comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MountSource {
+    /// A directory or file of the host.
+    Host(PathBuf),
+    /// An empty `tmpfs` of at most this many bytes.
+    Tmpfs {
+        /// Size limit in bytes.
+        size_bytes: u64,
+    },
+}
+
+/// The three standard streams, owned by the container once it has started.
+#[derive(Debug)]
+pub struct Stdio {
+    /// File descriptor 0.
+    pub stdin: OwnedFd,
+    /// File descriptor 1.
+    pub stdout: OwnedFd,
+    /// File descriptor 2.
+    pub stderr: OwnedFd,
+}
+
+/// What the containers of a task share.
+#[derive(Clone, Debug)]
+pub struct SandboxSpec {
+    /// The task.
+    pub task: TaskId,
+    /// Host name inside the sandbox.
+    pub hostname: String,
+    /// Limits over all containers of the task together.
+    pub limits: Limits,
+    /// Whether Linux namespaces are wanted; a task of Wasm containers alone needs none.
+    pub linux: bool,
+}
+
+/// A prepared sandbox.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// The task that owns it.
+    pub task: TaskId,
+    /// Limits over all containers of the task together, for drivers that enforce them themselves.
+    pub limits: Limits,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Exit {
+    /// The exit code, 128 + n after signal n. `None` when it could not be learned.
+    pub code: Option<i32>,
+    /// Whether the kernel, or a Wasm memory limit, ended it for going over its memory limit.
+    pub oom: bool,
+    /// More about an abnormal end (a Wasm trap, for example), for people.
+    pub reason: Option<String>,
+}
+
+impl Exit {
+    /// A plain exit with a code.
+    pub fn code(code: i32) -> Self {
+        Self { code: Some(code), oom: false, reason: None }
+    }
+}
+
+/// The signals that the node sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A request to end: SIGTERM or what the image names as its stop signal. For Wasm, which has no
+    /// signals, a request to be cancelled at once.
+    Stop(i32),
+    /// SIGKILL for every process of the container.
+    Kill,
+}
+
+/// What a container has used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// CPU time in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory in use, in bytes.
+    pub memory_bytes: u64,
+    /// Highest memory use seen, in bytes; 0 where the kernel does not tell.
+    pub memory_peak_bytes: u64,
+    /// Processes and threads alive.
+    pub pids: u32,
+}
+
+/// A command to run inside a running container.
+#[derive(Debug)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Variables added to the container's environment.
+    pub env: Vec<(String, String)>,
+    /// How long it may take; it is killed after that, and [`Exit::code`] is `None`.
+    pub timeout: Duration,
+    /// Its standard streams; `None` connects them to `/dev/null`.
+    pub stdio: Option<Stdio>,
+}
