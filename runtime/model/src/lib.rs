@@ -5,9 +5,25 @@
 
 #![forbid(unsafe_code)]
 
+mod arn;
+mod cluster;
 mod id;
 pub mod image;
+pub mod lifecycle;
+mod task;
+mod task_definition;
 mod time;
+pub mod validate;
 
+pub use arn::{Arn, InvalidArn};
+pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use id::{AccountId, ClusterName, ContainerId, ContainerName, Family, InvalidId, Region, Scope, TaskId};
+pub use task::{
+    ContainerLast, ContainerStatus, Health, LastStatus, NodeCommand, NodeReport, Phases, Stop, StopCode,
+    Task, TaskKey, TaskSpec, TaskStatus,
+};
+pub use task_definition::{
+    Condition, ContainerDefinition, DefinitionStatus, Dependency, HealthCheck, LaunchType, LogConfiguration,
+    MountPoint, NetworkMode, RestartPolicy, Tags, TaskDefinition, TaskShape, Tmpfs, UlimitSetting, Volume,
+};
 pub use time::Timestamp;

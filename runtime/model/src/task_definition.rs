@@ -1,0 +1,248 @@
+//! Task definitions: what a task is made of. Revisions are immutable but for their status and tags.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ContainerName, Family, Timestamp};
+
+/// Tags of a resource, by key.
+pub type Tags = BTreeMap<String, String>;
+
+/// One revision of a family.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskDefinition {
+    /// The family.
+    pub family: Family,
+    /// Counts from 1; never reused.
+    pub revision: u32,
+    /// Whether new tasks may use it.
+    pub status: DefinitionStatus,
+    /// What its tasks are made of.
+    pub shape: TaskShape,
+    /// Launch types that it was checked against.
+    pub compatibilities: Vec<LaunchType>,
+    /// Tags.
+    pub tags: Tags,
+    /// When it was registered.
+    pub registered_at: Timestamp,
+    /// Who registered it, an ARN.
+    pub registered_by: String,
+    /// When it was deregistered.
+    pub deregistered_at: Option<Timestamp>,
+    /// When its deletion was asked for.
+    pub delete_requested_at: Option<Timestamp>,
+    /// The definition as the API that accepted it writes it, opaque to everyone else. It keeps what is
+    /// stored only, so that reading a definition returns what was registered.
+    pub face: String,
+}
+
+/// Whether new tasks may use a definition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum DefinitionStatus {
+    /// It may be used.
+    Active,
+    /// It was deregistered; tasks that use it go on.
+    Inactive,
+    /// It goes away once no task uses it.
+    DeleteInProgress,
+}
+
+/// What a task is made of, without who may run it where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskShape {
+    /// The containers, 1 to 10.
+    pub containers: Vec<ContainerDefinition>,
+    /// Volumes that containers may mount.
+    pub volumes: Vec<Volume>,
+    /// How its containers see the network.
+    pub network_mode: NetworkMode,
+    /// CPU limit of the whole task in CPU units, 1024 a core.
+    pub cpu_units: Option<u32>,
+    /// Memory limit of the whole task in MiB.
+    pub memory_mib: Option<u32>,
+    /// Size of the task's scratch space in GiB.
+    pub ephemeral_storage_gib: Option<u32>,
+}
+
+/// Where a task runs, as its client said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LaunchType {
+    /// No host is named; Neargate chooses.
+    Fargate,
+    /// On a registered container instance; on one machine, that machine.
+    Ec2,
+}
+
+/// How the containers of a task see the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// An own network namespace with an own address.
+    Awsvpc,
+    /// An own network namespace behind the host's address.
+    Bridge,
+    /// The host's network.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// One container of a task definition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerDefinition {
+    /// Its name, unique within the definition.
+    pub name: ContainerName,
+    /// The image as the client wrote it.
+    pub image: String,
+    /// Relative CPU weight in CPU units; 0 means the least.
+    pub cpu_units: u32,
+    /// Hard memory limit in MiB.
+    pub memory_mib: Option<u32>,
+    /// Soft memory limit in MiB.
+    pub memory_reservation_mib: Option<u32>,
+    /// Whether the task ends when this container ends.
+    pub essential: bool,
+    /// Replaces the image's entry point.
+    pub entry_point: Option<Vec<String>>,
+    /// Replaces the image's command.
+    pub command: Option<Vec<String>>,
+    /// Environment, in order; later names win.
+    pub environment: Vec<(String, String)>,
+    /// Replaces the image's working directory.
+    pub working_directory: Option<String>,
+    /// Replaces the image's user, `user[:group]`.
+    pub user: Option<String>,
+    /// What must have happened before it starts.
+    pub depends_on: Vec<Dependency>,
+    /// A command that tells whether it works.
+    pub health_check: Option<HealthCheck>,
+    /// Seconds after its start within which others may wait for it.
+    pub start_timeout_s: Option<u32>,
+    /// Seconds between SIGTERM and SIGKILL.
+    pub stop_timeout_s: Option<u32>,
+    /// Whether it is started again when it ends.
+    pub restart_policy: Option<RestartPolicy>,
+    /// `setrlimit(2)` values.
+    pub ulimits: Vec<UlimitSetting>,
+    /// Whether its root file system is read-only.
+    pub read_only_root: bool,
+    /// Volumes it sees.
+    pub mount_points: Vec<MountPoint>,
+    /// Where its output goes.
+    pub log: Option<LogConfiguration>,
+    /// Whether an init process reaps orphans.
+    pub init: bool,
+    /// Linux capabilities to add.
+    pub capabilities_add: Vec<String>,
+    /// Linux capabilities to drop.
+    pub capabilities_drop: Vec<String>,
+    /// Memory file systems.
+    pub tmpfs: Vec<Tmpfs>,
+}
+
+/// One entry of `dependsOn`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// The container waited for.
+    pub container: ContainerName,
+    /// What it must have reached.
+    pub condition: Condition,
+}
+
+/// What a dependency must have reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Condition {
+    /// It has started.
+    Start,
+    /// It has ended.
+    Complete,
+    /// It has ended with code 0.
+    Success,
+    /// Its health check passes.
+    Healthy,
+}
+
+/// A command that tells whether a container works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// The program and its arguments, ready to execute.
+    pub argv: Vec<String>,
+    /// Seconds between two checks, 5 to 300.
+    pub interval_s: u32,
+    /// Seconds that one check may take, 2 to 60.
+    pub timeout_s: u32,
+    /// Failures in a row that make it unhealthy, 1 to 10.
+    pub retries: u32,
+    /// Seconds after the start in which failures do not count, 0 to 300.
+    pub start_period_s: u32,
+}
+
+/// When a container that ended is started again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    /// Exit codes after which it stays ended.
+    pub ignored_exit_codes: Vec<i32>,
+    /// Seconds that it must have run for, 60 to 1800.
+    pub attempt_period_s: u32,
+}
+
+/// One `setrlimit(2)` value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UlimitSetting {
+    /// The name in ECS's spelling, for example `nofile`.
+    pub name: String,
+    /// Soft limit; -1 is unlimited.
+    pub soft: i64,
+    /// Hard limit; -1 is unlimited.
+    pub hard: i64,
+}
+
+/// A volume that containers may mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name, unique within the definition.
+    pub name: String,
+    /// The host's directory; `None` is an empty directory that lives as long as the task.
+    pub host_path: Option<String>,
+}
+
+/// A volume in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountPoint {
+    /// The volume's name.
+    pub volume: String,
+    /// Absolute path in the container.
+    pub container_path: String,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+/// A memory file system in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Absolute path in the container.
+    pub container_path: String,
+    /// Size limit in MiB.
+    pub size_mib: u32,
+}
+
+/// Where a container's output goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogConfiguration {
+    /// The log group, as CloudWatch Logs names it.
+    pub group: String,
+    /// The stream is `prefix/container/task-id`.
+    pub stream_prefix: String,
+    /// The region whose log group is meant; the task's own when absent.
+    pub region: Option<String>,
+    /// Whether the group is created when missing.
+    pub create_group: bool,
+    /// Whether a full buffer drops output instead of making the container wait.
+    pub non_blocking: bool,
+    /// Bytes buffered before that happens.
+    pub buffer_bytes_max: Option<u64>,
+}
