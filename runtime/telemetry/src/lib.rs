@@ -1,0 +1,5 @@
+//! Log segments: append, query, retain.
+
+#![forbid(unsafe_code)]
+
+pub mod pattern;
