@@ -105,7 +105,11 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
-        self.ask(|answer| Command::Commit(txn, answer)).await
+        let (answer, answered) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or_else(closed)?;
+        commands.send(Command::Commit(txn, answer)).await.map_err(|_| closed())?;
+        // A writer that died with the command in hand may have committed it.
+        answered.await.unwrap_or(Ok(Commit::Unknown))
     }
 
     async fn outcome(&self, txn: Uuid) -> Result<Option<Rev>, StoreError> {

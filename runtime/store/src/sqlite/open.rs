@@ -299,7 +299,7 @@ pub(super) struct LockFile {
 }
 
 impl LockFile {
-    fn take(store: &Path) -> Result<Self, OpenError> {
+    pub(super) fn take(store: &Path) -> Result<Self, OpenError> {
         let mut path = store.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);

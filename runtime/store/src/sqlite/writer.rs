@@ -480,3 +480,96 @@ struct Failure {
     at_commit: bool,
     source: rusqlite::Error,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::changes::{ChangeLog, LogWatch};
+    use crate::lease::Deadlines;
+    use crate::sqlite::SqliteStore;
+    use crate::store::{WatchItem, WatchSource};
+    use crate::testing::ManualClock;
+
+    /// A writer on a new store, without its thread.
+    fn writer(dir: &tempfile::TempDir) -> Writer {
+        let path = dir.path().join("store.db");
+        drop(SqliteStore::open(&path).unwrap());
+        let db = Connection::open(&path).unwrap();
+        let (rev, fates, _) = Writer::load(&db, Duration::ZERO).unwrap();
+        let shared = Shared {
+            log: Arc::new(ChangeLog::new(rev)),
+            deadlines: Deadlines::default(),
+            clock: Arc::new(ManualClock::default()),
+            rev: AtomicU64::new(rev.get()),
+        };
+        let (_, queue) = mpsc::channel(1);
+        Writer::new(db, LockFile::take(&path).unwrap(), Arc::new(shared), queue, rev, fates)
+    }
+
+    /// Fails a group as an fsync that returns EIO does, with `db` left as the test made it.
+    fn fail_commit(writer: &mut Writer, txn: &Txn) -> Result<Commit, StoreError> {
+        let (answer, mut answered) = oneshot::channel();
+        let eio = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+        let failure = Failure { at_commit: true, source: rusqlite::Error::SqliteFailure(eio, None) };
+        writer.fail(failure, &mut vec![Command::Commit(txn.clone(), answer)]);
+        assert!(writer.suspect);
+        answered.try_recv().unwrap()
+    }
+
+    fn outcome(writer: &mut Writer, id: Uuid) -> Option<Rev> {
+        let (answer, mut answered) = oneshot::channel();
+        writer.turn(&mut vec![Command::Outcome(id, answer)]);
+        answered.try_recv().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_commit_lost_to_the_disk_is_unknown_then_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(&dir);
+        let txn = Txn::fresh().put("a", "1");
+        writer.run_sql("BEGIN IMMEDIATE").unwrap();
+        let mut group = Group::new(writer.rev, Duration::ZERO);
+        assert!(matches!(writer.commit(&mut group, &txn).unwrap(), Ok(Commit::Done(_))));
+        assert_eq!(fail_commit(&mut writer, &txn).unwrap(), Commit::Unknown);
+        assert_eq!(outcome(&mut writer, txn.id), None);
+        assert!(!writer.suspect);
+        assert_eq!(reader::entry(&writer.db, &Key::from("a")).unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_reached_the_disk_is_unknown_then_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(&dir);
+        let mut watch = LogWatch::new(writer.shared.log.clone(), Key::from(""), Rev::ZERO);
+        let txn = Txn::fresh().put("a", "1");
+        writer.run_sql("BEGIN IMMEDIATE").unwrap();
+        let mut group = Group::new(writer.rev, Duration::ZERO);
+        assert!(matches!(writer.commit(&mut group, &txn).unwrap(), Ok(Commit::Done(_))));
+        writer.run_sql("COMMIT").unwrap();
+        assert_eq!(fail_commit(&mut writer, &txn).unwrap(), Commit::Unknown);
+        assert_eq!(outcome(&mut writer, txn.id), Some(group.rev));
+        assert_eq!(writer.shared.rev(), group.rev, "readers may ask for it");
+        assert_eq!(watch.next().await, WatchItem::Gone { compacted: group.rev }, "its change was never told");
+    }
+
+    #[test]
+    fn while_the_disk_fails_nothing_is_promised() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = writer(&dir);
+        let txn = Txn::fresh().put("a", "1");
+        assert_eq!(fail_commit(&mut writer, &txn).unwrap(), Commit::Unknown);
+        // A reader inside a snapshot keeps the checkpoint from finishing.
+        writer.run_sql("INSERT INTO lease VALUES (99, 1)").unwrap();
+        let reader = Connection::open(dir.path().join("store.db")).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM kv;").unwrap();
+        writer.db.busy_timeout(Duration::ZERO).unwrap();
+        let (answer, mut answered) = oneshot::channel();
+        writer.turn(&mut vec![Command::Outcome(txn.id, answer)]);
+        let refused = answered.try_recv().unwrap();
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+        drop(reader);
+        assert_eq!(outcome(&mut writer, txn.id), None);
+    }
+}
