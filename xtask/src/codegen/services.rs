@@ -1,0 +1,140 @@
+//! What to generate: AWS services, and of each the operations that Neargate implements.
+//!
+//! An operation that is not listed is refused. Listing one makes it a method without default in the service's trait, so
+//! that the server does not compile until it implements it.
+
+/// An AWS service to generate.
+pub(crate) struct Input {
+    /// Name of the Rust module, and our name for the AWS service.
+    pub(crate) module: &'static str,
+    /// Name of the trait; the error enum is this with `Error`.
+    pub(crate) trait_name: &'static str,
+    /// Folder of the model in botocore's data, with the API version.
+    pub(crate) folder: &'static str,
+    /// Code of the error for input that breaks a constraint of the model.
+    pub(crate) invalid_code: &'static str,
+    /// Code of the error for an operation that is not listed; `None` for the protocol's own.
+    pub(crate) unsupported_code: Option<&'static str>,
+    /// The operations that Neargate implements.
+    pub(crate) operations: &'static [Listed],
+}
+
+impl Input {
+    /// Path of the model in the archive.
+    pub(crate) fn model_path(&self) -> String {
+        format!("botocore/data/{}/service-2.json", self.folder)
+    }
+}
+
+/// An implemented operation.
+pub(crate) struct Listed {
+    pub(crate) name: &'static str,
+    /// Whether something acts on what it records.
+    pub(crate) real: bool,
+    pub(crate) note: &'static str,
+}
+
+const fn real(name: &'static str) -> Listed {
+    Listed { name, real: true, note: "" }
+}
+
+const fn noted(name: &'static str, note: &'static str) -> Listed {
+    Listed { name, real: true, note }
+}
+
+const fn stored(name: &'static str, note: &'static str) -> Listed {
+    Listed { name, real: false, note }
+}
+
+const CLUSTER_NOTE: &str = "settings and configuration are stored only";
+const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
+
+/// All AWS services that Neargate knows.
+pub(crate) const SERVICES: &[Input] = &[
+    Input {
+        module: "ecs",
+        trait_name: "Ecs",
+        folder: "ecs/2014-11-13",
+        invalid_code: "InvalidParameterException",
+        unsupported_code: Some("UnsupportedFeatureException"),
+        operations: &[
+            noted("CreateCluster", CLUSTER_NOTE),
+            real("DescribeClusters"),
+            real("ListClusters"),
+            noted("UpdateCluster", CLUSTER_NOTE),
+            stored("UpdateClusterSettings", CLUSTER_NOTE),
+            real("DeleteCluster"),
+            real("RegisterTaskDefinition"),
+            real("DescribeTaskDefinition"),
+            real("ListTaskDefinitions"),
+            real("ListTaskDefinitionFamilies"),
+            real("DeregisterTaskDefinition"),
+            real("DeleteTaskDefinitions"),
+            real("RunTask"),
+            real("StopTask"),
+            real("DescribeTasks"),
+            real("ListTasks"),
+            real("TagResource"),
+            real("UntagResource"),
+            real("ListTagsForResource"),
+            real("ListAccountSettings"),
+            stored("PutAccountSetting", ACCOUNT_NOTE),
+            stored("PutAccountSettingDefault", ACCOUNT_NOTE),
+            stored("DeleteAccountSetting", ACCOUNT_NOTE),
+        ],
+    },
+    Input {
+        module: "logs",
+        trait_name: "Logs",
+        folder: "logs/2014-03-28",
+        invalid_code: "InvalidParameterException",
+        unsupported_code: None,
+        operations: &[
+            real("CreateLogGroup"),
+            real("DeleteLogGroup"),
+            real("DescribeLogGroups"),
+            real("CreateLogStream"),
+            real("DeleteLogStream"),
+            real("DescribeLogStreams"),
+            real("PutLogEvents"),
+            real("GetLogEvents"),
+            real("FilterLogEvents"),
+            real("PutRetentionPolicy"),
+            real("DeleteRetentionPolicy"),
+        ],
+    },
+    Input {
+        module: "sts",
+        trait_name: "Sts",
+        folder: "sts/2011-06-15",
+        invalid_code: "ValidationError",
+        unsupported_code: None,
+        operations: &[real("GetCallerIdentity")],
+    },
+];
+
+/// A deviation from a model.
+pub(crate) struct Patch {
+    /// The module of the AWS service.
+    pub(crate) module: &'static str,
+    /// The shape that is changed.
+    pub(crate) shape: &'static str,
+    /// What is changed.
+    pub(crate) change: Change,
+    /// Why.
+    pub(crate) reason: &'static str,
+}
+
+/// What a patch does.
+pub(crate) enum Change {
+    /// Does not check the pattern.
+    SkipPattern,
+}
+
+/// All deviations from the models.
+pub(crate) const PATCHES: &[Patch] = &[Patch {
+    module: "sts",
+    shape: "arnType",
+    change: Change::SkipPattern,
+    reason: "it writes U+10000 as \\u10000, which Java reads as U+1000 and a zero; it is only in output",
+}];
