@@ -1,0 +1,72 @@
+//! What should happen: the use cases behind every API.
+//!
+//! Control decides and commits; it runs nothing itself. An accepted task is one transaction, after which
+//! the node is told through a [`NodeLink`] and answers with whole statuses that [`Control::apply_report`]
+//! commits. Control may be killed at any point: [`Control::recover`] reads the intent again and tells the
+//! node once more.
+
+#![forbid(unsafe_code)]
+
+mod clusters;
+mod definitions;
+mod environment;
+mod place;
+mod recover;
+mod reports;
+mod settings;
+mod tables;
+mod tags;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use neargate_store::Store;
+
+pub use clusters::{ClusterCounts, ClusterError};
+pub use definitions::{DefinitionError, DefinitionStatusFilter, NewDefinition, RevisionWanted};
+pub use environment::{Clock, NodeLink, NodeLinkError, SystemClock};
+pub use place::{Capacity, Refusal};
+pub use recover::{Recovered, RetentionConfig, Swept};
+pub use reports::ReportError;
+pub use settings::SettingError;
+pub use tags::{TAGS_MAX, TagError, Taggable};
+pub use tasks::{
+    Accepted, ContainerChange, DescribedTask, NewTask, RunError, RunTasks, TaskError, TaskFilter, TaskPage,
+    TaskWait,
+};
+
+/// The use cases; clones share everything.
+#[derive(Clone)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    node: Arc<dyn NodeLink>,
+    clock: Arc<dyn Clock>,
+    ledger: place::Ledger,
+}
+
+impl Control {
+    /// Control over a store and one node with this capacity.
+    pub fn new(
+        store: Arc<dyn Store>,
+        node: Arc<dyn NodeLink>,
+        clock: Arc<dyn Clock>,
+        capacity: Capacity,
+    ) -> Self {
+        let ledger = place::Ledger::new(capacity);
+        Self { shared: Arc::new(Shared { store, node, clock, ledger }) }
+    }
+
+    fn store(&self) -> &dyn Store {
+        &*self.shared.store
+    }
+
+    fn now(&self) -> neargate_model::Timestamp {
+        self.shared.clock.now()
+    }
+}

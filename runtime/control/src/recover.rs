@@ -1,0 +1,133 @@
+//! What happens at every start, and every now and then: telling the node again, and forgetting.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use neargate_model::{DefinitionStatus, Family, NodeCommand, Scope, Timestamp};
+use neargate_store::{Key, StoreError, Txn};
+
+use crate::Control;
+use crate::tables::{DEFINITIONS, NOW, SPECS, STOPPED, TASKS, TOKENS, commit, scan_all, task_key};
+
+/// Records removed by one transaction of the sweep.
+const SWEEP_CHUNK: usize = 40;
+
+/// How long things are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// How long a stopped task stays describable.
+    pub stopped_tasks: Duration,
+    /// How long a client token is remembered.
+    pub client_tokens: Duration,
+}
+
+impl Default for RetentionConfig {
+    /// A day each; ECS promises an hour for stopped tasks.
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self { stopped_tasks: day, client_tokens: day }
+    }
+}
+
+/// What was found at the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Tasks that had not stopped; the node was told of each.
+    pub tasks: usize,
+}
+
+/// What a sweep removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Stopped tasks.
+    pub tasks: usize,
+    /// Client tokens.
+    pub tokens: usize,
+    /// Definitions whose deletion was asked for and that no task uses any more.
+    pub definitions: usize,
+}
+
+impl Control {
+    /// Reads the intent again after a start and tells the node of every task that has not stopped.
+    pub async fn recover(&self) -> Result<Recovered, StoreError> {
+        let mut recovered = Recovered::default();
+        for (_, found) in scan_all(self.store(), &TASKS, &TASKS.prefix(&[])).await? {
+            let task = found.value;
+            let key = task.key();
+            self.shared.ledger.note(key.clone(), task.memory_reserved_mib);
+            let Some(spec) = SPECS.get(self.store(), &task_key(&SPECS, &key), NOW).await? else {
+                tracing::error!(task = %task.id, "task has no specification and cannot be run");
+                continue;
+            };
+            let assign = NodeCommand::Assign {
+                spec: Box::new(spec.value),
+                status: Box::new(task.status),
+                created_at: task.created_at,
+            };
+            let stop = task.stop_requested.map(|stop| NodeCommand::Stop { task: key, stop });
+            for command in std::iter::once(assign).chain(stop) {
+                if let Err(error) = self.shared.node.send(command).await {
+                    tracing::warn!(task = %task.id, %error, "task waits for its node");
+                }
+            }
+            recovered.tasks += 1;
+        }
+        Ok(recovered)
+    }
+
+    /// Forgets what has been kept long enough.
+    pub async fn sweep(&self, retention: &RetentionConfig) -> Result<Swept, StoreError> {
+        let now = self.now();
+        let is_over =
+            |since: Timestamp, keep: Duration| u128::from(now.millis_since(since)) > keep.as_millis();
+        let mut keys = Vec::new();
+        let mut swept = Swept::default();
+        for (key, found) in scan_all(self.store(), &STOPPED, &STOPPED.prefix(&[])).await? {
+            let stopped_at = found.value.status.stopped_at.unwrap_or(found.value.created_at);
+            if is_over(stopped_at, retention.stopped_tasks) {
+                keys.push(key);
+                keys.push(task_key(&SPECS, &found.value.key()));
+                swept.tasks += 1;
+            }
+        }
+        for (key, found) in scan_all(self.store(), &TOKENS, &TOKENS.prefix(&[])).await? {
+            if is_over(found.value.at, retention.client_tokens) {
+                keys.push(key);
+                swept.tokens += 1;
+            }
+        }
+        let unused = self.unused_definitions().await?;
+        swept.definitions = unused.len();
+        keys.extend(unused);
+        for chunk in keys.chunks(SWEEP_CHUNK) {
+            let txn = chunk.iter().fold(Txn::fresh(), |txn, key| txn.delete(key));
+            commit(self.store(), txn).await?;
+        }
+        Ok(swept)
+    }
+
+    async fn unused_definitions(&self) -> Result<Vec<Key>, StoreError> {
+        let definitions = scan_all(self.store(), &DEFINITIONS, &DEFINITIONS.prefix(&[])).await?;
+        let is_going = |status| status == DefinitionStatus::DeleteInProgress;
+        let going: Vec<_> = definitions.into_iter().filter(|(_, d)| is_going(d.value.status)).collect();
+        if going.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut used: BTreeSet<(Scope, Family, u32)> = BTreeSet::new();
+        for (_, found) in scan_all(self.store(), &TASKS, &TASKS.prefix(&[])).await? {
+            used.insert((found.value.scope, found.value.family, found.value.revision));
+        }
+        let scope_of = |key: &Key| {
+            let segments = DEFINITIONS.segments(key)?;
+            let account = neargate_model::AccountId::new(segments.first()?.clone()).ok()?;
+            let region = neargate_model::Region::new(segments.get(1)?.clone()).ok()?;
+            Some(Scope { account, region })
+        };
+        let is_unused = |(key, found): &(Key, neargate_store::Versioned<neargate_model::TaskDefinition>)| {
+            scope_of(key).is_some_and(|scope| {
+                !used.contains(&(scope, found.value.family.clone(), found.value.revision))
+            })
+        };
+        Ok(going.into_iter().filter(is_unused).map(|(key, _)| key).collect())
+    }
+}

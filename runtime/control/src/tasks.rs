@@ -1,0 +1,589 @@
+//! Tasks: accepting, stopping, describing, listing and waiting for them.
+
+use std::time::Duration;
+
+use neargate_model::{
+    ClusterName, ContainerDefinition, ContainerId, ContainerName, DefinitionStatus, Family, LastStatus,
+    LaunchType, NodeCommand, Scope, Stop, StopCode, Tags, Task, TaskDefinition, TaskId, TaskKey, TaskShape,
+    TaskSpec, TaskStatus,
+};
+use neargate_store::{Key, StoreError, Txn, WatchItem};
+use uuid::Uuid;
+
+use crate::place::{Demand, Refusal};
+use crate::tables::{
+    NOW, SPECS, STOPPED, TASKS, TOKENS, TokenRecord, WRITE_ATTEMPTS, cluster_key, commit, task_key,
+    token_key, too_contended,
+};
+use crate::{Control, DefinitionError, RevisionWanted, tags};
+
+/// Tasks looked up by one read of the store.
+const DESCRIBE_CHUNK: usize = 25;
+
+/// Memory that placement counts for a task whose definition names no memory at all, in MiB.
+const MEMORY_MIB_UNSTATED: u32 = 64;
+
+/// What changes from a definition to its tasks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewTask {
+    /// CPU units of the task.
+    pub cpu_units: Option<u32>,
+    /// Memory of the task in MiB.
+    pub memory_mib: Option<u32>,
+    /// Scratch space of the task in GiB.
+    pub ephemeral_storage_gib: Option<u32>,
+    /// Changes to containers.
+    pub containers: Vec<ContainerChange>,
+}
+
+/// What changes from a container's definition to the container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerChange {
+    /// Which container.
+    pub name: ContainerName,
+    /// The command instead of the definition's.
+    pub command: Option<Vec<String>>,
+    /// Variables added to or replacing the definition's.
+    pub environment: Vec<(String, String)>,
+    /// CPU weight.
+    pub cpu_units: Option<u32>,
+    /// Hard memory limit in MiB.
+    pub memory_mib: Option<u32>,
+    /// Soft memory limit in MiB.
+    pub memory_reservation_mib: Option<u32>,
+}
+
+/// A request to run tasks.
+#[derive(Clone, Debug)]
+pub struct RunTasks {
+    /// Account and region.
+    pub scope: Scope,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The family.
+    pub family: Family,
+    /// Its revision.
+    pub revision: RevisionWanted,
+    /// How many, 1 to 10.
+    pub count: usize,
+    /// Where to run.
+    pub launch_type: LaunchType,
+    /// The capacity provider that stands for the launch type.
+    pub capacity_provider: Option<String>,
+    /// The group; `family:NAME` when absent.
+    pub group: Option<String>,
+    /// Who or what starts them.
+    pub started_by: Option<String>,
+    /// Tags of the tasks.
+    pub tags: Tags,
+    /// Whether the definition's tags are added.
+    pub propagate_definition_tags: bool,
+    /// What differs from the definition.
+    pub changes: NewTask,
+    /// A token that makes a repetition return the same tasks, and a digest of the request without it.
+    pub token: Option<(String, String)>,
+    /// What the API wants to show again.
+    pub face: String,
+}
+
+/// What became of a request to run tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accepted {
+    /// The tasks, durably accepted.
+    pub tasks: Vec<DescribedTask>,
+    /// One refusal for each task that did not fit.
+    pub refused: Vec<Refusal>,
+}
+
+/// A task and what it is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DescribedTask {
+    /// How it stands.
+    pub task: Task,
+    /// What it is made of.
+    pub spec: TaskSpec,
+}
+
+/// Why no task was accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no such active cluster.
+    #[error("cluster {name} does not exist")]
+    ClusterNotFound {
+        /// The name.
+        name: ClusterName,
+    },
+    /// There is no such definition.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    /// The definition was deregistered.
+    #[error("task definition {family}:{revision} is inactive")]
+    DefinitionInactive {
+        /// The family.
+        family: Family,
+        /// The revision.
+        revision: u32,
+    },
+    /// The definition is not fit for the launch type.
+    #[error("task definition {family}:{revision} does not support the launch type")]
+    Incompatible {
+        /// The family.
+        family: Family,
+        /// The revision.
+        revision: u32,
+    },
+    /// An override names a container that the definition does not have.
+    #[error("container {name} is not in the task definition")]
+    UnknownContainer {
+        /// The name.
+        name: ContainerName,
+    },
+    /// The token came before with another request.
+    #[error("client token was used before with another request")]
+    TokenReused {
+        /// What it started then.
+        tasks: Vec<TaskId>,
+    },
+    /// Too many tags.
+    #[error(transparent)]
+    Tags(#[from] tags::TagError),
+    /// The store failed; nothing was accepted.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a task was not found or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// There is no such active cluster.
+    #[error("cluster {name} does not exist")]
+    ClusterNotFound {
+        /// The name.
+        name: ClusterName,
+    },
+    /// There is no such task, or it was forgotten after its time.
+    #[error("task {id} does not exist")]
+    NotFound {
+        /// The id.
+        id: TaskId,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskFilter {
+    /// Those of a family.
+    pub family: Option<String>,
+    /// Those started by someone.
+    pub started_by: Option<String>,
+    /// Those of a group, for example `service:NAME`.
+    pub group: Option<String>,
+    /// Those of a launch type.
+    pub launch_type: Option<LaunchType>,
+    /// Those that are to stop or have stopped, instead of those that should run.
+    pub stopped: bool,
+}
+
+/// A page of a list of tasks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskPage {
+    /// The tasks.
+    pub tasks: Vec<Task>,
+    /// The last id of this page when there may be more.
+    pub next: Option<TaskId>,
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskWait {
+    /// It runs, or has got further.
+    Running,
+    /// It has stopped.
+    Stopped,
+}
+
+impl Control {
+    /// Accepts tasks: one transaction for all of them, durable before the answer.
+    pub async fn run_tasks(&self, request: &RunTasks) -> Result<Accepted, RunError> {
+        tags::check(&request.tags)?;
+        for _ in 0..WRITE_ATTEMPTS {
+            if let Some(earlier) = self.earlier_run(request).await? {
+                return Ok(earlier);
+            }
+            let cluster = self.active_cluster(&request.scope, &request.cluster).await?;
+            let Some(cluster) = cluster else {
+                return Err(RunError::ClusterNotFound { name: request.cluster.clone() });
+            };
+            let definition = self.runnable(request).await?;
+            let shape = apply_changes(&definition.shape, &request.changes)?;
+            let (tasks, refused) = self.place_tasks(request, &definition, &shape);
+            if tasks.is_empty() {
+                return Ok(Accepted { tasks, refused });
+            }
+            let cluster_at = cluster_key(&request.scope, &request.cluster);
+            let txn = Txn::fresh().at_rev(&cluster_at, cluster.rev);
+            match self.commit_tasks(request, txn, &tasks).await {
+                Ok(true) => {
+                    self.assign(&tasks).await;
+                    return Ok(Accepted { tasks, refused });
+                }
+                Ok(false) => self.forget_placed(&tasks),
+                Err(error) => {
+                    self.forget_placed(&tasks);
+                    return Err(error.into());
+                }
+            }
+        }
+        Err(too_contended().into())
+    }
+
+    async fn earlier_run(&self, request: &RunTasks) -> Result<Option<Accepted>, RunError> {
+        let Some((token, digest)) = &request.token else { return Ok(None) };
+        let key = token_key(&request.scope, &request.cluster, token);
+        let Some(found) = TOKENS.get(self.store(), &key, NOW).await? else { return Ok(None) };
+        if found.value.request != *digest {
+            return Err(RunError::TokenReused { tasks: found.value.tasks });
+        }
+        let described = self.describe_ids(&request.scope, &request.cluster, &found.value.tasks).await?;
+        Ok(Some(Accepted { tasks: described.into_iter().flatten().collect(), refused: Vec::new() }))
+    }
+
+    async fn runnable(&self, request: &RunTasks) -> Result<TaskDefinition, RunError> {
+        let definition = self.find_definition(&request.scope, &request.family, request.revision).await?;
+        let (family, revision) = (definition.family.clone(), definition.revision);
+        if definition.status != DefinitionStatus::Active {
+            return Err(RunError::DefinitionInactive { family, revision });
+        }
+        if !definition.compatibilities.contains(&request.launch_type) {
+            return Err(RunError::Incompatible { family, revision });
+        }
+        Ok(definition)
+    }
+
+    fn place_tasks(
+        &self,
+        request: &RunTasks,
+        definition: &TaskDefinition,
+        shape: &TaskShape,
+    ) -> (Vec<DescribedTask>, Vec<Refusal>) {
+        let (mut tasks, mut refused) = (Vec::new(), Vec::new());
+        let demand = Demand { memory_mib: memory_demand_mib(shape), cpu_units: shape.cpu_units.unwrap_or(0) };
+        for _ in 0..request.count {
+            let described = self.new_task(request, definition, shape, demand.memory_mib);
+            match self.shared.ledger.take(described.task.key(), demand) {
+                Ok(()) => tasks.push(described),
+                Err(refusal) => refused.push(refusal),
+            }
+        }
+        (tasks, refused)
+    }
+
+    fn new_task(
+        &self,
+        request: &RunTasks,
+        definition: &TaskDefinition,
+        shape: &TaskShape,
+        memory_reserved_mib: u32,
+    ) -> DescribedTask {
+        let id = TaskId::new(Uuid::new_v4().simple().to_string()).expect("a simple UUID is 32 hex digits");
+        let names: Vec<_> = shape.containers.iter().map(|container| container.name.clone()).collect();
+        let mut tags = if request.propagate_definition_tags { definition.tags.clone() } else { Tags::new() };
+        tags.extend(request.tags.clone());
+        let task = Task {
+            id: id.clone(),
+            scope: request.scope.clone(),
+            cluster: request.cluster.clone(),
+            family: definition.family.clone(),
+            revision: definition.revision,
+            launch_type: request.launch_type,
+            capacity_provider: request.capacity_provider.clone(),
+            group: request.group.clone().unwrap_or_else(|| format!("family:{}", definition.family)),
+            started_by: request.started_by.clone(),
+            cpu_units: shape.cpu_units,
+            memory_mib: shape.memory_mib,
+            memory_reserved_mib,
+            tags,
+            created_at: self.now(),
+            stop_requested: None,
+            status: TaskStatus::accepted(&names),
+        };
+        let spec = TaskSpec {
+            id,
+            scope: request.scope.clone(),
+            cluster: request.cluster.clone(),
+            family: definition.family.clone(),
+            revision: definition.revision,
+            shape: shape.clone(),
+            container_ids: names.iter().map(|_| new_container_id()).collect(),
+            launch_type: request.launch_type,
+            face: request.face.clone(),
+        };
+        DescribedTask { task, spec }
+    }
+
+    async fn commit_tasks(
+        &self,
+        request: &RunTasks,
+        mut txn: Txn,
+        tasks: &[DescribedTask],
+    ) -> Result<bool, StoreError> {
+        for DescribedTask { task, spec } in tasks {
+            let key = task.key();
+            txn = TASKS.put(txn, &task_key(&TASKS, &key), task)?;
+            txn = SPECS.put(txn, &task_key(&SPECS, &key), spec)?;
+        }
+        if let Some((token, digest)) = &request.token {
+            let key = token_key(&request.scope, &request.cluster, token);
+            let record = TokenRecord {
+                request: digest.clone(),
+                tasks: tasks.iter().map(|described| described.task.id.clone()).collect(),
+                at: self.now(),
+            };
+            txn = TOKENS.put(txn.absent(&key), &key, &record)?;
+        }
+        commit(self.store(), txn).await
+    }
+
+    fn forget_placed(&self, tasks: &[DescribedTask]) {
+        for described in tasks {
+            self.shared.ledger.give_back(&described.task.key());
+        }
+    }
+
+    /// Tells the node. When it cannot be told, the tasks are accepted all the same: it is told again when it
+    /// is back.
+    async fn assign(&self, tasks: &[DescribedTask]) {
+        for DescribedTask { task, spec } in tasks {
+            let command = NodeCommand::Assign {
+                spec: Box::new(spec.clone()),
+                status: Box::new(task.status.clone()),
+                created_at: task.created_at,
+            };
+            if let Err(error) = self.shared.node.send(command).await {
+                tracing::warn!(task = %task.id, %error, "task waits for its node");
+            }
+        }
+    }
+
+    /// Asks for a task to stop. A task that has stopped is returned as it is.
+    pub async fn stop_task(&self, key: &TaskKey, reason: &str) -> Result<DescribedTask, TaskError> {
+        self.check_cluster(key).await?;
+        let stop = Stop { code: StopCode::UserInitiated, reason: reason.to_owned() };
+        let at = task_key(&TASKS, key);
+        for _ in 0..WRITE_ATTEMPTS {
+            let Some(found) = TASKS.get(self.store(), &at, NOW).await? else {
+                return self.describe_task(key).await;
+            };
+            let mut task = found.value;
+            if task.stop_requested.is_none() {
+                task.stop_requested = Some(stop.clone());
+                let txn = TASKS.put(Txn::fresh().at_rev(&at, found.rev), &at, &task)?;
+                if !commit(self.store(), txn).await? {
+                    continue;
+                }
+            }
+            let command = NodeCommand::Stop { task: key.clone(), stop };
+            if let Err(error) = self.shared.node.send(command).await {
+                tracing::warn!(task = %key.id, %error, "stop waits for the task's node");
+            }
+            return self.describe_task(key).await;
+        }
+        Err(too_contended().into())
+    }
+
+    async fn check_cluster(&self, key: &TaskKey) -> Result<(), TaskError> {
+        match self.active_cluster(&key.scope, &key.cluster).await? {
+            Some(_) => Ok(()),
+            None => Err(TaskError::ClusterNotFound { name: key.cluster.clone() }),
+        }
+    }
+
+    /// A task, running or stopped.
+    pub async fn describe_task(&self, key: &TaskKey) -> Result<DescribedTask, TaskError> {
+        let ids = std::slice::from_ref(&key.id);
+        let found = self.describe_ids(&key.scope, &key.cluster, ids).await?.pop().flatten();
+        found.ok_or_else(|| TaskError::NotFound { id: key.id.clone() })
+    }
+
+    /// Tasks in the order asked, `None` for those that do not exist.
+    pub async fn describe_tasks(
+        &self,
+        scope: &Scope,
+        cluster: &ClusterName,
+        ids: &[TaskId],
+    ) -> Result<Vec<Option<DescribedTask>>, TaskError> {
+        if self.active_cluster(scope, cluster).await?.is_none() {
+            return Err(TaskError::ClusterNotFound { name: cluster.clone() });
+        }
+        Ok(self.describe_ids(scope, cluster, ids).await?)
+    }
+
+    async fn describe_ids(
+        &self,
+        scope: &Scope,
+        cluster: &ClusterName,
+        ids: &[TaskId],
+    ) -> Result<Vec<Option<DescribedTask>>, StoreError> {
+        let mut described = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(DESCRIBE_CHUNK) {
+            let keys = chunk.iter().flat_map(|id| {
+                let key = TaskKey { scope: scope.clone(), cluster: cluster.clone(), id: id.clone() };
+                [task_key(&TASKS, &key), task_key(&STOPPED, &key), task_key(&SPECS, &key)]
+            });
+            let keys: Vec<Key> = keys.collect();
+            let found = self.store().get(&keys, NOW).await?;
+            for entries in found.chunks(3) {
+                let [live, stopped, spec] = entries else { continue };
+                let task = live.as_ref().or(stopped.as_ref()).map(|entry| TASKS.decode(entry)).transpose()?;
+                let spec = spec.as_ref().map(|entry| SPECS.decode(entry)).transpose()?;
+                described.push(match (task, spec) {
+                    (Some(task), Some(spec)) => Some(DescribedTask { task: task.value, spec: spec.value }),
+                    _ => None,
+                });
+            }
+        }
+        Ok(described)
+    }
+
+    pub(crate) async fn task_record(&self, key: &TaskKey) -> Result<Option<Task>, StoreError> {
+        let keys = [task_key(&TASKS, key), task_key(&STOPPED, key)];
+        let found = TASKS.get_many(self.store(), &keys, NOW).await?;
+        Ok(found.into_iter().flatten().next().map(|found| found.value))
+    }
+
+    /// A page of at most `limit` tasks after an id, in the order of ids; `skip` says which not to list.
+    pub async fn list_tasks(
+        &self,
+        scope: &Scope,
+        cluster: &ClusterName,
+        filter: &TaskFilter,
+        after: Option<&TaskId>,
+        limit: usize,
+    ) -> Result<TaskPage, TaskError> {
+        if self.active_cluster(scope, cluster).await?.is_none() {
+            return Err(TaskError::ClusterNotFound { name: cluster.clone() });
+        }
+        let mut tasks = self.page_of(&TASKS, scope, cluster, filter, after, limit).await?;
+        if filter.stopped {
+            tasks.extend(self.page_of(&STOPPED, scope, cluster, filter, after, limit).await?);
+            tasks.sort_by(|a, b| a.id.cmp(&b.id));
+            tasks.dedup_by(|a, b| a.id == b.id);
+        }
+        let has_more = tasks.len() > limit;
+        tasks.truncate(limit);
+        let next = if has_more { tasks.last().map(|task| task.id.clone()) } else { None };
+        Ok(TaskPage { tasks, next })
+    }
+
+    /// Up to `limit + 1` tasks of one table.
+    async fn page_of(
+        &self,
+        table: &neargate_store::Table<Task>,
+        scope: &Scope,
+        cluster: &ClusterName,
+        filter: &TaskFilter,
+        after: Option<&TaskId>,
+        limit: usize,
+    ) -> Result<Vec<Task>, StoreError> {
+        let segments = [scope.account.as_str(), scope.region.as_str(), cluster.as_str()];
+        let prefix = table.prefix(&segments);
+        let mut after = after.map(|id| table.key(&[segments[0], segments[1], segments[2], id.as_str()]));
+        let mut tasks = Vec::new();
+        loop {
+            let page = table.scan(self.store(), &prefix, after.as_ref(), crate::tables::PAGE, NOW).await?;
+            tasks.extend(page.items.into_iter().map(|(_, found)| found.value).filter(|t| matches(filter, t)));
+            match page.next {
+                Some(next) if tasks.len() <= limit => after = Some(next),
+                _ => break,
+            }
+        }
+        tasks.truncate(limit + 1);
+        Ok(tasks)
+    }
+
+    /// Waits until a task has got as far, at most `timeout`; returns it as it stands then.
+    pub async fn wait_task(
+        &self,
+        key: &TaskKey,
+        wait: TaskWait,
+        timeout: Duration,
+    ) -> Result<DescribedTask, TaskError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let at = task_key(&TASKS, key);
+        let rev = TASKS.get(self.store(), &at, NOW).await?.map(|found| found.rev);
+        let Some(rev) = rev else { return self.describe_task(key).await };
+        let mut watch = self.store().watch(at, rev);
+        loop {
+            let described = self.describe_task(key).await?;
+            let is_reached = match wait {
+                TaskWait::Running => described.task.status.last >= LastStatus::Running,
+                TaskWait::Stopped => described.task.status.last == LastStatus::Stopped,
+            };
+            if is_reached {
+                return Ok(described);
+            }
+            match tokio::time::timeout_at(deadline, next_change(&mut watch)).await {
+                Ok(true) => {}
+                Ok(false) => watch = self.store().watch(task_key(&TASKS, key), rev),
+                Err(_) => return Ok(described),
+            }
+        }
+    }
+}
+
+/// Waits for a change; `false` when the watch has lost its place.
+async fn next_change(watch: &mut neargate_store::Watch) -> bool {
+    loop {
+        match watch.next().await {
+            WatchItem::Put(_) | WatchItem::Delete(..) => return true,
+            WatchItem::Progress(_) => {}
+            WatchItem::Gone { .. } => return false,
+        }
+    }
+}
+
+fn new_container_id() -> ContainerId {
+    ContainerId::new(Uuid::new_v4().hyphenated().to_string()).expect("a hyphenated UUID is lower case")
+}
+
+fn matches(filter: &TaskFilter, task: &Task) -> bool {
+    task.is_wanted() != filter.stopped
+        && filter.family.as_ref().is_none_or(|family| task.family.as_str() == family)
+        && filter.started_by.as_ref().is_none_or(|by| task.started_by.as_ref() == Some(by))
+        && filter.group.as_ref().is_none_or(|group| task.group == *group)
+        && filter.launch_type.is_none_or(|launch_type| task.launch_type == launch_type)
+}
+
+/// The memory that a task is counted with: its own limit, or what its containers ask for.
+fn memory_demand_mib(shape: &TaskShape) -> u32 {
+    let of = |container: &ContainerDefinition| {
+        container.memory_mib.or(container.memory_reservation_mib).unwrap_or(MEMORY_MIB_UNSTATED)
+    };
+    let sum = || shape.containers.iter().map(of).fold(0, u32::saturating_add);
+    shape.memory_mib.unwrap_or_else(sum)
+}
+
+fn apply_changes(shape: &TaskShape, changes: &NewTask) -> Result<TaskShape, RunError> {
+    let mut shape = shape.clone();
+    shape.cpu_units = changes.cpu_units.or(shape.cpu_units);
+    shape.memory_mib = changes.memory_mib.or(shape.memory_mib);
+    shape.ephemeral_storage_gib = changes.ephemeral_storage_gib.or(shape.ephemeral_storage_gib);
+    for change in &changes.containers {
+        let container = shape.containers.iter_mut().find(|container| container.name == change.name);
+        let Some(container) = container else {
+            return Err(RunError::UnknownContainer { name: change.name.clone() });
+        };
+        if change.command.is_some() {
+            container.command.clone_from(&change.command);
+        }
+        container.environment.retain(|(name, _)| !change.environment.iter().any(|(new, _)| new == name));
+        container.environment.extend(change.environment.iter().cloned());
+        container.cpu_units = change.cpu_units.unwrap_or(container.cpu_units);
+        container.memory_mib = change.memory_mib.or(container.memory_mib);
+        container.memory_reservation_mib = change.memory_reservation_mib.or(container.memory_reservation_mib);
+    }
+    Ok(shape)
+}
