@@ -1,0 +1,135 @@
+//! Domain errors as ECS words them. Every variant is named; nothing unexpected is shown to a client.
+
+use neargate_control::{ClusterError, DefinitionError, RunError, SettingError, TagError, TaskError};
+use neargate_model::validate::ShapeError;
+use neargate_model::{Arn, ClusterName, Scope};
+use neargate_store::StoreError;
+use neargate_wire::ecs::EcsError;
+
+pub(super) fn invalid_parameter(message: impl Into<String>) -> EcsError {
+    EcsError::InvalidParameter { message: message.into() }
+}
+
+pub(super) fn client(message: impl Into<String>) -> EcsError {
+    EcsError::Client { message: message.into() }
+}
+
+pub(super) fn cluster_not_found() -> EcsError {
+    EcsError::ClusterNotFound { message: "Cluster not found.".to_owned() }
+}
+
+/// A failure of ours: its details are for the log, not for the client.
+pub(super) fn store(error: &StoreError) -> EcsError {
+    match error {
+        StoreError::TooLarge { what, size, limit } => {
+            client(format!("The request is too large to be stored: {what} of {size} is over {limit}."))
+        }
+        StoreError::Full { .. } => {
+            tracing::error!(error = crate::chain(error), "store cannot be written");
+            EcsError::Server { message: "The server's disk is full; nothing was accepted.".to_owned() }
+        }
+        _ => {
+            tracing::error!(error = crate::chain(error), "store failed");
+            EcsError::Server { message: "The server could not reach its store; try again.".to_owned() }
+        }
+    }
+}
+
+pub(super) fn cluster(error: &ClusterError) -> EcsError {
+    match error {
+        ClusterError::NotFound { .. } => cluster_not_found(),
+        ClusterError::HasTasks { .. } => EcsError::ClusterContainsTasks {
+            message: "The Cluster cannot be deleted while Tasks are active.".to_owned(),
+        },
+        ClusterError::Tags(error) => tags(error),
+        ClusterError::Store(error) => store(error),
+    }
+}
+
+pub(super) fn definition(error: &DefinitionError) -> EcsError {
+    match error {
+        DefinitionError::NotFound { .. } => client("Unable to describe task definition."),
+        DefinitionError::Shape(error) => shape(error),
+        DefinitionError::StillActive { .. } => client(
+            "The specified task definition is still in ACTIVE status. Please deregister the target and try again.",
+        ),
+        DefinitionError::Tags(error) => tags(error),
+        DefinitionError::Store(error) => store(error),
+    }
+}
+
+/// The rules of task definitions in ECS's words where they are known, else in ours.
+pub(super) fn shape(error: &ShapeError) -> EcsError {
+    match error {
+        ShapeError::NoContainers => client("Container list cannot be empty."),
+        ShapeError::NoImage { .. } => client("Container.image should not be null or empty."),
+        ShapeError::NoMemory { name } => client(format!(
+            "Invalid setting for container '{name}'. At least one of 'memory' or 'memoryReservation' must be specified."
+        )),
+        ShapeError::FargateNeeds { what } => {
+            client(format!("Fargate requires that '{what}' be defined at the task level."))
+        }
+        ShapeError::FargateCpu { .. } => client("Invalid 'cpu' setting for task."),
+        ShapeError::FargatePair { .. } => client("No Fargate configuration exists for given values."),
+        ShapeError::FargateNetwork => client("Fargate only supports network mode ‘awsvpc’."),
+        ShapeError::TooManyContainers { .. }
+        | ShapeError::DuplicateContainer { .. }
+        | ShapeError::NoEssential
+        | ShapeError::TooLittleMemory { .. }
+        | ShapeError::ReservationAboveLimit { .. }
+        | ShapeError::AboveTask { .. }
+        | ShapeError::UnknownDependency { .. }
+        | ShapeError::DependencyCycle { .. }
+        | ShapeError::WaitsForEssential { .. }
+        | ShapeError::NoHealthCheck { .. }
+        | ShapeError::UnknownVolume { .. } => client(format!("Invalid task definition: {error}.")),
+    }
+}
+
+pub(super) fn run(error: &RunError, scope: &Scope, cluster: &ClusterName) -> EcsError {
+    match error {
+        RunError::ClusterNotFound { .. } => cluster_not_found(),
+        RunError::Definition(DefinitionError::NotFound { .. }) => client("TaskDefinition not found."),
+        RunError::Definition(error) => definition(error),
+        RunError::DefinitionInactive { .. } => client("TaskDefinition is inactive"),
+        RunError::Incompatible { .. } => {
+            invalid_parameter("Task definition does not support launch_type FARGATE.")
+        }
+        RunError::UnknownContainer { name } => invalid_parameter(format!(
+            "Override for container named {name} is not a container in the TaskDefinition."
+        )),
+        RunError::TokenReused { tasks } => EcsError::Conflict {
+            message: "The clientToken was used before with different parameters.".to_owned(),
+            resource_ids: Some(tasks.iter().map(|id| Arn::task(scope, cluster, id).to_string()).collect()),
+        },
+        RunError::Tags(error) => tags(error),
+        RunError::Store(error) => store(error),
+    }
+}
+
+pub(super) fn task(error: &TaskError) -> EcsError {
+    match error {
+        TaskError::ClusterNotFound { .. } => cluster_not_found(),
+        TaskError::NotFound { .. } => invalid_parameter("The referenced task was not found."),
+        TaskError::Store(error) => store(error),
+    }
+}
+
+pub(super) fn tags(error: &TagError) -> EcsError {
+    match error {
+        TagError::NotFound => {
+            EcsError::ResourceNotFound { message: "The specified resource could not be found.".to_owned() }
+        }
+        TagError::TooMany => invalid_parameter(format!(
+            "The maximum number of tags per resource is {}.",
+            neargate_control::TAGS_MAX
+        )),
+        TagError::Store(error) => store(error),
+    }
+}
+
+pub(super) fn setting(error: &SettingError) -> EcsError {
+    match error {
+        SettingError::Store(error) => store(error),
+    }
+}

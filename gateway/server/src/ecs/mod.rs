@@ -1,0 +1,79 @@
+//! Amazon ECS: clusters, task definitions, tasks, tags and account settings.
+//!
+//! Only conversion and ECS's own rules live here; what happens is decided in `neargate-control`.
+
+mod clusters;
+mod definitions;
+mod error;
+mod names;
+mod page;
+mod register;
+mod render;
+mod run;
+mod settings;
+mod tags;
+mod tasks;
+
+use std::path::PathBuf;
+
+use neargate_control::Control;
+use neargate_wire::ecs::*;
+
+use crate::RequestContext;
+
+/// What an operator allows task definitions to ask for beyond the default.
+#[derive(Clone, Debug, Default)]
+pub struct TaskPolicy {
+    /// Host directories below which task definitions may name `host.sourcePath`.
+    pub host_paths: Vec<PathBuf>,
+}
+
+/// The ECS API.
+pub struct EcsApi {
+    control: Control,
+    policy: TaskPolicy,
+}
+
+impl EcsApi {
+    /// The ECS API over control, under an operator's policy.
+    pub fn new(control: Control, policy: TaskPolicy) -> Self {
+        Self { control, policy }
+    }
+}
+
+macro_rules! operations {
+    ($($name:ident: $input:ident -> $output:ident in $module:ident;)*) => {
+        impl Ecs for EcsApi {
+            type Context = RequestContext;
+            $(async fn $name(&self, cx: &RequestContext, input: $input) -> Result<$output, EcsError> {
+                $module::$name(self, cx, input).await
+            })*
+        }
+    };
+}
+
+operations! {
+    create_cluster: CreateClusterRequest -> CreateClusterResponse in clusters;
+    describe_clusters: DescribeClustersRequest -> DescribeClustersResponse in clusters;
+    list_clusters: ListClustersRequest -> ListClustersResponse in clusters;
+    update_cluster: UpdateClusterRequest -> UpdateClusterResponse in clusters;
+    update_cluster_settings: UpdateClusterSettingsRequest -> UpdateClusterSettingsResponse in clusters;
+    delete_cluster: DeleteClusterRequest -> DeleteClusterResponse in clusters;
+    register_task_definition: RegisterTaskDefinitionRequest -> RegisterTaskDefinitionResponse in definitions;
+    describe_task_definition: DescribeTaskDefinitionRequest -> DescribeTaskDefinitionResponse in definitions;
+    list_task_definitions: ListTaskDefinitionsRequest -> ListTaskDefinitionsResponse in definitions;
+    list_task_definition_families: ListTaskDefinitionFamiliesRequest -> ListTaskDefinitionFamiliesResponse in definitions;
+    deregister_task_definition: DeregisterTaskDefinitionRequest -> DeregisterTaskDefinitionResponse in definitions;
+    delete_task_definitions: DeleteTaskDefinitionsRequest -> DeleteTaskDefinitionsResponse in definitions;
+    run_task: RunTaskRequest -> RunTaskResponse in run;
+    stop_task: StopTaskRequest -> StopTaskResponse in tasks;
+    describe_tasks: DescribeTasksRequest -> DescribeTasksResponse in tasks;
+    list_tasks: ListTasksRequest -> ListTasksResponse in tasks;
+    tag_resource: TagResourceRequest -> TagResourceResponse in tags;
+    untag_resource: UntagResourceRequest -> UntagResourceResponse in tags;
+    list_tags_for_resource: ListTagsForResourceRequest -> ListTagsForResourceResponse in tags;
+    list_account_settings: ListAccountSettingsRequest -> ListAccountSettingsResponse in settings;
+    put_account_setting: PutAccountSettingRequest -> PutAccountSettingResponse in settings;
+    put_account_setting_default: PutAccountSettingDefaultRequest -> PutAccountSettingDefaultResponse in settings;
+    delete_account_setting: DeleteAccountSettingRequest -> DeleteAccountSettingResponse in settings;
+}

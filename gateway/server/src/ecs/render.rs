@@ -1,0 +1,200 @@
+//! From the model to ECS's shapes.
+
+use neargate_control::DescribedTask;
+use neargate_model::{
+    Arn, ContainerLast, ContainerStatus, DefinitionStatus, Health, LastStatus, LaunchType, Phases, Scope,
+    StopCode, TaskDefinition, Timestamp,
+};
+use neargate_wire::ecs;
+use neargate_wire::{Timestamp as WireTimestamp, ecs::Attribute};
+
+use super::tags;
+use crate::face;
+
+fn time(at: Timestamp) -> WireTimestamp {
+    WireTimestamp::from_millis(at.as_millis())
+}
+
+fn text(value: &impl ToString) -> Option<String> {
+    Some(value.to_string())
+}
+
+/// A task definition, without its tags.
+pub(super) fn definition(scope: &Scope, definition: &TaskDefinition) -> ecs::TaskDefinition {
+    let kept: ecs::TaskDefinition = face::read(&definition.face);
+    let compatibility = |launch_type: &LaunchType| match launch_type {
+        LaunchType::Ec2 => ecs::Compatibility::Ec2,
+        LaunchType::Fargate => ecs::Compatibility::Fargate,
+    };
+    let status = match definition.status {
+        DefinitionStatus::Active => ecs::TaskDefinitionStatus::Active,
+        DefinitionStatus::Inactive => ecs::TaskDefinitionStatus::Inactive,
+        DefinitionStatus::DeleteInProgress => ecs::TaskDefinitionStatus::DeleteInProgress,
+    };
+    ecs::TaskDefinition {
+        task_definition_arn: text(&Arn::task_definition(scope, &definition.family, definition.revision)),
+        family: text(&definition.family),
+        revision: Some(i32::try_from(definition.revision).unwrap_or(i32::MAX)),
+        status: Some(status),
+        compatibilities: Some(definition.compatibilities.iter().map(compatibility).collect()),
+        registered_at: Some(time(definition.registered_at)),
+        registered_by: Some(definition.registered_by.clone()),
+        deregistered_at: definition.deregistered_at.map(time),
+        delete_requested_at: definition.delete_requested_at.map(time),
+        ..kept
+    }
+}
+
+/// A task. One that was only just accepted shows what RunTask answers on AWS.
+pub(super) fn task(described: &DescribedTask, with_tags: bool) -> ecs::Task {
+    let DescribedTask { task, spec } = described;
+    let kept: ecs::Task = face::read(&spec.face);
+    let status = &task.status;
+    let is_new = status.version <= 1;
+    let arn = Arn::task(&task.scope, &task.cluster, &task.id).to_string();
+    let containers = (0..spec.shape.containers.len()).map(|index| container(described, index, &arn, is_new));
+    let stop = status.stop.as_ref().or(task.stop_requested.as_ref());
+    ecs::Task {
+        attachments: Some(attachments(described, kept.attachments.unwrap_or_default())),
+        attributes: Some(attributes(status.phases, status.started_at.is_some())),
+        availability_zone: Some(format!("{}a", task.scope.region)),
+        capacity_provider_name: task.capacity_provider.clone(),
+        cluster_arn: text(&Arn::cluster(&task.scope, &task.cluster)),
+        connectivity: status.connectivity_at.map(|_| ecs::Connectivity::Connected),
+        connectivity_at: status.connectivity_at.map(time),
+        containers: Some(containers.collect()),
+        cpu: task.cpu_units.as_ref().and_then(text),
+        created_at: Some(time(task.created_at)),
+        desired_status: Some(if task.is_wanted() { "RUNNING" } else { "STOPPED" }.to_owned()),
+        execution_stopped_at: status.execution_stopped_at.map(time),
+        group: Some(task.group.clone()),
+        health_status: (!is_new).then(|| health(status.health)),
+        last_status: Some(last_status(status.last).to_owned()),
+        launch_type: task.capacity_provider.is_none().then(|| launch_type(task.launch_type)),
+        memory: task.memory_mib.as_ref().and_then(text),
+        pull_started_at: status.pull_started_at.map(time),
+        pull_stopped_at: status.pull_stopped_at.map(time),
+        started_at: status.started_at.map(time),
+        started_by: task.started_by.clone(),
+        stop_code: stop.map(|stop| stop_code(stop.code)),
+        stopped_at: status.stopped_at.map(time),
+        stopped_reason: stop.map(|stop| stop.reason.clone()),
+        stopping_at: status.stopping_at.map(time),
+        tags: Some(if with_tags { tags::to_wire(&task.tags) } else { Vec::new() }),
+        task_definition_arn: text(&Arn::task_definition(&task.scope, &task.family, task.revision)),
+        version: Some(i64::try_from(status.version).unwrap_or(i64::MAX)),
+        task_arn: Some(arn),
+        ..kept
+    }
+}
+
+fn last_status(last: LastStatus) -> &'static str {
+    match last {
+        LastStatus::Provisioning => "PROVISIONING",
+        LastStatus::Pending => "PENDING",
+        LastStatus::Running => "RUNNING",
+        LastStatus::Stopping => "STOPPING",
+        LastStatus::Deprovisioning => "DEPROVISIONING",
+        LastStatus::Stopped => "STOPPED",
+    }
+}
+
+fn launch_type(launch_type: LaunchType) -> ecs::LaunchType {
+    match launch_type {
+        LaunchType::Fargate => ecs::LaunchType::Fargate,
+        LaunchType::Ec2 => ecs::LaunchType::Ec2,
+    }
+}
+
+fn health(health: Health) -> ecs::HealthStatus {
+    match health {
+        Health::Unknown => ecs::HealthStatus::Unknown,
+        Health::Healthy => ecs::HealthStatus::Healthy,
+        Health::Unhealthy => ecs::HealthStatus::Unhealthy,
+    }
+}
+
+fn stop_code(code: StopCode) -> ecs::TaskStopCode {
+    match code {
+        StopCode::TaskFailedToStart => ecs::TaskStopCode::TaskFailedToStart,
+        StopCode::EssentialContainerExited => ecs::TaskStopCode::EssentialContainerExited,
+        StopCode::UserInitiated => ecs::TaskStopCode::UserInitiated,
+        StopCode::InfrastructureHealth => ecs::TaskStopCode::InfrastructureHealth,
+    }
+}
+
+/// The status that ECS gives a task's network interface at each point of the task's life.
+fn attachments(described: &DescribedTask, kept: Vec<ecs::Attachment>) -> Vec<ecs::Attachment> {
+    let status = match described.task.status.last {
+        LastStatus::Provisioning => "PRECREATED",
+        LastStatus::Pending | LastStatus::Running | LastStatus::Stopping => "ATTACHED",
+        LastStatus::Deprovisioning => "DETACHING",
+        LastStatus::Stopped => "DELETED",
+    };
+    let with = |attachment| ecs::Attachment {
+        id: Some(attachment_id(described.task.id.as_str())),
+        status: Some(status.to_owned()),
+        ..attachment
+    };
+    kept.into_iter().map(with).collect()
+}
+
+/// The attachment's id: the task's own digits in the form of a UUID, so that it needs no record.
+fn attachment_id(task: &str) -> String {
+    let part = |from: usize, to: usize| task.get(from..to).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
+}
+
+/// ECS's own attribute, and where the time until RUNNING went.
+fn attributes(phases: Phases, has_started: bool) -> Vec<Attribute> {
+    let attribute = |name: &str, value: String| Attribute {
+        name: name.to_owned(),
+        value: Some(value),
+        ..Attribute::default()
+    };
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" };
+    let mut attributes = vec![attribute("ecs.cpu-architecture", architecture.to_owned())];
+    if has_started {
+        let Phases { queue_us, image_us, network_us, create_us, start_us } = phases;
+        attributes.extend([
+            attribute("neargate.queue-us", queue_us.to_string()),
+            attribute("neargate.image-us", image_us.to_string()),
+            attribute("neargate.network-us", network_us.to_string()),
+            attribute("neargate.create-us", create_us.to_string()),
+            attribute("neargate.start-us", start_us.to_string()),
+        ]);
+    }
+    attributes
+}
+
+fn container(described: &DescribedTask, index: usize, task_arn: &str, is_new: bool) -> ecs::Container {
+    let DescribedTask { task, spec } = described;
+    let definition = &spec.shape.containers[index];
+    let id = &spec.container_ids[index];
+    let status: Option<&ContainerStatus> = task.status.containers.get(index);
+    let last = status.map_or("PENDING", |status| match status.last {
+        ContainerLast::Pending => "PENDING",
+        ContainerLast::Running => "RUNNING",
+        ContainerLast::Stopped => "STOPPED",
+    });
+    ecs::Container {
+        container_arn: text(&Arn::container(&task.scope, &task.cluster, &task.id, id)),
+        task_arn: Some(task_arn.to_owned()),
+        name: text(&definition.name),
+        image: Some(definition.image.clone()),
+        image_digest: status.and_then(|status| status.image_digest.clone()),
+        runtime_id: status.and_then(|status| status.runtime_id.clone()),
+        last_status: Some(last.to_owned()),
+        exit_code: status.and_then(|status| status.exit_code),
+        reason: status.and_then(|status| status.reason.clone()),
+        network_bindings: Some(Vec::new()),
+        network_interfaces: Some(Vec::new()),
+        health_status: status.filter(|_| !is_new).map(|status| health(status.health)),
+        managed_agents: is_new.then(Vec::new),
+        cpu: text(&definition.cpu_units),
+        memory: definition.memory_mib.as_ref().and_then(text),
+        memory_reservation: definition.memory_reservation_mib.as_ref().and_then(text),
+        gpu_ids: is_new.then(Vec::new),
+        ..ecs::Container::default()
+    }
+}

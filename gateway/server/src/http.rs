@@ -1,0 +1,122 @@
+//! The listener: connections, limits and the end.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::pipeline::{Gateway, too_large};
+
+/// The largest body: PutLogEvents carries up to 1 MiB of messages, and JSON may double that.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// Connections at once; each may hold one body and some buffers.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a client may take to send the head of a request.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a client may take to send the body of a request.
+const BODY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long requests in flight are waited for at the end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long to wait when no connection can be accepted, for example for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the listener ended other than by request.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be used.
+    #[error("listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Serves connections until it is cancelled, then lets requests in flight finish within a bound.
+pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, end: CancellationToken) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = GracefulShutdown::new();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(256);
+    loop {
+        let permit = tokio::select! {
+            permit = connections.clone().acquire_owned() => permit,
+            () = end.cancelled() => break,
+        };
+        let Ok(permit) = permit else { break };
+        let stream = tokio::select! {
+            accepted = accept(&listener) => accepted,
+            () = end.cancelled() => break,
+        };
+        let gateway = gateway.clone();
+        let service = service_fn(move |request| answer(gateway.clone(), request));
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        // The task ends with its connection, which the graceful end watches.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "connection ended with an error");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN_DEADLINE, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still in flight at the end");
+    }
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Without it, small answers wait for the peer's delayed acknowledgement.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(
+    gateway: Arc<Gateway>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, BODY_BYTES_MAX).collect();
+    let response = match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => gateway.answer(&head, body.to_bytes()).await,
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(&head, BODY_BYTES_MAX),
+        Ok(Err(_)) | Err(_) => {
+            let mut response = Response::new(Bytes::from_static(b"the request's body did not arrive"));
+            *response.status_mut() = http::StatusCode::REQUEST_TIMEOUT;
+            response
+        }
+    };
+    Ok(response.map(Full::new))
+}

@@ -1,0 +1,206 @@
+//! From a request's head and body to its answer: identify, authenticate, dispatch.
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use neargate_auth::AuthError;
+use neargate_auth::sigv4::SignedRequest;
+use neargate_model::{Region, Scope};
+use neargate_wire::error::response_headers;
+use neargate_wire::route::request_form;
+use neargate_wire::{
+    Call, ErrorReply, Form, Input, Protocol, Rendered, RequestHead, Route, Service, identify,
+};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::access::{Access, Caller, now};
+use crate::{Apis, RequestContext, native};
+
+/// Answers requests.
+pub struct Gateway {
+    /// The AWS services.
+    pub apis: Apis,
+    /// Who may call them.
+    pub access: Access,
+    /// The region of requests that name none, which only unsigned ones can.
+    pub region: Region,
+}
+
+/// An error answer in the making.
+struct Refusal {
+    reply: ErrorReply,
+    protocol: Protocol,
+    service: Option<&'static Service>,
+}
+
+impl Gateway {
+    /// The answer to one request.
+    pub async fn answer(&self, head: &Parts, body: Bytes) -> Response<Bytes> {
+        let request_id = Uuid::new_v4().to_string();
+        let span = tracing::info_span!("request", request = %request_id);
+        match self.answer_aws(head, &body, &request_id).instrument(span).await {
+            Ok(Some(response)) => response,
+            Ok(None) => native::answer(&head.method, head.uri.path()),
+            Err(refusal) => to_http(refusal.reply.render(refusal.protocol, refusal.service, &request_id)),
+        }
+    }
+
+    /// `None` for a request that is no AWS service's.
+    async fn answer_aws(
+        &self,
+        head: &Parts,
+        body: &[u8],
+        request_id: &str,
+    ) -> Result<Option<Response<Bytes>>, Refusal> {
+        let scope = credential_service(head);
+        let request_head = RequestHead {
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            query: head.uri.query(),
+            scope: scope.as_deref(),
+            target: header(head, "x-amz-target"),
+            content_type: header(head, "content-type"),
+        };
+        let form = request_form(&request_head, body).map_err(|error| Refusal {
+            reply: ErrorReply::sender(400, "MalformedQueryString", error.to_string()),
+            protocol: Protocol::Query,
+            service: None,
+        })?;
+        let route = match identify(&request_head, form.as_ref()) {
+            Ok(route) => route,
+            Err(error) => match error.reply() {
+                None => return Ok(None),
+                Some((reply, protocol)) => return Err(Refusal { reply, protocol, service: None }),
+            },
+        };
+        let caller = self.authenticate(head, &route, body)?;
+        let region = caller.region.unwrap_or_else(|| self.region.clone());
+        let cx = RequestContext {
+            scope: Scope { account: caller.account, region },
+            principal: caller.principal,
+            user_id: caller.user_id,
+            request_id: request_id.to_owned(),
+        };
+        self.dispatch(&cx, &route, form.as_ref(), body).await.map(Some)
+    }
+
+    fn authenticate(&self, head: &Parts, route: &Route, body: &[u8]) -> Result<Caller, Refusal> {
+        let headers = signed_headers(head);
+        let request = SignedRequest {
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            query: head.uri.query().unwrap_or_default(),
+            headers: &headers,
+            now: now(),
+        };
+        self.access.authenticate(&request, route.service.scope, body).map_err(|error| {
+            tracing::debug!(%error, "request refused");
+            Refusal {
+                reply: auth_reply(&error, route.protocol),
+                protocol: route.protocol,
+                service: Some(route.service),
+            }
+        })
+    }
+
+    async fn dispatch(
+        &self,
+        cx: &RequestContext,
+        route: &Route,
+        form: Option<&Form>,
+        body: &[u8],
+    ) -> Result<Response<Bytes>, Refusal> {
+        let input = match (route.protocol, form) {
+            (Protocol::Query, Some(form)) => Input::Form(form),
+            _ => Input::Json(body),
+        };
+        let call = Call { operation: &route.operation, request_id: &cx.request_id, input };
+        let protocol = route.protocol;
+        let result = self.apis.dispatch(route.service, cx, &call).await;
+        tracing::debug!(
+            service = route.service.name,
+            operation = route.operation,
+            ok = result.is_ok(),
+            "request served"
+        );
+        match result {
+            Ok(body) => {
+                let headers = response_headers(protocol, &cx.request_id);
+                Ok(to_http(Rendered { status: 200, headers, body }))
+            }
+            Err(error) => Err(Refusal { reply: error.reply(), protocol, service: Some(route.service) }),
+        }
+    }
+}
+
+fn header<'a>(head: &'a Parts, name: &str) -> Option<&'a str> {
+    head.headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The service in the credential scope of the header or the query, which need not be true yet.
+fn credential_service(head: &Parts) -> Option<String> {
+    let from_header = header(head, "authorization").and_then(|text| text.split("Credential=").nth(1));
+    let credential = match from_header {
+        Some(rest) => rest.split([',', ' ']).next().unwrap_or_default().to_owned(),
+        None => {
+            let query = head.uri.query()?;
+            let pair = query.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Credential="))?;
+            pair.replace("%2F", "/").replace("%2f", "/")
+        }
+    };
+    credential.rsplit('/').nth(1).map(str::to_owned)
+}
+
+/// The headers as they are signed; HTTP/2 carries the host as the authority of the request's target.
+fn signed_headers(head: &Parts) -> Vec<(&str, &[u8])> {
+    let mut headers: Vec<(&str, &[u8])> =
+        head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    if !head.headers.contains_key(http::header::HOST)
+        && let Some(authority) = head.uri.authority()
+    {
+        headers.push(("host", authority.as_str().as_bytes()));
+    }
+    headers
+}
+
+/// An unbelieved request as AWS answers it: JSON services with 400, query services with 403.
+fn auth_reply(error: &AuthError, protocol: Protocol) -> ErrorReply {
+    let is_query = protocol == Protocol::Query;
+    let pick = |json: &'static str, query: &'static str| if is_query { query } else { json };
+    let code = match error {
+        AuthError::MissingAuthenticationToken => {
+            pick("MissingAuthenticationTokenException", "MissingAuthenticationToken")
+        }
+        AuthError::IncompleteSignature(_) => pick("IncompleteSignatureException", "IncompleteSignature"),
+        AuthError::RequestExpired { .. } => pick("RequestExpired", "RequestExpired"),
+        AuthError::UnrecognizedClient => pick("UnrecognizedClientException", "InvalidClientTokenId"),
+        AuthError::InvalidSignature(_)
+        | AuthError::SignatureDoesNotMatch
+        | AuthError::ContentHashMismatch => pick("InvalidSignatureException", "SignatureDoesNotMatch"),
+    };
+    ErrorReply::sender(if is_query { 403 } else { 400 }, code, error.to_string())
+}
+
+/// The answer to a body over the limit, in the protocol that the head speaks of.
+pub(crate) fn too_large(head: &Parts, limit: usize) -> Response<Bytes> {
+    let protocol = match head.headers.contains_key("x-amz-target") {
+        true => Protocol::Json11,
+        false => Protocol::Query,
+    };
+    let message = format!("the request's body is over the limit of {limit} bytes");
+    let reply = ErrorReply::sender(413, "RequestEntityTooLargeException", message);
+    to_http(reply.render(protocol, None, &Uuid::new_v4().to_string()))
+}
+
+fn to_http(rendered: Rendered) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(rendered.body));
+    *response.status_mut() =
+        StatusCode::from_u16(rendered.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in rendered.headers {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().append(HeaderName::from_static(name), value);
+        }
+    }
+    response
+}

@@ -1,0 +1,33 @@
+//! One row for each AWS service.
+
+use neargate_wire::{Call, DispatchError, Service, ecs, logs, sts};
+
+use crate::RequestContext;
+use crate::ecs::EcsApi;
+use crate::logs::LogsApi;
+use crate::sts::StsApi;
+
+/// The AWS services that this server has.
+pub struct Apis {
+    /// Amazon ECS.
+    pub ecs: EcsApi,
+    /// Amazon CloudWatch Logs.
+    pub logs: LogsApi,
+}
+
+impl Apis {
+    /// Runs one operation of one service.
+    pub(crate) async fn dispatch(
+        &self,
+        service: &'static Service,
+        cx: &RequestContext,
+        call: &Call<'_>,
+    ) -> Result<Vec<u8>, DispatchError> {
+        match service.name {
+            "ecs" => ecs::dispatch(&self.ecs, cx, call).await,
+            "logs" => logs::dispatch(&self.logs, cx, call).await,
+            "sts" => sts::dispatch(&StsApi, cx, call).await,
+            _ => Err(call.refuse(service)),
+        }
+    }
+}
