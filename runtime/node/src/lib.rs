@@ -1,0 +1,67 @@
+//! The node: it makes assigned tasks so.
+//!
+//! The [`Agent`] takes commands and gives each task to one loop of its own (`task.rs`), which feeds events
+//! into [`neargate_model::lifecycle::next`], performs the actions, and publishes every status through a
+//! [`StatusSink`]. Nothing else touches the task. What the loops need of the outside (images, streams, a
+//! sink for statuses) they ask for through small traits, so that the whole node runs in tests without
+//! root, kernel or clock.
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod image;
+mod logs;
+mod plan;
+mod publish;
+mod scratch;
+mod task;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use neargate_driver::{Driver, SandboxHost};
+use neargate_model::{NodeReport, Timestamp};
+
+pub use agent::Agent;
+pub use image::{ImageProblem, Images, LocalImages, TaskImage};
+pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group, log_group, log_stream};
+
+/// Takes statuses; the in-process end of the way to control.
+#[async_trait]
+pub trait StatusSink: Send + Sync + 'static {
+    /// Returns once the status, or a newer one of the task, is durable. An error is answered by saying it
+    /// again later.
+    async fn publish(&self, report: NodeReport) -> Result<(), PublishError>;
+}
+
+/// A status was not made durable.
+#[derive(Debug, thiserror::Error)]
+#[error("publish status of task")]
+pub struct PublishError {
+    /// The cause.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// What the node works with.
+pub struct Parts {
+    /// Runs Wasm images.
+    pub wasm: Arc<dyn Driver>,
+    /// Runs OCI images; absent where this process may not make namespaces.
+    pub containers: Option<Arc<dyn Driver>>,
+    /// Makes sandboxes for containers.
+    pub sandboxes: Option<Arc<dyn SandboxHost>>,
+    /// Finds images.
+    pub images: Arc<dyn Images>,
+    /// Opens the standard streams of containers.
+    pub stdio: Arc<dyn StdioSource>,
+    /// Where statuses go.
+    pub sink: Arc<dyn StatusSink>,
+    /// A directory for what containers write; made and emptied by the node.
+    pub scratch: PathBuf,
+    /// The time now.
+    pub now: fn() -> Timestamp,
+}

@@ -1,0 +1,166 @@
+//! What a driver is told, worked out purely from a task's specification and an image.
+
+use std::path::PathBuf;
+
+use neargate_driver::{Limits, Mount, MountSource, Rootfs, SandboxSpec, Ulimit};
+use neargate_model::{ContainerDefinition, TaskSpec, UlimitSetting};
+
+use crate::TaskImage;
+
+/// Processes and threads that a task may have: far above what a service needs, far below what a host can.
+const TASK_PIDS_MAX: u32 = 4096;
+
+/// Where programs are looked for when neither image nor definition says so (Docker's default).
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const MIB: u64 = 1 << 20;
+
+/// The sandbox of a task.
+pub(crate) fn sandbox(spec: &TaskSpec, linux: bool) -> SandboxSpec {
+    let limits = Limits {
+        cpu_millis: spec.shape.cpu_units.map(cpu_millis),
+        cpu_shares: spec.shape.cpu_units,
+        memory_bytes: spec.shape.memory_mib.map(|mib| u64::from(mib) * MIB),
+        memory_reservation_bytes: None,
+        pids_max: Some(TASK_PIDS_MAX),
+    };
+    SandboxSpec { task: spec.id.clone(), hostname: hostname(spec), limits, linux }
+}
+
+/// The first twelve digits of the id, as Docker names its containers.
+fn hostname(spec: &TaskSpec) -> String {
+    spec.id.as_str().chars().take(12).collect()
+}
+
+/// CPU units as thousandths of a core.
+fn cpu_millis(units: u32) -> u32 {
+    u32::try_from(u64::from(units) * 1000 / 1024).unwrap_or(u32::MAX).max(1)
+}
+
+/// The container's own limits.
+pub(crate) fn limits(container: &ContainerDefinition) -> Limits {
+    let bytes = |mib: Option<u32>| mib.map(|mib| u64::from(mib) * MIB);
+    Limits {
+        cpu_millis: None,
+        cpu_shares: Some(container.cpu_units.max(2)),
+        memory_bytes: bytes(container.memory_mib),
+        memory_reservation_bytes: bytes(container.memory_reservation_mib),
+        pids_max: None,
+    }
+}
+
+/// Program and arguments: a definition's entry point also replaces the image's command, as in Docker.
+pub(crate) fn argv(container: &ContainerDefinition, image: &TaskImage) -> Vec<String> {
+    let entry_point = container.entry_point.as_ref().filter(|words| !words.is_empty());
+    let image_cmd = if entry_point.is_some() { &[][..] } else { &image.cmd[..] };
+    let cmd = container.command.as_deref().unwrap_or(image_cmd);
+    entry_point.unwrap_or(&image.entrypoint).iter().chain(cmd).cloned().collect()
+}
+
+/// The image's environment under the definition's.
+pub(crate) fn environment(container: &ContainerDefinition, image: &TaskImage) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    if matches!(image.rootfs, Rootfs::Layers(_)) {
+        env.push(("PATH".to_owned(), PATH_DEFAULT.to_owned()));
+    }
+    for (name, value) in image.env.iter().chain(&container.environment) {
+        match env.iter_mut().find(|(earlier, _)| earlier == name) {
+            Some(earlier) => earlier.1.clone_from(value),
+            None => env.push((name.clone(), value.clone())),
+        }
+    }
+    env
+}
+
+/// The container's mounts, given where each volume of the task is on the host.
+pub(crate) fn mounts(spec: &TaskSpec, container: &ContainerDefinition, volumes: &[PathBuf]) -> Vec<Mount> {
+    let volume = |mount: &neargate_model::MountPoint| {
+        let index = spec.shape.volumes.iter().position(|volume| volume.name == mount.volume)?;
+        Some(Mount {
+            source: MountSource::Host(volumes.get(index)?.clone()),
+            target: PathBuf::from(&mount.container_path),
+            read_only: mount.read_only,
+        })
+    };
+    let tmpfs = container.tmpfs.iter().map(|tmpfs| Mount {
+        source: MountSource::Tmpfs { size_bytes: u64::from(tmpfs.size_mib) * MIB },
+        target: PathBuf::from(&tmpfs.container_path),
+        read_only: false,
+    });
+    container.mount_points.iter().filter_map(volume).chain(tmpfs).collect()
+}
+
+/// The container's resource limits.
+pub(crate) fn ulimits(settings: &[UlimitSetting]) -> Vec<Ulimit> {
+    let value = |value: i64| u64::try_from(value).unwrap_or(u64::MAX);
+    let ulimit = |setting: &UlimitSetting| Ulimit {
+        name: setting.name.clone(),
+        soft: value(setting.soft),
+        hard: value(setting.hard),
+    };
+    settings.iter().map(ulimit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use neargate_model::lifecycle::testing::{container, spec};
+
+    use super::*;
+
+    fn image() -> TaskImage {
+        TaskImage {
+            digest: String::new(),
+            rootfs: Rootfs::Layers(Vec::new()),
+            entrypoint: vec!["ep".to_owned()],
+            cmd: vec!["cmd".to_owned()],
+            env: vec![("A".to_owned(), "image".to_owned())],
+            working_dir: PathBuf::new(),
+            user: None,
+            stop_signal: None,
+            pin: Arc::new(()),
+        }
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn argv_follows_docker() {
+        let check = |entry_point: Option<&str>, command: Option<&str>, expect: &str| {
+            let container = ContainerDefinition {
+                entry_point: entry_point.map(words),
+                command: command.map(words),
+                ..container("a")
+            };
+            assert_eq!(argv(&container, &image()), words(expect));
+        };
+        check(None, None, "ep cmd");
+        check(None, Some("other"), "ep other");
+        check(Some("own"), None, "own");
+        check(Some("own"), Some("other"), "own other");
+        check(Some(""), Some(""), "ep");
+    }
+
+    #[test]
+    fn later_variables_win() {
+        let mut definition = container("a");
+        definition.environment = vec![("A".to_owned(), "1".to_owned()), ("PATH".to_owned(), "/x".to_owned())];
+        let expect = vec![("PATH".to_owned(), "/x".to_owned()), ("A".to_owned(), "1".to_owned())];
+        assert_eq!(environment(&definition, &image()), expect);
+    }
+
+    #[test]
+    fn limits_come_from_the_definition() {
+        let spec = spec(vec![container("a")]);
+        let sandbox = sandbox(&spec, true);
+        assert_eq!(sandbox.limits.cpu_millis, Some(250));
+        assert_eq!(sandbox.limits.memory_bytes, Some(512 << 20));
+        assert_eq!(sandbox.hostname, "000000000000");
+        let small = ContainerDefinition { memory_mib: Some(6), ..container("a") };
+        assert_eq!(limits(&small).memory_bytes, Some(6 << 20));
+        assert_eq!(limits(&small).cpu_shares, Some(2));
+    }
+}

@@ -1,0 +1,52 @@
+//! The directories of a task on the host: what its containers write, and its volumes.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use neargate_model::TaskId;
+
+/// The scratch directory of one task, named by its id.
+#[derive(Clone, Debug)]
+pub(crate) struct Scratch {
+    dir: PathBuf,
+}
+
+impl Scratch {
+    /// The scratch directory of a task below a root; nothing is made yet.
+    pub(crate) fn new(root: &Path, task: &TaskId) -> Self {
+        Self { dir: root.join(task.as_str()) }
+    }
+
+    /// An empty directory for what a container writes; what an earlier life of it wrote is gone.
+    pub(crate) fn container(&self, index: usize) -> io::Result<PathBuf> {
+        let dir = self.dir.join(format!("container-{index}"));
+        remove_all(&dir)?;
+        make(&dir)?;
+        Ok(dir)
+    }
+
+    /// The directory of a task-scoped volume; it lives as long as the task.
+    pub(crate) fn volume(&self, index: usize) -> io::Result<PathBuf> {
+        let dir = self.dir.join(format!("volume-{index}"));
+        make(&dir)?;
+        Ok(dir)
+    }
+
+    /// Removes all of it; nothing to remove is no error.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        remove_all(&self.dir)
+    }
+}
+
+fn make(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn remove_all(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

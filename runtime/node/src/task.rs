@@ -1,0 +1,465 @@
+//! The owner of one task: the only code that changes its status.
+//!
+//! Everything that can wake the loop is an [`Outcome`], a stop, or a timer. Work that takes time runs in
+//! jobs of the loop's own [`JoinSet`]; a job's result is its answer, so no answer can come from a job that
+//! nobody waits for.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use neargate_driver::{
+    ContainerSpec, ExecSpec, Exit, Handle, Rootfs, Sandbox, SandboxError, Signal, StartError,
+};
+use neargate_model::lifecycle::{Action, ContainerExit, TaskEvent, TaskState, Timer, next};
+use neargate_model::{Stop, TaskSpec, TaskStatus, Timestamp};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::image::chain;
+use crate::logs::ContainerStdio;
+use crate::publish::Publisher;
+use crate::scratch::Scratch;
+use crate::{ImageProblem, Parts, TaskImage, plan};
+
+/// How long a driver may take to start a container; compiling a large Wasm module is the slowest case.
+const START_DEADLINE: Duration = Duration::from_secs(120);
+
+/// SIGTERM, sent unless the image names another signal.
+const SIGTERM: i32 = 15;
+
+/// Pauses between attempts to give a sandbox back, in milliseconds; after the last the task is reported as
+/// stopped all the same and the next start of the node cleans up.
+const RELEASE_PAUSES_MS: [u64; 5] = [10, 50, 250, 1_000, 5_000];
+
+/// A task as it was handed to this node.
+pub(crate) struct Assignment {
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) status: TaskStatus,
+    pub(crate) created_at: Timestamp,
+}
+
+/// What a job answers.
+enum Outcome {
+    Event(TaskEvent),
+    Image(usize, Result<TaskImage, ImageProblem>),
+    Sandbox(Result<Sandbox, String>),
+    Started(usize, Arc<dyn Handle>, JoinSet<()>),
+    Nothing,
+}
+
+struct Owner {
+    parts: Arc<Parts>,
+    spec: Arc<TaskSpec>,
+    state: TaskState,
+    publisher: Publisher,
+    scratch: Scratch,
+    jobs: JoinSet<Outcome>,
+    timers: BTreeMap<Timer, Instant>,
+    images: Vec<Option<Result<TaskImage, ImageProblem>>>,
+    handles: Vec<Option<Arc<dyn Handle>>>,
+    sandbox: Option<Sandbox>,
+    sandbox_wanted: bool,
+    /// Whether the sandbox host may hold something of the task.
+    sandbox_is_hosted: bool,
+    assigned_at: Instant,
+    created_at: Timestamp,
+}
+
+/// Runs a task to its end. Statuses go to the sink; the last is durable when this returns.
+pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mpsc::Receiver<Stop>) {
+    let Assignment { spec, status, created_at } = assignment;
+    let containers = spec.shape.containers.len();
+    let mut owner = Owner {
+        publisher: Publisher::new(parts.sink.clone(), spec.key(), status.clone()),
+        scratch: Scratch::new(&parts.scratch, &spec.id),
+        jobs: JoinSet::new(),
+        timers: BTreeMap::new(),
+        images: (0..containers).map(|_| None).collect(),
+        handles: (0..containers).map(|_| None).collect(),
+        sandbox: None,
+        sandbox_wanted: false,
+        sandbox_is_hosted: status.start_intended,
+        assigned_at: Instant::now(),
+        created_at,
+        state: TaskState::new(status),
+        parts,
+        spec,
+    };
+    let first = owner.first_event().await;
+    owner.handle(first).await;
+    while !owner.state.is_final() {
+        let due = owner.timers.values().min().copied();
+        tokio::select! {
+            Some(stop) = stops.recv() => owner.handle(TaskEvent::StopRequested(stop)).await,
+            Some(outcome) = owner.jobs.join_next() => match outcome {
+                Ok(outcome) => owner.take(outcome).await,
+                Err(error) => owner.job_failed(&error).await,
+            },
+            () = sleep_until(due), if due.is_some() => owner.fire_timers().await,
+            // Every wait has a job, a timer or a stop behind it; should none be left, the task is stuck by
+            // a fault of ours and must still end.
+            else => owner.handle(TaskEvent::Lost { reason: "internal error: nothing left to wait for".to_owned() }).await,
+        }
+    }
+    owner.publisher.settle().await;
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+impl Owner {
+    /// A task that may have run before this process was started must not be run again.
+    async fn first_event(&mut self) -> TaskEvent {
+        if !self.state.status.start_intended {
+            return TaskEvent::Assigned;
+        }
+        for id in &self.spec.container_ids {
+            for driver in self.parts.containers.iter().chain([&self.parts.wasm]) {
+                if let Ok(Some(handle)) = driver.recover(id).await {
+                    let _ = handle.signal(Signal::Kill).await;
+                }
+            }
+        }
+        let reason = "Host lost: the server was restarted while the task was running";
+        TaskEvent::Lost { reason: reason.to_owned() }
+    }
+
+    async fn handle(&mut self, event: TaskEvent) {
+        self.note_phases(&event);
+        let state = self.state.clone();
+        let (state, actions) = next(&self.spec, state, &event, (self.parts.now)());
+        if state.status.last != self.state.status.last {
+            tracing::debug!(task = %self.spec.id, status = ?state.status.last, "task moves on");
+        }
+        self.state = state;
+        self.publisher.offer(&self.state.status);
+        if actions.iter().any(|action| matches!(action, Action::Start(_))) {
+            // The intent to start is durable before anything starts, so that no restart of ours runs the
+            // task a second time.
+            self.publisher.settle().await;
+        }
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn note_phases(&mut self, event: &TaskEvent) {
+        let elapsed_us = || u64::try_from(self.assigned_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let status = &mut self.state.status;
+        match event {
+            TaskEvent::Assigned => {
+                status.phases.queue_us = (self.parts.now)().millis_since(self.created_at) * 1000;
+            }
+            TaskEvent::ImageReady { .. } => status.phases.image_us = elapsed_us(),
+            TaskEvent::SandboxReady => {
+                status.phases.network_us = elapsed_us().saturating_sub(status.phases.image_us);
+            }
+            TaskEvent::Started { .. } if status.started_at.is_none() => {
+                let before = status.phases.image_us + status.phases.network_us;
+                status.phases.create_us = elapsed_us().saturating_sub(before);
+            }
+            _ => {}
+        }
+    }
+
+    async fn take(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Nothing => {}
+            Outcome::Event(event) => {
+                if let TaskEvent::Exited { container, .. } = &event {
+                    self.handles[*container] = None;
+                }
+                self.handle(event).await;
+            }
+            Outcome::Image(container, image) => self.take_image(container, image).await,
+            Outcome::Sandbox(Ok(sandbox)) => {
+                self.sandbox = Some(sandbox);
+                self.handle(TaskEvent::SandboxReady).await;
+            }
+            Outcome::Sandbox(Err(reason)) => self.handle(TaskEvent::SandboxFailed { reason }).await,
+            Outcome::Started(container, handle, pumps) => {
+                self.handles[container] = Some(handle.clone());
+                let runtime_id =
+                    format!("{}-{:010}", self.spec.id, runtime_suffix(&self.spec.container_ids[container]));
+                self.jobs.spawn(wait(self.parts.clone(), container, handle, pumps));
+                self.handle(TaskEvent::Started { container, runtime_id }).await;
+            }
+        }
+    }
+
+    async fn take_image(&mut self, container: usize, image: Result<TaskImage, ImageProblem>) {
+        let event = match &image {
+            Ok(image) => TaskEvent::ImageReady { container, digest: image.digest.clone() },
+            Err(problem) => TaskEvent::ImageFailed { container, reason: problem.reason.clone() },
+        };
+        self.images[container] = Some(image);
+        self.handle(event).await;
+        self.prepare_when_known();
+    }
+
+    /// Makes the sandbox once it is known what kinds of image the task has: Wasm alone needs no namespaces.
+    fn prepare_when_known(&mut self) {
+        if !self.sandbox_wanted || self.images.iter().any(Option::is_none) {
+            return;
+        }
+        self.sandbox_wanted = false;
+        let images = || self.images.iter().flatten().flatten();
+        let all_found = images().count() == self.images.len();
+        let linux = all_found && images().any(|image| matches!(image.rootfs, Rootfs::Layers(_)));
+        self.sandbox_is_hosted |= linux;
+        let (spec, parts) = (plan::sandbox(&self.spec, linux), self.parts.clone());
+        self.jobs.spawn(async move {
+            let sandbox = match (&parts.sandboxes, linux) {
+                (_, false) => Ok(Sandbox { task: spec.task.clone(), limits: spec.limits.clone() }),
+                (Some(host), true) => host.prepare(&spec).await.map_err(|error| sandbox_reason(&error)),
+                (None, true) => Err(sandbox_reason(&SandboxError::NotPermitted {
+                    what: "running containers".to_owned(),
+                    hint: "start `neargate` as root, or use a Wasm image; `neargate doctor` tells more"
+                        .to_owned(),
+                })),
+            };
+            Outcome::Sandbox(sandbox)
+        });
+    }
+
+    async fn fire_timers(&mut self) {
+        let now = Instant::now();
+        let due: Vec<Timer> =
+            self.timers.iter().filter(|(_, at)| **at <= now).map(|(timer, _)| *timer).collect();
+        for timer in due {
+            self.timers.remove(&timer);
+            self.handle(TaskEvent::TimerFired(timer)).await;
+        }
+    }
+
+    async fn job_failed(&mut self, error: &tokio::task::JoinError) {
+        tracing::error!(task = %self.spec.id, %error, "a step of the task ended unexpectedly");
+        self.handle(TaskEvent::Lost { reason: "internal error; see the server's log".to_owned() }).await;
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::PrepareSandbox => {
+                self.sandbox_wanted = true;
+                self.prepare_when_known();
+            }
+            Action::FetchImage(container) => {
+                let (parts, spec) = (self.parts.clone(), self.spec.clone());
+                self.jobs.spawn(async move {
+                    let image = parts.images.resolve(&spec.shape.containers[container].image).await;
+                    Outcome::Image(container, image)
+                });
+            }
+            Action::Start(container) => self.start(container),
+            Action::Signal(container) => {
+                let number = self.image(container).and_then(|image| image.stop_signal).unwrap_or(SIGTERM);
+                self.signal(container, Signal::Stop(number));
+            }
+            Action::Kill(container) => self.signal(container, Signal::Kill),
+            Action::Check(container) => self.check(container),
+            Action::Arm(timer, ms) => {
+                self.timers.insert(timer, Instant::now() + Duration::from_millis(ms));
+            }
+            Action::Release => self.release(),
+        }
+    }
+
+    fn image(&self, container: usize) -> Option<&TaskImage> {
+        self.images[container].as_ref().and_then(|image| image.as_ref().ok())
+    }
+
+    fn start(&mut self, container: usize) {
+        let (Some(image), Some(sandbox)) = (self.image(container).cloned(), self.sandbox.clone()) else {
+            return self.answer(start_failed(container, "the task has no sandbox or image", 125));
+        };
+        let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
+        self.jobs.spawn(async move {
+            let starting = start(&parts, &spec, &scratch, container, &image, &sandbox);
+            match tokio::time::timeout(START_DEADLINE, starting).await {
+                Ok(Ok((handle, pumps))) => Outcome::Started(container, handle, pumps),
+                Ok(Err((reason, code))) => Outcome::Event(start_failed(container, &reason, code)),
+                Err(_) => Outcome::Event(start_failed(container, "it took too long", 125)),
+            }
+        });
+    }
+
+    fn answer(&mut self, event: TaskEvent) {
+        self.jobs.spawn(async move { Outcome::Event(event) });
+    }
+
+    fn signal(&mut self, container: usize, signal: Signal) {
+        let Some(handle) = self.handles[container].clone() else { return };
+        let task = self.spec.id.clone();
+        self.jobs.spawn(async move {
+            if let Err(error) = handle.signal(signal).await {
+                tracing::warn!(%task, container, error = chain(&error), "signal was not delivered");
+            }
+            Outcome::Nothing
+        });
+    }
+
+    fn check(&mut self, container: usize) {
+        let definition = &self.spec.shape.containers[container];
+        let (Some(handle), Some(check)) = (self.handles[container].clone(), definition.health_check.clone())
+        else {
+            return self.answer(TaskEvent::Checked { container, passed: false });
+        };
+        self.jobs.spawn(async move {
+            let timeout = Duration::from_secs(check.timeout_s.into());
+            let exec = ExecSpec { argv: check.argv, env: Vec::new(), timeout, stdio: None };
+            // The driver bounds the command; the second bound is for the driver.
+            let exit = tokio::time::timeout(timeout * 2, handle.exec(exec)).await;
+            let passed = matches!(exit, Ok(Ok(Exit { code: Some(0), .. })));
+            Outcome::Event(TaskEvent::Checked { container, passed })
+        });
+    }
+
+    fn release(&mut self) {
+        self.timers.clear();
+        let is_hosted = self.sandbox_is_hosted;
+        let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
+        self.jobs.spawn(async move {
+            if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
+                retry(&spec, || async { host.release(&spec.id).await.map_err(|error| chain(&error)) }).await;
+            }
+            retry(&spec, || async {
+                let scratch = scratch.clone();
+                let removed = tokio::task::spawn_blocking(move || scratch.remove()).await;
+                removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            })
+            .await;
+            Outcome::Event(TaskEvent::Released)
+        });
+    }
+}
+
+/// Tries to give something back, and says what stays when that cannot be done.
+async fn retry<F: Future<Output = Result<(), String>>>(spec: &TaskSpec, give_back: impl Fn() -> F) {
+    for pause_ms in RELEASE_PAUSES_MS {
+        match give_back().await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(task = %spec.id, error, "could not be given back yet"),
+        }
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+    }
+    if let Err(error) = give_back().await {
+        tracing::error!(task = %spec.id, error, "something of the task stays behind until the next start");
+    }
+}
+
+fn sandbox_reason(error: &SandboxError) -> String {
+    format!("ResourceInitializationError: {}", chain(error))
+}
+
+fn start_failed(container: usize, reason: &str, shell_code: i32) -> TaskEvent {
+    let reason = format!("CannotStartContainerError: {reason}");
+    TaskEvent::StartFailed { container, reason, shell_code }
+}
+
+async fn start(
+    parts: &Parts,
+    spec: &TaskSpec,
+    scratch: &Scratch,
+    container: usize,
+    image: &TaskImage,
+    sandbox: &Sandbox,
+) -> Result<(Arc<dyn Handle>, JoinSet<()>), (String, i32)> {
+    let failed = |error: &dyn std::error::Error| (chain(error), 125);
+    let (driver, has_root) = match &image.rootfs {
+        Rootfs::Wasm(_) => (&parts.wasm, false),
+        Rootfs::Layers(_) => match &parts.containers {
+            Some(driver) => (driver, true),
+            None => return Err(("containers cannot be run here".to_owned(), 125)),
+        },
+    };
+    let (dir, volumes) = directories(spec, scratch, container, has_root).map_err(|error| failed(&error))?;
+    let ContainerStdio { stdio, pumps } =
+        parts.stdio.open(spec, container).map_err(|error| failed(&error))?;
+    let definition = &spec.shape.containers[container];
+    let working_dir = definition.working_directory.as_ref().map_or(image.working_dir.clone(), PathBuf::from);
+    let plan = ContainerSpec {
+        id: spec.container_ids[container].clone(),
+        task: spec.id.clone(),
+        name: definition.name.clone(),
+        rootfs: image.rootfs.clone(),
+        argv: plan::argv(definition, image),
+        env: plan::environment(definition, image),
+        working_dir,
+        user: definition.user.clone().or_else(|| image.user.clone()),
+        limits: plan::limits(definition),
+        ulimits: plan::ulimits(&definition.ulimits),
+        read_only_root: definition.read_only_root,
+        mounts: plan::mounts(spec, definition, &volumes),
+        capabilities_add: definition.capabilities_add.clone(),
+        capabilities_drop: definition.capabilities_drop.clone(),
+        init: definition.init,
+        stdio,
+        scratch: dir,
+    };
+    if plan.argv.is_empty() {
+        return Err(("no command is specified by the image or the definition".to_owned(), 127));
+    }
+    let handle = driver.start(plan, sandbox).await.map_err(|error| (chain(&error), shell_code(&error)))?;
+    Ok((handle, pumps))
+}
+
+fn directories(
+    spec: &TaskSpec,
+    scratch: &Scratch,
+    container: usize,
+    has_root: bool,
+) -> std::io::Result<(PathBuf, Vec<PathBuf>)> {
+    let dir = if has_root { scratch.container(container)? } else { PathBuf::new() };
+    let volume = |(index, volume): (usize, &neargate_model::Volume)| match &volume.host_path {
+        Some(path) => Ok(PathBuf::from(path)),
+        None => scratch.volume(index),
+    };
+    let volumes = spec.shape.volumes.iter().enumerate().map(volume).collect::<Result<_, _>>()?;
+    Ok((dir, volumes))
+}
+
+/// The exit code that a shell would show.
+fn shell_code(error: &StartError) -> i32 {
+    match error {
+        StartError::NotFound { .. } => 127,
+        StartError::NotExecutable { .. } => 126,
+        StartError::UnknownUser { .. }
+        | StartError::InvalidImage { .. }
+        | StartError::Unsupported { .. }
+        | StartError::Mount { .. }
+        | StartError::System { .. }
+        | StartError::Unavailable { .. } => 125,
+    }
+}
+
+async fn wait(
+    parts: Arc<Parts>,
+    container: usize,
+    handle: Arc<dyn Handle>,
+    mut pumps: JoinSet<()>,
+) -> Outcome {
+    let exit = handle.wait().await;
+    ContainerStdio::drain(&mut pumps).await;
+    parts.stdio.flush().await;
+    let stats = handle.stats().await.ok();
+    let exit = ContainerExit {
+        code: exit.code,
+        oom: exit.oom,
+        reason: exit.reason,
+        cpu_ns: stats.as_ref().map(|stats| stats.cpu_ns),
+        memory_peak_bytes: stats.as_ref().map(|stats| stats.memory_peak_bytes),
+    };
+    Outcome::Event(TaskEvent::Exited { container, exit })
+}
+
+/// The ten digits that ECS puts behind a task's id to name a container of it.
+fn runtime_suffix(id: &neargate_model::ContainerId) -> u32 {
+    id.as_str().bytes().fold(0xffff_ffff, |hash: u32, byte| hash.rotate_left(5) ^ u32::from(byte))
+}
