@@ -1,0 +1,322 @@
+//! Control groups: one directory per server, per task and per container.
+//!
+//! Three layouts are first class. On a pure v2 host one directory does all. On a hybrid host a v2
+//! directory without controllers gives atomic placement (`CLONE_INTO_CGROUP`), `cgroup.kill` and
+//! `cpu.stat`, and the v1 directories of cpu, memory and pids give limits. On a v1 host there are only
+//! the latter. Existing mounts are used as they are; only directories below `neargate/` are made and
+//! removed.
+//!
+//! cgroups-rs sets the limits and cannot do the rest (no directory descriptors, no `cgroup.kill`, no OOM
+//! counters). Traps of it that this module avoids:
+//! * `Cgroup::apply` throws away the errors of writing memory limits, so a container could run without
+//!   one; the setters of each controller are called instead.
+//! * `V1::new` parses the whole mountinfo; it is done once.
+//! * `add_task` writes a pid, which on v1 takes a global lock and can wait for an RCU grace period; a child
+//!   writes "0", itself, to a `tasks` file that was opened for it.
+//! * `FsManager::destroy` moves living processes out of all limits; only `rmdir(2)` is used here.
+
+mod detect;
+mod limits;
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use neargate_driver::{Limits, Stats};
+
+use crate::failure::{Failure, Step};
+pub(crate) use detect::{Controller, Layout};
+
+/// The directory that holds all servers' groups, in every hierarchy.
+const TOP: &str = "neargate";
+
+/// This server's part of all hierarchies, held by a lock.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    layout: Layout,
+    /// `neargate/<instance>`.
+    path: String,
+    /// `flock(2)` on the primary hierarchy's directory: whoever can take it knows that the server is gone.
+    _lock: fs::File,
+}
+
+/// A task's or container's group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Path below each hierarchy's root.
+    path: String,
+    /// The v2 directory, where there is one.
+    unified: Option<(PathBuf, OwnedFd)>,
+    /// v1 directories that were made for it.
+    v1: Vec<(Controller, PathBuf)>,
+    /// v1 directories that its processes belong to: its own or, where it has none, its parent's.
+    member_of: Vec<(Controller, PathBuf)>,
+}
+
+impl Groups {
+    /// Takes the instance's directory, after removing what dead servers have left.
+    pub(crate) fn open(instance: &str) -> Result<Self, Failure> {
+        let layout = Layout::detect().step("read mountinfo")?;
+        let path = format!("{TOP}/{instance}");
+        remove_leftovers(&layout);
+        for root in layout.roots() {
+            make_dir(&root.join(TOP)).step("make cgroup directory")?;
+        }
+        layout.enable_controllers("").step("enable cgroup controllers")?;
+        layout.enable_controllers(TOP).step("enable cgroup controllers")?;
+        let lock = lock_instance(&layout.primary().join(&path)).step("lock the server's cgroup")?;
+        for root in layout.roots() {
+            make_dir(&root.join(&path)).step("make cgroup directory")?;
+        }
+        layout.enable_controllers(&path).step("enable cgroup controllers")?;
+        Ok(Self { layout, path, _lock: lock })
+    }
+
+    /// Makes a task's group, with a directory in every hierarchy.
+    pub(crate) fn make_task(&self, task: &str, limits: &Limits) -> Result<Group, Failure> {
+        let group = self.make(format!("{}/{task}", self.path), None, limits)?;
+        self.layout.enable_controllers(&group.path).step("enable cgroup controllers").inspect_err(|_| {
+            group.remove();
+        })?;
+        Ok(group)
+    }
+
+    /// Makes a container's group below its task's.
+    pub(crate) fn make_container(&self, task: &Group, name: &str, limits: &Limits) -> Result<Group, Failure> {
+        self.make(format!("{}/{name}", task.path), Some(task), limits)
+    }
+
+    fn make(&self, path: String, parent: Option<&Group>, limits: &Limits) -> Result<Group, Failure> {
+        let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
+        let made = self.make_dirs(&mut group, parent, limits).and_then(|()| {
+            limits::apply(&self.layout, &group, parent.is_some(), limits).step("set cgroup limits")
+        });
+        match made {
+            Ok(()) => Ok(group),
+            Err(failure) => {
+                group.remove();
+                Err(failure)
+            }
+        }
+    }
+
+    fn make_dirs(&self, group: &mut Group, parent: Option<&Group>, limits: &Limits) -> Result<(), Failure> {
+        if let Some(root) = &self.layout.unified {
+            let dir = root.join(&group.path);
+            fs::create_dir(&dir).step("make cgroup directory")?;
+            let fd = fs::File::open(&dir).step("open cgroup directory")?;
+            group.unified = Some((dir, fd.into()));
+        }
+        for (controller, root) in &self.layout.v1 {
+            let needed = controller.is_needed(limits);
+            let inherited = parent.filter(|_| !needed).and_then(|parent| parent.dir(*controller));
+            if let Some(dir) = inherited {
+                group.member_of.push((*controller, dir.to_owned()));
+                continue;
+            }
+            let dir = root.join(&group.path);
+            // Below a task that has no directory of its own there is nothing to inherit, but `make_task`
+            // makes all, so only missing parents of the instance could fail here.
+            fs::create_dir(&dir).step("make cgroup directory")?;
+            group.v1.push((*controller, dir.clone()));
+            group.member_of.push((*controller, dir));
+        }
+        Ok(())
+    }
+
+    /// Whether containers see a cgroup2 file system; a hybrid host's has nothing of use to them.
+    pub(crate) fn mounts_cgroup2(&self) -> bool {
+        self.layout.unified_controls && self.layout.unified.is_some()
+    }
+
+    /// Removes the instance's directories. Best effort: what is left is found by the next server.
+    pub(crate) fn close(&self) {
+        for root in self.layout.roots() {
+            // Fails with EBUSY while a group lives, and for `neargate` while another server does.
+            let _ = fs::remove_dir(root.join(&self.path));
+            let _ = fs::remove_dir(root.join(TOP));
+        }
+    }
+}
+
+impl Group {
+    /// The v2 directory for `CLONE_INTO_CGROUP`.
+    pub(crate) fn unified_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(|(_, fd)| fd.as_fd())
+    }
+
+    /// Opened v1 `tasks` files; writing "0" to each moves the writing thread in.
+    ///
+    /// The kernel checks the rights of the opener, so a child in a user namespace may write to them.
+    pub(crate) fn open_tasks(&self) -> io::Result<Vec<fs::File>> {
+        let open =
+            |(_, dir): &(Controller, PathBuf)| fs::OpenOptions::new().write(true).open(dir.join("tasks"));
+        self.member_of.iter().map(open).collect()
+    }
+
+    fn dir(&self, controller: Controller) -> Option<&Path> {
+        self.member_of.iter().find(|(own, _)| *own == controller).map(|(_, dir)| dir.as_path())
+    }
+
+    /// The directory that holds a controller's files: its v1 one or the v2 one.
+    fn files_of(&self, controller: Controller) -> Option<&Path> {
+        self.dir(controller).or(self.unified.as_ref().map(|(dir, _)| dir.as_path()))
+    }
+
+    fn is_v1(&self, controller: Controller) -> bool {
+        self.dir(controller).is_some()
+    }
+
+    /// Kills every process in the group, where the kernel can do that by itself (v2, Linux 5.14).
+    ///
+    /// Elsewhere killing the container's first process is enough: it is PID 1 of a namespace that holds
+    /// all the others.
+    pub(crate) fn kill(&self) {
+        if let Some((dir, _)) = &self.unified {
+            // A group whose directory is gone has no process.
+            let _ = fs::write(dir.join("cgroup.kill"), "1");
+        }
+    }
+
+    /// How many processes of the group the OOM killer has killed.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let file = if self.is_v1(Controller::Memory) { "memory.oom_control" } else { "memory.events" };
+        let Some(dir) = self.files_of(Controller::Memory) else { return 0 };
+        keyed(&dir.join(file), "oom_kill").unwrap_or(0)
+    }
+
+    /// Registers `eventfd` for OOM events (v1 only: v2 kills the whole group itself).
+    ///
+    /// The kernel also tells the groups below the one that is out of memory, so a container's
+    /// registration covers its task's limit.
+    pub(crate) fn watch_oom(&self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let Some(dir) = self.dir(Controller::Memory) else { return Ok(()) };
+        let control = fs::File::open(dir.join("memory.oom_control"))?;
+        let line = format!("{} {}", eventfd.as_raw_fd(), control.as_raw_fd());
+        fs::write(dir.join("cgroup.event_control"), line)
+    }
+
+    /// Whether the group is watched for OOM events by an eventfd.
+    pub(crate) fn needs_oom_watch(&self) -> bool {
+        self.is_v1(Controller::Memory)
+    }
+
+    /// What the group has used; zero where the kernel does not tell.
+    pub(crate) fn stats(&self) -> Stats {
+        let number = |controller, v1: &str, v2: &str| {
+            let file = if self.is_v1(controller) { v1 } else { v2 };
+            self.files_of(controller).and_then(|dir| read_number(&dir.join(file))).unwrap_or(0)
+        };
+        let cpu_ns = match &self.unified {
+            // cpu.stat is in every v2 group, with or without the cpu controller (Linux 4.15).
+            Some((dir, _)) => keyed(&dir.join("cpu.stat"), "usage_usec").unwrap_or(0).saturating_mul(1000),
+            None => number(Controller::Cpuacct, "cpuacct.usage", "cpuacct.usage"),
+        };
+        let pids = number(Controller::Pids, "pids.current", "pids.current");
+        Stats {
+            cpu_ns,
+            memory_bytes: number(Controller::Memory, "memory.usage_in_bytes", "memory.current"),
+            memory_peak_bytes: number(Controller::Memory, "memory.max_usage_in_bytes", "memory.peak"),
+            pids: u32::try_from(pids).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Removes the directories; `false` when one is still busy, so that it must be tried again. The kernel
+    /// lets go of a dead process's group a moment after the process was reaped.
+    pub(crate) fn remove(&self) -> bool {
+        let unified = self.unified.iter().map(|(dir, _)| dir);
+        let all = unified.chain(self.v1.iter().map(|(_, dir)| dir));
+        // Tries each, whatever became of the others.
+        all.filter(|dir| !is_removed(dir)).count() == 0
+    }
+}
+
+fn is_removed(dir: &Path) -> bool {
+    match fs::remove_dir(dir) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn read_number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+fn keyed(file: &Path, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Makes and locks a directory, so that the locked one is the one that the path names.
+fn lock_instance(dir: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::MetadataExt;
+    // A cleaner may remove the directory between making and locking it; it then holds the lock only briefly.
+    const ATTEMPTS: usize = 100;
+    for _ in 0..ATTEMPTS {
+        make_dir(dir)?;
+        let Ok(file) = fs::File::open(dir) else { continue };
+        try_lock(&file)?;
+        let same =
+            fs::metadata(dir).is_ok_and(|named| file.metadata().is_ok_and(|own| own.ino() == named.ino()));
+        if same {
+            return Ok(file);
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EAGAIN))
+}
+
+fn try_lock(file: &fs::File) -> io::Result<()> {
+    rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(io::Error::from)
+}
+
+/// Kills and removes the groups of servers that no longer hold their lock.
+fn remove_leftovers(layout: &Layout) {
+    let Ok(instances) = fs::read_dir(layout.primary().join(TOP)) else { return };
+    for instance in instances.flatten().filter(|entry| entry.path().is_dir()) {
+        let Ok(dir) = fs::File::open(instance.path()) else { continue };
+        if try_lock(&dir).is_ok() {
+            for root in layout.roots() {
+                remove_tree(&root.join(TOP).join(instance.file_name()));
+            }
+        }
+    }
+}
+
+/// Kills all processes of a group and those below, then removes it, leaves first.
+fn remove_tree(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let _ = fs::write(dir.join("cgroup.kill"), "1");
+    for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+        // A process that has ended meanwhile is as good as killed.
+        let _ = pid.parse().map(|pid: i32| crate::sys::kill(pid, libc::SIGKILL));
+    }
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        remove_tree(&entry.path());
+    }
+    remove_patiently(dir);
+}
+
+fn remove_patiently(dir: &Path) {
+    // Killed processes leave within milliseconds unless they hang in the kernel; then the next start-up tries.
+    const ATTEMPTS: usize = 200;
+    for _ in 0..ATTEMPTS {
+        if is_removed(dir) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Moves the calling thread into the groups of the opened `tasks` files.
+pub(crate) fn join(tasks: &mut [fs::File]) -> io::Result<()> {
+    tasks.iter_mut().try_for_each(|file| file.write_all(b"0"))
+}

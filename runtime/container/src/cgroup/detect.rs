@@ -1,0 +1,155 @@
+//! Which hierarchies are mounted, and where.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use neargate_driver::Limits;
+
+/// A controller that this driver uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Controller {
+    /// Quota and shares.
+    Cpu,
+    /// CPU time used; only where no v2 hierarchy tells it.
+    Cpuacct,
+    /// Limit and usage.
+    Memory,
+    /// Limit and count.
+    Pids,
+}
+
+impl Controller {
+    const ALL: [Controller; 4] = [Controller::Cpu, Controller::Cpuacct, Controller::Memory, Controller::Pids];
+
+    /// Its name in mount options and in `cgroup.controllers`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Controller::Cpu => "cpu",
+            Controller::Cpuacct => "cpuacct",
+            Controller::Memory => "memory",
+            Controller::Pids => "pids",
+        }
+    }
+
+    /// Whether a container with these limits has a directory of its own. Memory and pids are counted for
+    /// each; cpu directories cost a `mkdir` and a `rmdir` that most containers do not need.
+    pub(super) fn is_needed(self, limits: &Limits) -> bool {
+        match self {
+            Controller::Cpu => limits.cpu_millis.is_some() || limits.cpu_shares.is_some(),
+            Controller::Cpuacct | Controller::Memory | Controller::Pids => true,
+        }
+    }
+}
+
+/// The mounted hierarchies.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// Root of the v2 hierarchy.
+    pub(super) unified: Option<PathBuf>,
+    /// Whether the v2 hierarchy has the controllers.
+    pub(super) unified_controls: bool,
+    /// Roots of v1 hierarchies, one entry per controller.
+    pub(super) v1: Vec<(Controller, PathBuf)>,
+    /// What cgroups-rs knows of the v1 hierarchies; parsed once.
+    pub(super) v1_hierarchy: Option<cgroups_rs::fs::hierarchies::V1>,
+}
+
+impl Layout {
+    /// Reads what is mounted.
+    pub(super) fn detect() -> io::Result<Self> {
+        let (unified, v1) = parse_mountinfo(&fs::read_to_string("/proc/self/mountinfo")?);
+        if unified.is_none() && v1.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted"));
+        }
+        let v1_hierarchy = (!v1.is_empty()).then(cgroups_rs::fs::hierarchies::V1::new);
+        Ok(Self { unified_controls: v1.is_empty(), unified, v1, v1_hierarchy })
+    }
+
+    /// Roots of all hierarchies, each once: controllers may share a mount.
+    pub(super) fn roots(&self) -> Vec<&Path> {
+        let mut roots: Vec<&Path> = Vec::new();
+        for root in self.unified.iter().chain(self.v1.iter().map(|(_, root)| root)) {
+            if !roots.contains(&root.as_path()) {
+                roots.push(root);
+            }
+        }
+        roots
+    }
+
+    /// The hierarchy whose directory carries the lock.
+    pub(super) fn primary(&self) -> &Path {
+        // Never empty: `detect` refuses that.
+        self.roots().first().copied().unwrap_or(Path::new("/"))
+    }
+
+    /// Lets the children of a v2 group have limits.
+    pub(super) fn enable_controllers(&self, path: &str) -> io::Result<()> {
+        match &self.unified {
+            Some(root) if self.unified_controls => {
+                fs::write(root.join(path).join("cgroup.subtree_control"), "+cpu +memory +pids")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The v2 mount, and the v1 mounts of our controllers, from the text of proc_pid_mountinfo(5).
+fn parse_mountinfo(text: &str) -> (Option<PathBuf>, Vec<(Controller, PathBuf)>) {
+    let mut unified = None;
+    let mut v1: Vec<(Controller, PathBuf)> = Vec::new();
+    for line in text.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let mut right = right.split(' ');
+        let (kind, options) = (right.next(), right.nth(1).unwrap_or_default());
+        let Some(point) = left.split(' ').nth(4).map(PathBuf::from) else { continue };
+        match kind {
+            Some("cgroup2") => unified = unified.or(Some(point)),
+            Some("cgroup") => {
+                let has = |controller: &Controller| options.split(',').any(|o| o == controller.name());
+                for controller in Controller::ALL.into_iter().filter(has) {
+                    if v1.iter().all(|(known, _)| *known != controller) {
+                        v1.push((controller, point.clone()));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // cpu.stat of v2 tells the CPU time already, and a shared mount needs its directory once.
+    let cpu = v1.iter().find(|(c, _)| *c == Controller::Cpu).map(|(_, dir)| dir.clone());
+    v1.retain(|(c, dir)| *c != Controller::Cpuacct || (unified.is_none() && Some(dir) != cpu.as_ref()));
+    (unified, v1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mountinfo: &str, unified: Option<&str>, v1: &[(Controller, &str)]) {
+        let v1: Vec<_> = v1.iter().map(|(controller, dir)| (*controller, PathBuf::from(dir))).collect();
+        assert_eq!(parse_mountinfo(mountinfo), (unified.map(PathBuf::from), v1));
+    }
+
+    #[test]
+    fn layouts() {
+        let v2 = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        check(v2, Some("/sys/fs/cgroup"), &[]);
+        let root = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
+        check(root, None, &[]);
+        check("garbage\n1 2 - \n - cgroup\n", None, &[]);
+        let hybrid = "32 31 0:29 / /c/cpu rw,relatime - cgroup cgroup rw,cpu\n\
+            33 31 0:30 / /c/cpuacct rw - cgroup cgroup rw,cpuacct\n\
+            35 31 0:32 / /c/memory rw - cgroup cgroup rw,memory\n\
+            39 31 0:36 / /c/pids rw - cgroup cgroup rw,pids\n\
+            40 31 0:37 / /c/systemd rw - cgroup cgroup rw,name=systemd\n\
+            41 31 0:38 / /c/unified rw - cgroup2 cgroup2 rw\n";
+        let three =
+            [(Controller::Cpu, "/c/cpu"), (Controller::Memory, "/c/memory"), (Controller::Pids, "/c/pids")];
+        check(hybrid, Some("/c/unified"), &three);
+        let shared = "32 31 0:29 / /c/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n";
+        check(shared, None, &[(Controller::Cpu, "/c/cpu,cpuacct")]);
+        let separate = "32 31 0:29 / /c/cpu rw - cgroup cgroup rw,cpu\n33 31 0:30 / /c/acct rw - cgroup cgroup rw,cpuacct\n";
+        check(separate, None, &[(Controller::Cpu, "/c/cpu"), (Controller::Cpuacct, "/c/acct")]);
+    }
+}

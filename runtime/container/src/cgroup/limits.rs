@@ -1,0 +1,127 @@
+//! Writes the limits of a group.
+
+use std::error::Error as _;
+use std::fs;
+use std::io;
+
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::error::Error;
+use cgroups_rs::fs::hierarchies::V2;
+use cgroups_rs::fs::memory::MemController;
+use cgroups_rs::fs::pid::PidController;
+use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue};
+use neargate_driver::Limits;
+
+use super::{Controller, Group, Layout};
+
+/// CFS period in microseconds, the kernel's own default.
+const PERIOD_US: u64 = 100_000;
+/// The kernel refuses a quota below one millisecond.
+const QUOTA_MIN_US: i64 = 1_000;
+
+/// Sets `limits` on `group`. A container's v2 group is also killed as one when it runs out of memory.
+pub(super) fn apply(layout: &Layout, group: &Group, is_container: bool, limits: &Limits) -> io::Result<()> {
+    if is_container && layout.unified_controls {
+        write_v2(group, "memory.oom.group", "1")?;
+    }
+    if *limits == Limits::default() {
+        return Ok(());
+    }
+    let hierarchy: Box<dyn Hierarchy> = match &layout.v1_hierarchy {
+        Some(v1) => Box::new(v1.clone()),
+        None => Box::new(V2::new()),
+    };
+    let wanted =
+        [Controller::Cpu, Controller::Memory, Controller::Pids].map(|c| c.name().to_owned()).to_vec();
+    let cgroup = Cgroup::load_with_specified_controllers(hierarchy, &group.path, wanted);
+    apply_cpu(layout, &cgroup, limits)?;
+    apply_memory(layout, group, &cgroup, limits)?;
+    if let Some(pids_max) = limits.pids_max {
+        let pids: &PidController = cgroup.controller_of().ok_or_else(|| missing("pids"))?;
+        pids.set_pid_max(MaxValue::Value(pids_max.into())).map_err(cause)?;
+    }
+    Ok(())
+}
+
+fn apply_cpu(layout: &Layout, cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
+    if limits.cpu_millis.is_none() && limits.cpu_shares.is_none() {
+        return Ok(());
+    }
+    let cpu: &CpuController = cgroup.controller_of().ok_or_else(|| missing("cpu"))?;
+    if let Some(shares) = limits.cpu_shares {
+        let value = if layout.unified_controls { weight(shares) } else { shares.clamp(2, 262_144).into() };
+        cpu.set_shares(value).map_err(cause)?;
+    }
+    if let Some(millis) = limits.cpu_millis {
+        let quota = (i64::from(millis) * PERIOD_US as i64 / 1000).max(QUOTA_MIN_US);
+        cpu.set_cfs_quota_and_period(Some(quota), Some(PERIOD_US)).map_err(cause)?;
+    }
+    Ok(())
+}
+
+fn apply_memory(layout: &Layout, group: &Group, cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
+    if limits.memory_bytes.is_none() && limits.memory_reservation_bytes.is_none() {
+        return Ok(());
+    }
+    let memory: &MemController = cgroup.controller_of().ok_or_else(|| missing("memory"))?;
+    let clamp = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    if let Some(bytes) = limits.memory_bytes {
+        memory.set_limit(clamp(bytes)).map_err(cause)?;
+        forbid_swap(layout, group, bytes)?;
+    }
+    if let Some(bytes) = limits.memory_reservation_bytes {
+        memory.set_soft_limit(clamp(bytes)).map_err(cause)?;
+    }
+    Ok(())
+}
+
+/// Keeps a group from swapping around its limit. A kernel without swap accounting lacks the files, and
+/// then there is nothing to forbid it with.
+fn forbid_swap(layout: &Layout, group: &Group, limit: u64) -> io::Result<()> {
+    let written = if layout.unified_controls {
+        write_v2(group, "memory.swap.max", "0")
+    } else {
+        let dir = group.dir(Controller::Memory).ok_or_else(|| missing("memory"))?;
+        // Memory and swap together may be no more than memory alone.
+        fs::write(dir.join("memory.memsw.limit_in_bytes"), limit.to_string())
+    };
+    match written {
+        // kernfs refuses to create a file that does not exist with EACCES or EPERM.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM)) => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn write_v2(group: &Group, file: &str, value: &str) -> io::Result<()> {
+    let (dir, _) = group.unified.as_ref().ok_or_else(|| missing("unified hierarchy"))?;
+    fs::write(dir.join(file), value)
+}
+
+/// v2 weight for v1 shares: 2..=262144 onto 1..=10000, as runc and systemd do.
+fn weight(shares: u32) -> u64 {
+    1 + (u64::from(shares.clamp(2, 262_144)) - 2) * 9_999 / 262_142
+}
+
+fn missing(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("the {what} controller is not available"))
+}
+
+/// The system error inside one of cgroups-rs.
+fn cause(error: Error) -> io::Error {
+    let number = error.source().and_then(|e| e.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+    number.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_weights() {
+        for (shares, expect) in [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u32::MAX, 10_000)] {
+            assert_eq!(weight(shares), expect, "{shares} shares");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What a supervisor is configured with.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::protocol::{Setup, VERSION};
+
+/// First host user id of the ranges that tasks get, by default. Above what people and systemd use, below
+/// 2^31, from where on some programs misread ids.
+pub const DEFAULT_ID_BASE: u32 = 1_000_000_000;
+
+/// What a supervisor is configured with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SupervisorConfig {
+    instance: String,
+    id_base: u32,
+    resolv_conf: Vec<u8>,
+    layers_by_path: bool,
+}
+
+impl SupervisorConfig {
+    /// The configuration of the server that owns this data directory. Two servers on one host must have
+    /// different ones.
+    pub fn for_data_dir(data_dir: &Path) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        let path = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
+        let digest = Sha256::digest(path.as_os_str().as_bytes());
+        Self {
+            instance: digest[..8].iter().map(|byte| format!("{byte:02x}")).collect(),
+            id_base: DEFAULT_ID_BASE,
+            resolv_conf: b"nameserver 169.254.169.253\n".to_vec(),
+            layers_by_path: false,
+        }
+    }
+
+    /// Sets the first host user id. The 65,536 ids from it on own the files on volumes; every task gets a
+    /// range of as many after them.
+    pub fn with_id_base(mut self, id_base: u32) -> Self {
+        self.id_base = id_base;
+        self
+    }
+
+    /// Sets the content of `/etc/resolv.conf` in containers; by default it names the task DNS.
+    pub fn with_resolv_conf(mut self, content: impl Into<Vec<u8>>) -> Self {
+        self.resolv_conf = content.into();
+        self
+    }
+
+    /// Mounts layers the way that kernels before Linux 6.15 need, which is found out by itself, too. Slower;
+    /// for tests of that way and for kernels that misbehave.
+    pub fn with_layers_by_path(mut self) -> Self {
+        self.layers_by_path = true;
+        self
+    }
+
+    /// Names the server's cgroups, `neargate/<instance>` in every hierarchy; 16 hexadecimal digits.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    pub(crate) fn to_setup(&self) -> Setup {
+        Setup {
+            version: VERSION,
+            instance: self.instance.clone(),
+            id_base: self.id_base,
+            resolv_conf: self.resolv_conf.clone(),
+            layers_by_path: self.layers_by_path,
+        }
+    }
+}

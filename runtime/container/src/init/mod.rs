@@ -1,0 +1,194 @@
+//! What runs between clone and exec, in the container's namespaces.
+//!
+//! The child is a copy of the single-threaded supervisor, so it may use memory as it likes, but it keeps
+//! to plain system calls in a fixed order, logs nothing, and tells a failure over the socket that closes
+//! by itself when `execve(2)` succeeds. Until then it is not dumpable (inherited from the supervisor), so
+//! nothing in the container can look into it.
+//!
+//! No path of the image is ever resolved by name alone: fixed mount points are opened without following
+//! links, and everything else with `openat2(2)` confined to the root.
+
+mod environment;
+mod files;
+mod mounts;
+mod paths;
+mod program;
+mod reaper;
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount};
+
+use crate::cgroup;
+use crate::failure::{Failure, Step};
+use crate::launchpad::ROOT_DIR;
+use crate::protocol::StartPlan;
+use crate::rootfs::Volume;
+use crate::sys;
+use crate::user::{self, User};
+pub(crate) use files::{MaskedPath, masked_paths};
+pub(crate) use program::Program;
+
+/// The byte by which the supervisor says that the id maps are written.
+pub(crate) const GO: u8 = 1;
+
+/// All that the first process of a container takes over. Built before the clone.
+pub(crate) struct Init<'a> {
+    pub(crate) plan: &'a StartPlan,
+    pub(crate) program: &'a Program,
+    pub(crate) hostname: &'a str,
+    pub(crate) resolv_conf: &'a [u8],
+    pub(crate) masked: &'a [MaskedPath],
+    pub(crate) filter: &'a [libc::sock_filter],
+    pub(crate) root: OwnedFd,
+    pub(crate) sysfs: OwnedFd,
+    pub(crate) volumes: Vec<Volume>,
+    pub(crate) tasks: Vec<fs::File>,
+    pub(crate) stdio: [OwnedFd; 3],
+    pub(crate) mount_cgroup2: bool,
+}
+
+/// All that a second process in a running container takes over.
+pub(crate) struct Exec<'a> {
+    pub(crate) pidfd: BorrowedFd<'a>,
+    pub(crate) program: &'a Program,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) working_dir: &'a [u8],
+    pub(crate) capabilities: u64,
+    pub(crate) filter: &'a [libc::sock_filter],
+    pub(crate) tasks: Vec<fs::File>,
+    pub(crate) stdio: Option<[OwnedFd; 3]>,
+}
+
+/// Becomes the container's first process.
+pub(crate) fn start(init: Init<'_>, sync: OwnedFd) -> ! {
+    let reaper = init.plan.init;
+    finish(&sync, reaper, || {
+        sys::cloexec_from_3().step("close descriptors")?;
+        wait_for_go(&sync);
+        set_up(init)
+    })
+}
+
+/// Becomes a second process of a running container.
+pub(crate) fn exec(exec: Exec<'_>, sync: OwnedFd) -> ! {
+    finish(&sync, false, || {
+        sys::cloexec_from_3().step("close descriptors")?;
+        wait_for_go(&sync);
+        enter(exec)
+    })
+}
+
+/// Runs the set-up, then the program; on a failure tells it and ends.
+fn finish<'a>(sync: &OwnedFd, reaper: bool, set_up: impl FnOnce() -> Result<&'a Program, Failure>) -> ! {
+    let run = || {
+        let program = set_up()?;
+        if reaper && reaper::fork_program().step("fork program")? == reaper::Role::Reaper {
+            reaper::run();
+        }
+        sys::reset_signals();
+        Err(program.execute())
+    };
+    let result: Result<Result<(), Failure>, _> = catch_unwind(AssertUnwindSafe(run));
+    let failure = match result {
+        Ok(Err(failure)) => failure,
+        _ => Failure::System { step: "set up container".to_owned(), errno: libc::ENOTRECOVERABLE },
+    };
+    // Nobody is left to tell when this fails, and the exit status says it, too.
+    let _ = crate::channel::send(sync.as_fd(), 0, &crate::protocol::encode(&failure), &[], true);
+    sys::exit_now(127)
+}
+
+/// Waits until the supervisor has written the id maps. Without a supervisor there is no use in going on.
+fn wait_for_go(sync: &OwnedFd) {
+    let mut byte = [0];
+    match rustix::io::retry_on_intr(|| rustix::io::read(sync, &mut byte)) {
+        Ok(1) if byte[0] == GO => {}
+        _ => sys::exit_now(126),
+    }
+}
+
+fn set_up<'a>(mut init: Init<'a>) -> Result<&'a Program, Failure> {
+    cgroup::join(&mut init.tasks).step("join cgroup")?;
+    // After joining, so that the v1 groups, too, are the roots of the new namespace.
+    sys::unshare(libc::CLONE_NEWCGROUP).step("make cgroup namespace")?;
+    attach_stdio(&init.stdio)?;
+    // Until now the user was host root, which the new user namespace does not know.
+    sys::set_ids(0, 0, &[]).step("become root of the container")?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let user = build_root(&init)?;
+    environment::enter_working_dir(&init.plan.working_dir)?;
+    if init.plan.read_only_root {
+        environment::make_root_read_only()?;
+    }
+    environment::drop_privileges(&user, init.plan.capabilities, init.filter)?;
+    Ok(init.program)
+}
+
+/// Assembles the root and moves into it.
+fn build_root(init: &Init<'_>) -> Result<User, Failure> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change(c"/", private).step("make mounts private")?;
+    move_mount(&init.root, c"", rustix::fs::CWD, ROOT_DIR, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .step("attach root file system")?;
+    let root = init.root.as_fd();
+    let dev = mounts::mount_fixed(root, &init.sysfs, init.mount_cgroup2)?;
+    files::write_network_files(root, init.hostname, init.resolv_conf)?;
+    for volume in &init.volumes {
+        mounts::mount_volume(root, dev.as_fd(), volume)?;
+    }
+    files::mask(root, init.masked)?;
+    rustix::system::sethostname(init.hostname.as_bytes()).step("set host name")?;
+    let user = look_up_user(root, init.plan.user.as_deref())?;
+    rustix::process::fchdir(root).step("enter root file system")?;
+    // pivot_root(2) allows both to be the same directory: the old root is then stacked on the new one.
+    rustix::process::pivot_root(c".", c".").step("change root")?;
+    unmount(c".", UnmountFlags::DETACH).step("detach old root")?;
+    rustix::process::chdir(c"/").step("enter root file system")?;
+    Ok(user)
+}
+
+fn look_up_user(root: BorrowedFd<'_>, user: Option<&str>) -> Result<User, Failure> {
+    let Some(user) = user else { return Ok(User::default()) };
+    let read = |path| files::read_in_root(root, path).step("read users of the image");
+    user::resolve(user, &read(c"/etc/passwd")?, &read(c"/etc/group")?)
+        .map_err(|why| Failure::UnknownUser { user: user.to_owned(), why })
+}
+
+fn attach_stdio(stdio: &[OwnedFd; 3]) -> Result<(), Failure> {
+    // A session of its own: no controlling terminal is shared with the supervisor.
+    rustix::process::setsid().step("make session")?;
+    for (number, stream) in stdio.iter().enumerate() {
+        sys::dup2(stream.as_fd(), number as i32).step("connect standard streams")?;
+    }
+    Ok(())
+}
+
+/// Joins the namespaces of a running container; its PID namespace was entered by the clone.
+fn enter<'a>(mut exec: Exec<'a>) -> Result<&'a Program, Failure> {
+    cgroup::join(&mut exec.tasks).step("join cgroup")?;
+    let all = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    sys::setns(exec.pidfd, all).map_err(|error| match error.raw_os_error() {
+        Some(libc::ESRCH) => Failure::NotRunning {},
+        other => Failure::System { step: "enter container".to_owned(), errno: other.unwrap_or(libc::EIO) },
+    })?;
+    sys::set_ids(0, 0, &[]).step("become root of the container")?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let root = rustix::fs::open(c"/", flags, rustix::fs::Mode::empty()).step("open root")?;
+    match &exec.stdio {
+        Some(stdio) => attach_stdio(stdio)?,
+        None => environment::attach_null(root.as_fd())?,
+    }
+    let user = look_up_user(root.as_fd(), exec.user)?;
+    environment::enter_working_dir(exec.working_dir)?;
+    environment::drop_privileges(&user, exec.capabilities, exec.filter)?;
+    Ok(exec.program)
+}

@@ -1,0 +1,170 @@
+//! The mounts inside a container's root.
+
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use super::paths;
+use crate::failure::{Failure, Step, errno};
+use crate::launchpad::{DEVICE_DIR, DEVICES};
+use crate::rootfs::{Volume, new_tmpfs};
+use crate::sys;
+
+const NO_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+const NO_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// Puts a detached mount on a directory or file.
+pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", target, c"", flags)
+}
+
+fn new_mount(
+    kind: &CStr,
+    options: &[(&CStr, &CStr)],
+    attributes: MountAttrFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, *value)?;
+    }
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Mounts proc, dev and sys; returns dev.
+pub(super) fn mount_fixed(
+    root: BorrowedFd<'_>,
+    sysfs: &OwnedFd,
+    mount_cgroup2: bool,
+) -> Result<OwnedFd, Failure> {
+    let proc = new_mount(c"proc", &[], NO_EXEC).step("make proc")?;
+    attach(proc.as_fd(), top_dir(root, "proc")?.as_fd()).step("mount proc")?;
+    let dev_target = top_dir(root, "dev")?;
+    let dev = new_tmpfs(c"1m", c"0755", NO_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC).step("make dev")?;
+    attach(dev.as_fd(), dev_target.as_fd()).step("mount dev")?;
+    fill_dev(dev.as_fd())?;
+    attach(sysfs.as_fd(), top_dir(root, "sys")?.as_fd()).step("mount sys")?;
+    if mount_cgroup2 {
+        let attributes = NO_EXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let cgroup = new_mount(c"cgroup2", &[], attributes).step("make cgroup2")?;
+        let target =
+            paths::open_plain(sysfs.as_fd(), "fs/cgroup", OFlags::PATH).step("open sys/fs/cgroup")?;
+        attach(cgroup.as_fd(), target.as_fd()).step("mount cgroup2")?;
+    }
+    Ok(dev)
+}
+
+fn top_dir(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
+    paths::open_top_dir(root, name).map_err(|error| match error {
+        Errno::NOTDIR | Errno::LOOP => {
+            Failure::InvalidImage { why: format!("its /{name} is not a directory") }
+        }
+        other => Failure::System { step: format!("open /{name}"), errno: other.raw_os_error() },
+    })
+}
+
+fn fill_dev(dev: BorrowedFd<'_>) -> Result<(), Failure> {
+    for (name, major, minor) in DEVICES {
+        bind_device(dev, name, major, minor).step(&format!("make /dev/{name}"))?;
+    }
+    let links = [
+        (c"/proc/self/fd", c"fd"),
+        (c"/proc/self/fd/0", c"stdin"),
+        (c"/proc/self/fd/1", c"stdout"),
+        (c"/proc/self/fd/2", c"stderr"),
+        (c"pts/ptmx", c"ptmx"),
+    ];
+    for (target, name) in links {
+        rustix::fs::symlinkat(target, dev, name).step("make links in /dev")?;
+    }
+    // Group 5 is tty in every distribution; Docker uses the same options.
+    let pts_options = [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5")];
+    let pts = new_mount(
+        c"devpts",
+        &pts_options,
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
+    .step("make /dev/pts")?;
+    let shm = new_mount(c"tmpfs", &[(c"size", c"64m"), (c"mode", c"1777")], NO_EXEC).step("make /dev/shm")?;
+    let mqueue = new_mount(c"mqueue", &[], NO_EXEC).step("make /dev/mqueue")?;
+    for (mount, name) in [(pts, c"pts"), (shm, c"shm"), (mqueue, c"mqueue")] {
+        rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).step("fill /dev")?;
+        move_mount(mount, c"", dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step("fill /dev")?;
+    }
+    Ok(())
+}
+
+fn bind_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> rustix::io::Result<()> {
+    let node = device(name, major, minor)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(rustix::fs::openat(dev, name, flags, Mode::from_raw_mode(0o666))?);
+    move_mount(node, c"", dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// A detached mount of one device node of the launch namespace.
+pub(super) fn device(name: &str, major: u32, minor: u32) -> rustix::io::Result<OwnedFd> {
+    let path = format!("{DEVICE_DIR}/{name}");
+    let node = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE)?;
+    if paths::is_device(node.as_fd(), major, minor)? { Ok(node) } else { Err(Errno::NODEV) }
+}
+
+/// Mounts one volume. Its target is resolved inside the root, links included, and made when missing.
+pub(super) fn mount_volume(
+    root: BorrowedFd<'_>,
+    dev: BorrowedFd<'_>,
+    volume: &Volume,
+) -> Result<(), Failure> {
+    let plan = &volume.plan;
+    let mount = || -> io::Result<()> {
+        let target = paths::open_or_make(root, Path::new(OsStr::from_bytes(&plan.target)), volume.is_dir)?;
+        refuse_system_dir(root, dev, target.as_fd())?;
+        match &volume.mount {
+            Some(mount) => attach(mount.as_fd(), target.as_fd())?,
+            None => {
+                let tmpfs = tmpfs_of(plan.size_bytes, plan.read_only)?;
+                attach(tmpfs.as_fd(), target.as_fd())?;
+            }
+        }
+        Ok(())
+    };
+    mount().map_err(|error| Failure::Mount {
+        source_path: plan.source_path.clone().unwrap_or_else(|| b"tmpfs".to_vec()),
+        target: plan.target.clone(),
+        errno: errno(&error),
+    })
+}
+
+fn tmpfs_of(size_bytes: u64, read_only: bool) -> io::Result<OwnedFd> {
+    // tmpfs takes 0 for unlimited, which is not what a size of 0 asks for.
+    let size = std::ffi::CString::new(size_bytes.max(1).to_string())?;
+    let tmpfs = new_tmpfs(&size, c"1777", NO_DEV)?;
+    if read_only {
+        sys::mount_setattr(tmpfs.as_fd(), libc::MOUNT_ATTR_RDONLY, None)?;
+    }
+    Ok(tmpfs)
+}
+
+/// Keeps volumes off the root, `/dev`, and everything in proc and sysfs, wherever links may lead.
+fn refuse_system_dir(root: BorrowedFd<'_>, dev: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    const PROC_MAGIC: i64 = 0x9fa0;
+    const SYSFS_MAGIC: i64 = 0x6265_6572;
+    const CGROUP2_MAGIC: i64 = 0x6367_7270;
+    let kind = rustix::fs::fstatfs(target)?.f_type;
+    let is_system = matches!(kind, PROC_MAGIC | SYSFS_MAGIC | CGROUP2_MAGIC);
+    if is_system || paths::is_same(target, root)? || paths::is_same(target, dev)? {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! The namespaces from which containers are cloned.
+//!
+//! A new mount namespace is a copy of its parent's, mount by mount. The supervisor therefore keeps a
+//! second, tiny one beside its own: a tmpfs as root, the device nodes that containers get, and a proc. It
+//! enters that one, and the sandbox's network namespace, only around `clone3` — which is safe because it has
+//! one thread. A container's first process has thus never seen a path of the host.
+//!
+//! A proc must be there and fully visible, or the kernel refuses to let a user namespace mount another
+//! (`mount_too_revealing()`).
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+    fsconfig_create, fsmount, fsopen, mount_change, move_mount, unmount,
+};
+
+use crate::failure::{Failure, Step};
+use crate::rootfs::new_tmpfs;
+use crate::sys;
+
+/// The character devices of a container: name, major and minor (devices.txt of the kernel).
+pub(crate) const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Where the launch namespace has an empty directory for the container's root.
+pub(crate) const ROOT_DIR: &str = "/root";
+/// Where it has room to attach overlay layers on kernels that take them by path only.
+pub(crate) const LAYERS_DIR: &str = "/layers";
+/// Where it has the device nodes.
+pub(crate) const DEVICE_DIR: &str = "/dev";
+
+/// Descriptors of the namespaces to enter and to come back to.
+#[derive(Debug)]
+pub(crate) struct Launchpad {
+    own_mounts: OwnedFd,
+    own_network: OwnedFd,
+    own_pids: OwnedFd,
+    launch_mounts: OwnedFd,
+}
+
+fn namespace(kind: &str) -> Result<OwnedFd, Failure> {
+    fs::File::open(format!("/proc/self/ns/{kind}")).map(OwnedFd::from).step("open own namespace")
+}
+
+impl Launchpad {
+    /// Moves the supervisor to a mount namespace of its own and makes the launch namespace.
+    ///
+    /// The own one receives the host's later mounts, so that volumes on them work, and gives none back.
+    pub(crate) fn build() -> Result<Self, Failure> {
+        sys::unshare(libc::CLONE_NEWNS).step("make mount namespace")?;
+        let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        mount_change(c"/", flags).step("make mounts private")?;
+        let own_mounts = namespace("mnt")?;
+        sys::unshare(libc::CLONE_NEWNS).step("make launch namespace")?;
+        let built = furnish().and_then(|()| namespace("mnt"));
+        sys::setns(own_mounts.as_fd(), libc::CLONE_NEWNS).step("return to own mount namespace")?;
+        let launch_mounts = built?;
+        Ok(Self { own_network: namespace("net")?, own_pids: namespace("pid")?, own_mounts, launch_mounts })
+    }
+
+    /// Makes a network namespace with `lo` up. It belongs to the host's user namespace, so root of a
+    /// container has no rights over it.
+    pub(crate) fn make_network(&self) -> Result<OwnedFd, Failure> {
+        sys::unshare(libc::CLONE_NEWNET).step("make network namespace")?;
+        let made = sys::bring_loopback_up().step("bring loopback up").and_then(|()| {
+            // NET_BIND_SERVICE does not reach this namespace, and raw sockets for ping need the capability
+            // that containers do not have. 2147483647 is the highest group that the kernel takes.
+            fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").step("open low ports")?;
+            fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").step("allow ping")?;
+            namespace("net")
+        });
+        self.leave(&self.own_network, libc::CLONE_NEWNET);
+        made
+    }
+
+    /// Runs `act` inside a sandbox's network namespace.
+    pub(crate) fn in_network<T>(
+        &self,
+        network: BorrowedFd<'_>,
+        act: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        sys::setns(network, libc::CLONE_NEWNET).step("enter network namespace")?;
+        let result = act();
+        self.leave(&self.own_network, libc::CLONE_NEWNET);
+        result
+    }
+
+    /// Runs `act` inside the launch namespace.
+    pub(crate) fn in_launch<T>(&self, act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        sys::setns(self.launch_mounts.as_fd(), libc::CLONE_NEWNS).step("enter launch namespace")?;
+        let result = act();
+        self.leave(&self.own_mounts, libc::CLONE_NEWNS);
+        result
+    }
+
+    /// Clones from the launch namespace. In the child this returns there; in the supervisor back home.
+    pub(crate) fn clone_from_launch(
+        &self,
+        flags: u64,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<sys::Clone, Failure> {
+        sys::setns(self.launch_mounts.as_fd(), libc::CLONE_NEWNS).step("enter launch namespace")?;
+        let cloned = sys::clone3(flags, cgroup);
+        if !matches!(cloned, Ok(sys::Clone::Child)) {
+            self.leave(&self.own_mounts, libc::CLONE_NEWNS);
+        }
+        cloned.step("clone process")
+    }
+
+    /// Clones into the PID namespace of the process that `pidfd` refers to.
+    pub(crate) fn clone_into_pids(
+        &self,
+        pidfd: BorrowedFd<'_>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<sys::Clone, Failure> {
+        // Affects future children only (pid_namespaces(7)).
+        sys::setns(pidfd, libc::CLONE_NEWPID).map_err(|error| match error.raw_os_error() {
+            Some(libc::ESRCH) => Failure::NotRunning {},
+            other => {
+                Failure::System { step: "enter pid namespace".to_owned(), errno: other.unwrap_or(libc::EIO) }
+            }
+        })?;
+        let cloned = sys::clone3(0, cgroup);
+        if !matches!(cloned, Ok(sys::Clone::Child)) {
+            self.leave(&self.own_pids, libc::CLONE_NEWPID);
+        }
+        cloned.step("clone process")
+    }
+
+    /// A supervisor lost in a task's namespace must not go on: it would do to one task what is meant for
+    /// another. Ending closes the socket, and the next start-up cleans up.
+    fn leave(&self, home: &OwnedFd, kind: i32) {
+        if let Err(error) = sys::setns(home.as_fd(), kind) {
+            eprintln!("neargate-supervisor: return from a sandbox's namespace: {error}");
+            std::process::abort();
+        }
+    }
+}
+
+/// Fills the launch namespace, in which the caller is, and makes it the root.
+fn furnish() -> Result<(), Failure> {
+    const STEP: &str = "furnish launch namespace";
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change(c"/", private).step(STEP)?;
+    let tmpfs = new_tmpfs(c"1m", c"0755", MountAttrFlags::MOUNT_ATTR_NOSUID).step(STEP)?;
+    // Any directory serves for the moment, and this one is on every Linux.
+    let place = Path::new("/proc");
+    move_mount(&tmpfs, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(STEP)?;
+    for dir in ["proc", "root", "dev", "layers"] {
+        fs::create_dir(place.join(dir)).step(STEP)?;
+    }
+    for (name, major, minor) in DEVICES {
+        let node = place.join("dev").join(name);
+        let mode = Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(CWD, &node, FileType::CharacterDevice, mode, rustix::fs::makedev(major, minor))
+            .step("make device node")?;
+        rustix::fs::chmodat(CWD, &node, mode, rustix::fs::AtFlags::empty()).step("make device node")?;
+    }
+    let proc = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC).step(STEP)?;
+    fsconfig_create(proc.as_fd()).step(STEP)?;
+    let proc = fsmount(proc.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).step(STEP)?;
+    let target = place.join("proc");
+    move_mount(&proc, c"", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(STEP)?;
+    rustix::process::chdir(place).step(STEP)?;
+    rustix::process::pivot_root(c".", c".").step(STEP)?;
+    unmount(c".", UnmountFlags::DETACH).step(STEP)?;
+    rustix::process::chdir(c"/").step(STEP)
+}

@@ -1,0 +1,58 @@
+//! Linux container driver and its supervisor.
+//!
+//! ```text
+//!  client.rs   Driver and SandboxHost over a socket            (server, any runtime)
+//!  spawn.rs    the supervisor from a sealed copy of the binary (server, before threads)
+//!  ─────────── protocol.rs, channel.rs, failure.rs ───────────
+//!  supervisor/ one thread, root: sandboxes, clone, reap        (supervisor)
+//!  launchpad.rs, rootfs.rs, cgroup.rs                          (supervisor, before the clone)
+//!  init/       from clone to exec                              (in the container)
+//! ```
+//!
+//! A container has a user namespace with 65,536 host ids that no other task has, PID, mount, IPC, UTS and
+//! cgroup namespaces of its own, its task's network namespace, limits, 11 capabilities, `no_new_privs`
+//! and a seccomp filter. It shares the kernel with the host, and page cache with other containers of the same
+//! image: this is not a virtual machine.
+//!
+//! Not here yet: a network beyond `lo`, pools of prepared namespaces, and a supervisor that outlives its
+//! server.
+//!
+//! `main` of a binary that uses this driver begins with
+//!
+//! ```no_run
+//! if let Some(role) = neargate_container::role_from_args() {
+//!     role.run();
+//! }
+//! let config = neargate_container::SupervisorConfig::for_data_dir("/var/lib/neargate".as_ref());
+//! let driver = neargate_container::Supervisor::spawn(&config)?; // before the first thread
+//! # Ok::<(), neargate_container::SpawnError>(())
+//! ```
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("containers need Linux");
+
+mod capabilities;
+mod cgroup;
+mod channel;
+mod client;
+mod config;
+mod failure;
+mod id_range;
+mod init;
+mod launchpad;
+mod protocol;
+mod rootfs;
+mod seccomp;
+mod spawn;
+mod supervisor;
+mod sys;
+mod user;
+
+pub use client::{ContainerDriver, Supervisor, SupervisorClient};
+pub use config::{DEFAULT_ID_BASE, SupervisorConfig};
+pub use spawn::{SpawnError, SupervisorRole, role_from_args};
+
+/// Runs the supervisor role of this process, which must have been started with it; never returns.
+pub fn supervisor_main(role: SupervisorRole) -> ! {
+    role.run()
+}

@@ -1,0 +1,288 @@
+//! Makes the mounts that a container takes over as descriptors: root, volumes, sysfs.
+//!
+//! All are detached: no mount of a container ever appears in a mount namespace that outlives it, so a
+//! killed supervisor leaves none behind and the host's mount table stays short.
+//!
+//! Files keep the owners that the image gave them. Each layer is an id-mapped mount (`mount_setattr(2)`,
+//! Linux 5.12; below overlay since 5.19; tmpfs since 6.3), so that id 0 on disk is the container's root,
+//! whatever host ids its range has, and nothing is copied to be chowned.
+//!
+//! The directory that receives writes is not id-mapped. Overlay makes files in it with the ids of whoever
+//! mounted, host root, which such a mount cannot express (it answers EOVERFLOW, and overlay then turns
+//! read-only). So what a container writes belongs to its range on disk, too: it can never leave a setuid
+//! program of host root behind.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+
+use crate::failure::{Failure, Step, errno};
+use crate::launchpad::{LAYERS_DIR, Launchpad};
+use crate::protocol::{MountPlan, StartPlan};
+use crate::sys;
+use crate::user::ID_RANGE;
+
+/// Docker's own limit; overlay itself allows 500.
+const LAYERS_MAX: usize = 127;
+
+/// How overlay is told its layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LayerPassing {
+    /// As descriptors of detached mounts: `FSCONFIG_SET_FD` since Linux 6.13, detached since 6.15.
+    Descriptors,
+    /// As paths in the launch namespace, for older kernels.
+    Paths,
+}
+
+/// A volume ready to be put in place.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    /// The detached mount; `None` is a tmpfs, which the container's own namespaces make.
+    pub(crate) mount: Option<OwnedFd>,
+    /// Whether the source is a directory.
+    pub(crate) is_dir: bool,
+    /// What was asked for.
+    pub(crate) plan: MountPlan,
+}
+
+fn open_tree_clone(path: &Path) -> rustix::io::Result<OwnedFd> {
+    open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE)
+}
+
+/// Mounts the root file system over the plan's layers. `userns` holds the task's id map, whose first id on
+/// the host is `ids`.
+pub(crate) fn mount_root(
+    plan: &StartPlan,
+    userns: BorrowedFd<'_>,
+    ids: u32,
+    passing: &mut LayerPassing,
+    launchpad: &Launchpad,
+) -> Result<OwnedFd, Failure> {
+    if plan.layers.is_empty() || plan.layers.len() > LAYERS_MAX {
+        let why = format!("it has {} layers; 1 to {LAYERS_MAX} are possible", plan.layers.len());
+        return Err(Failure::InvalidImage { why });
+    }
+    let scratch = path_of(&plan.scratch);
+    for dir in ["upper", "work"] {
+        make_dir(&scratch.join(dir)).step("make overlay directories")?;
+    }
+    // The root directory is the container root's own.
+    std::os::unix::fs::chown(scratch.join("upper"), Some(ids), Some(ids)).step("give root to container")?;
+    // One mount for upper and work: overlay wants both on the same one.
+    let writable = open_tree_clone(scratch).step("open scratch directory")?;
+    let lower: Result<Vec<_>, _> = plan.layers.iter().map(|layer| mapped(path_of(layer), userns)).collect();
+    let lower = lower?;
+    if *passing == LayerPassing::Descriptors {
+        match overlay_from_descriptors(&lower, &writable) {
+            // Kernels that do not know the parameter, or not in this form, answer EINVAL.
+            Err(Failure::System { errno: libc::EINVAL, .. }) => *passing = LayerPassing::Paths,
+            other => return other,
+        }
+    }
+    launchpad.in_launch(|| overlay_from_paths(&lower, &writable))
+}
+
+fn mapped(dir: &Path, userns: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    let tree = open_tree_clone(dir).step(&format!("open layer {}", dir.display()))?;
+    sys::mount_setattr(tree.as_fd(), 0, Some(userns)).map_err(|error| map_refused(dir, &error))?;
+    Ok(tree)
+}
+
+fn map_refused(dir: &Path, error: &io::Error) -> Failure {
+    if error.raw_os_error() == Some(libc::EINVAL) {
+        return Failure::Unsupported {
+            what: format!("the file system of {}", dir.display()),
+            why: "it has no id-mapped mounts; use ext4, xfs, btrfs, or tmpfs on Linux 6.3 or newer"
+                .to_owned(),
+        };
+    }
+    Failure::System { step: format!("map ids of {}", dir.display()), errno: errno(error) }
+}
+
+fn overlay_from_descriptors(lower: &[OwnedFd], writable: &OwnedFd) -> Result<OwnedFd, Failure> {
+    const STEP: &str = "mount overlay";
+    let overlay = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).step("open overlay")?;
+    // Appended from the top down, each below the one before.
+    for layer in lower.iter().rev() {
+        fsconfig_set_fd(overlay.as_fd(), c"lowerdir+", layer).step(STEP)?;
+    }
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    for (key, dir) in [(c"upperdir", c"upper"), (c"workdir", c"work")] {
+        let fd = rustix::fs::openat(writable, dir, flags, rustix::fs::Mode::empty()).step(STEP)?;
+        fsconfig_set_fd(overlay.as_fd(), key, &fd).step(STEP)?;
+    }
+    // No fsync for the sake of files that are thrown away with the container (Linux 5.10).
+    fsconfig_set_flag(overlay.as_fd(), c"volatile").step(STEP)?;
+    fsconfig_create(overlay.as_fd()).step(STEP)?;
+    fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV).step(STEP)
+}
+
+/// `mount(2)` with one page of options, as all kernels take it: layers are attached one after the other
+/// under short names of the launch namespace, and everything is detached again before this returns.
+fn overlay_from_paths(lower: &[OwnedFd], writable: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let mut attached = Vec::with_capacity(lower.len() + 2);
+    let result = attach_and_mount(lower, writable, &mut attached);
+    for dir in attached.iter().rev() {
+        // The overlay holds its own references; what stays attached would only be seen by us.
+        let _ = unmount(dir, UnmountFlags::DETACH);
+    }
+    result
+}
+
+fn attach_and_mount(
+    lower: &[OwnedFd],
+    writable: &OwnedFd,
+    attached: &mut Vec<String>,
+) -> Result<OwnedFd, Failure> {
+    const STEP: &str = "mount overlay";
+    let mut lower_dirs = Vec::with_capacity(lower.len());
+    for (index, layer) in lower.iter().enumerate().rev() {
+        lower_dirs.push(attach_new(layer, &format!("{LAYERS_DIR}/{index}"), attached).step(STEP)?);
+    }
+    let write = attach_new(writable, &format!("{LAYERS_DIR}/w"), attached).step(STEP)?;
+    let lower_dirs = lower_dirs.join(":");
+    let options = format!("volatile,lowerdir={lower_dirs},upperdir={write}/upper,workdir={write}/work");
+    let options = CString::new(options).map_err(io::Error::from).step(STEP)?;
+    let merged = format!("{LAYERS_DIR}/merged");
+    make_dir(Path::new(&merged)).step(STEP)?;
+    let flags = rustix::mount::MountFlags::NODEV;
+    rustix::mount::mount(c"overlay", &merged, c"overlay", flags, Some(options.as_c_str())).step(STEP)?;
+    attached.push(merged.clone());
+    open_tree_clone(Path::new(&merged)).step(STEP)
+}
+
+fn attach_new(mount: &OwnedFd, dir: &str, attached: &mut Vec<String>) -> io::Result<String> {
+    make_dir(Path::new(dir))?;
+    move_mount(mount, c"", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    attached.push(dir.to_owned());
+    Ok(dir.to_owned())
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// A detached tmpfs.
+pub(crate) fn new_tmpfs(size: &CStr, mode: &CStr, attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), c"size", size)?;
+    fsconfig_set_string(context.as_fd(), c"mode", mode)?;
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// A detached, read-only sysfs of the current network namespace.
+///
+/// The kernel lets only the owner of a network namespace mount its sysfs, and that is the host.
+pub(crate) fn new_sysfs() -> rustix::io::Result<OwnedFd> {
+    let context = fsopen(c"sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Opens the sources of a plan's volumes. `ids` is the first id of the task's range, `stored` that of the
+/// range in which volumes are kept on disk.
+///
+/// A volume outlives the task, whose range does not, so it is id-mapped: what the container's user n
+/// writes is owned by `stored + n` on the host, and never by host root. The owner of the source directory
+/// itself, unless it is root, is shown as the container's root, so that a directory of an ordinary user
+/// can be written to. A directory of host root is foreign to the container: it can read what everyone can
+/// read. Submounts of the source are not carried along.
+pub(crate) fn open_volumes(plan: &StartPlan, ids: u32, stored: u32) -> Result<Vec<Volume>, Failure> {
+    plan.mounts.iter().map(|mount| open_volume(mount, ids, stored)).collect()
+}
+
+fn open_volume(plan: &MountPlan, ids: u32, stored: u32) -> Result<Volume, Failure> {
+    let Some(source) = &plan.source_path else {
+        return Ok(Volume { mount: None, is_dir: true, plan: plan.clone() });
+    };
+    let fail = |error: io::Error| Failure::Mount {
+        source_path: source.clone(),
+        target: plan.target.clone(),
+        errno: errno(&error),
+    };
+    let tree = open_tree_clone(path_of(source)).map_err(|e| fail(e.into()))?;
+    let metadata = fs::File::from(tree.try_clone().map_err(fail)?).metadata().map_err(fail)?;
+    let mut attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    if plan.read_only {
+        attributes |= libc::MOUNT_ATTR_RDONLY;
+    }
+    let map = |owner| volume_map(owner, ids, stored);
+    let userns = make_userns(&map(metadata.uid()), &map(metadata.gid()))?;
+    sys::mount_setattr(tree.as_fd(), attributes, Some(userns.as_fd())).map_err(fail)?;
+    Ok(Volume { mount: Some(tree), is_dir: metadata.is_dir(), plan: plan.clone() })
+}
+
+/// The id map of a volume whose directory belongs to `owner`: lines of id on disk, host id, count.
+fn volume_map(owner: u32, ids: u32, stored: u32) -> String {
+    if owner == 0 || (stored..stored + ID_RANGE).contains(&owner) {
+        return format!("{stored} {ids} {ID_RANGE}");
+    }
+    format!("{owner} {ids} 1\n{} {} {}", stored + 1, ids + 1, ID_RANGE - 1)
+}
+
+/// A user namespace with the given maps, which lives as long as the descriptor.
+pub(crate) fn make_userns(uid_map: &str, gid_map: &str) -> Result<OwnedFd, Failure> {
+    const STEP: &str = "make user namespace";
+    let (wait, hold) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(STEP)?;
+    match sys::clone3(libc::CLONE_NEWUSER as u64, None).step(STEP)? {
+        sys::Clone::Child => {
+            drop(hold);
+            // Returns when the supervisor has closed its end, or has died.
+            let _ = rustix::io::read(&wait, &mut [0u8; 1]);
+            sys::exit_now(0)
+        }
+        sys::Clone::Parent { pid, pidfd } => {
+            let made = write_maps(pid, uid_map, gid_map)
+                .and_then(|()| fs::File::open(format!("/proc/{pid}/ns/user")))
+                .step(STEP);
+            drop(hold);
+            sys::wait_child(Some(pidfd.as_fd()), true).step(STEP)?;
+            made.map(OwnedFd::from)
+        }
+    }
+}
+
+/// Writes the id maps of a process in a new user namespace (user_namespaces(7)).
+pub(crate) fn write_maps(pid: i32, uid_map: &str, gid_map: &str) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/uid_map"), uid_map)?;
+    fs::write(format!("/proc/{pid}/gid_map"), gid_map)
+}
+
+fn path_of(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(owner: u32, expect: &str) {
+        assert_eq!(volume_map(owner, 2_000_000_000, 1_000_000_000), expect, "owner {owner}");
+    }
+
+    #[test]
+    fn host_root_is_in_no_volume_map() {
+        check(0, "1000000000 2000000000 65536");
+        check(1000, "1000 2000000000 1\n1000000001 2000000001 65535");
+        check(1_000_000_000, "1000000000 2000000000 65536");
+        check(1_000_000_033, "1000000000 2000000000 65536");
+    }
+}

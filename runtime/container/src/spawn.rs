@@ -1,0 +1,106 @@
+//! Starts the supervisor as a process of its own, from a sealed copy of the running binary.
+//!
+//! Sealed, because a container that could write to the file that its first process was cloned from would
+//! take over the host (CVE-2019-5736). The copy is made once, not for every container.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+/// The argument that makes a process a supervisor; the number of its socket follows.
+const ROLE_ARGUMENT: &str = "--supervisor-role";
+/// Its name in process listings.
+const NAME: &str = "neargate-supervisor";
+
+/// Why the supervisor could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// It must be started before any thread is: between fork and exec, locks of other threads are held for
+    /// ever.
+    #[error("start supervisor from a process with {count} threads; it must be started before the first one")]
+    Threads {
+        /// How many there are.
+        count: usize,
+    },
+    /// The binary could not be copied into a sealed memory file.
+    #[error("seal a copy of the own binary")]
+    Seal(#[source] io::Error),
+    /// The socket pair could not be made.
+    #[error("make the supervisor's socket")]
+    Socket(#[source] io::Error),
+    /// The copy could not be executed.
+    #[error("execute the supervisor")]
+    Execute(#[source] io::Error),
+}
+
+/// A process that was started as a supervisor.
+#[derive(Debug)]
+pub struct SupervisorRole {
+    socket: RawFd,
+}
+
+impl SupervisorRole {
+    /// Serves until the server is gone; never returns.
+    pub fn run(self) -> ! {
+        // SAFETY: the number came from `spawn` of this very binary, which left exactly this descriptor open
+        // for the role; a wrong number makes an invalid descriptor and every use of it fails with EBADF.
+        let socket = unsafe { OwnedFd::from_raw_fd(self.socket) };
+        if fcntl_setfd(&socket, FdFlags::CLOEXEC).is_err() {
+            std::process::exit(2);
+        }
+        crate::supervisor::run(socket)
+    }
+}
+
+/// Whether this process was started as a supervisor. To be called first in `main`, before any thread and
+/// before arguments are looked at in any other way.
+pub fn role_from_args() -> Option<SupervisorRole> {
+    let mut args = std::env::args_os().skip(1);
+    if args.next()? != ROLE_ARGUMENT {
+        return None;
+    }
+    let socket = args.next()?.into_string().ok()?.parse().ok()?;
+    (socket > 2).then_some(SupervisorRole { socket })
+}
+
+/// Starts the supervisor; returns it and our end of its socket.
+pub(crate) fn spawn() -> Result<(Child, OwnedFd), SpawnError> {
+    let count = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if count > 1 {
+        return Err(SpawnError::Threads { count });
+    }
+    let binary = seal_own_binary().map_err(SpawnError::Seal)?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|error| SpawnError::Socket(error.into()))?;
+    let inherited = theirs.as_raw_fd();
+    let mut command = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
+    command.arg0(NAME).arg(ROLE_ARGUMENT).arg(inherited.to_string());
+    let keep = move || {
+        // SAFETY: the descriptor is open in the child, a copy of this process, and is only borrowed.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inherited) };
+        fcntl_setfd(fd, FdFlags::empty()).map_err(io::Error::from)
+    };
+    // SAFETY: the closure makes one system call, which is safe between fork and exec.
+    unsafe { command.pre_exec(keep) };
+    let child = command.spawn().map_err(SpawnError::Execute)?;
+    Ok((child, ours))
+}
+
+fn seal_own_binary() -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Where vm.memfd_noexec is set, only MFD_EXEC (Linux 6.3) makes a memfd that can be executed; older
+    // kernels do not know the flag.
+    let memfd = rustix::fs::memfd_create(NAME, flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(NAME, flags))?;
+    let mut copy = File::from(memfd);
+    io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(copy.as_fd(), seals)?;
+    Ok(copy.into())
+}

@@ -1,0 +1,222 @@
+//! Starts a container.
+//!
+//! All that can be prepared outside of the container is prepared before the clone, by the supervisor; what
+//! must happen inside is done by [`init`](crate::init).
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::host::{Container, Event, Host, Process, Sandbox};
+use super::watch;
+use crate::capabilities;
+use crate::cgroup::Group;
+use crate::failure::{Failure, Step};
+use crate::init::{self, Init, Program};
+use crate::protocol::StartPlan;
+use crate::rootfs;
+use crate::sys::{self, Clone};
+use crate::user::ID_RANGE;
+
+/// The namespaces of a container, besides the network's, which is its sandbox's, and the cgroup's, which
+/// the child makes once it has joined its groups.
+const NAMESPACES: i32 =
+    libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+
+/// Open files of a container that does not name its own limit, as on Fargate; less where the supervisor
+/// itself may not have as many.
+const DEFAULT_NOFILE: u64 = 65_535;
+
+impl Host {
+    /// Starts a container; the request is answered once its program runs or cannot.
+    pub(super) fn start(
+        &mut self,
+        request: u64,
+        mut plan: StartPlan,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        if self.numbers.contains_key(&plan.container) {
+            return Err(Failure::System { step: "start container twice".to_owned(), errno: libc::EEXIST });
+        }
+        if !self.has_room() {
+            return Err(Failure::System { step: "start one more container".to_owned(), errno: libc::EAGAIN });
+        }
+        if !plan.container.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err(Failure::System { step: "check container id".to_owned(), errno: libc::EINVAL });
+        }
+        let stdio = streams(fds)?;
+        // The server has computed them; no mistake of its can give more than the driver allows.
+        plan.capabilities &= capabilities::ALLOWED;
+        let number = self.next_number();
+        let group = {
+            let sandbox = self.open_sandbox(&plan.task)?;
+            self.groups.make_container(
+                &sandbox.group,
+                &format!("{}.{number}", plan.container),
+                &plan.limits,
+            )?
+        };
+        match self.launch(&plan, &group, stdio) {
+            Ok(process) => self.watch_container(number, request, plan, group, process),
+            Err(failure) => {
+                group.remove();
+                Err(failure)
+            }
+        }
+    }
+
+    fn open_sandbox(&self, task: &str) -> Result<&Sandbox, Failure> {
+        let missing = || Failure::System { step: "find sandbox".to_owned(), errno: libc::ENOENT };
+        self.sandboxes.get(task).filter(|sandbox| sandbox.is_open()).ok_or_else(missing)
+    }
+
+    fn launch(&mut self, plan: &StartPlan, group: &Group, stdio: [OwnedFd; 3]) -> Result<Process, Failure> {
+        let missing = || Failure::System { step: "find sandbox".to_owned(), errno: libc::ENOENT };
+        let sandbox = self.sandboxes.get(&plan.task).ok_or_else(missing)?;
+        let program = Program::new(&plan.argv, &plan.env)?;
+        let root = rootfs::mount_root(
+            plan,
+            sandbox.userns.as_fd(),
+            sandbox.ids,
+            &mut self.passing,
+            &self.launchpad,
+        )?;
+        let volumes = rootfs::open_volumes(plan, sandbox.ids, self.ids.volumes())?;
+        let (ours, theirs) = sync_pair()?;
+        let launchpad = &self.launchpad;
+        let cloned = launchpad.in_network(sandbox.network.as_fd(), || {
+            let sysfs = rootfs::new_sysfs().step("make sysfs")?;
+            let init = Init {
+                plan,
+                program: &program,
+                hostname: &sandbox.hostname,
+                resolv_conf: &self.setup.resolv_conf,
+                masked: &self.masked,
+                filter: self.filters.get(capabilities::has_ptrace(plan.capabilities)),
+                root,
+                sysfs,
+                volumes,
+                tasks: group.open_tasks().step("open cgroup tasks")?,
+                stdio,
+                mount_cgroup2: self.groups.mounts_cgroup2(),
+            };
+            match launchpad.clone_from_launch(NAMESPACES as u64, group.unified_fd())? {
+                Clone::Child => init::start(init, theirs),
+                Clone::Parent { pid, pidfd } => Ok((pid, pidfd)),
+            }
+        });
+        let (pid, pidfd) = cloned?;
+        if let Err(failure) = admit(pid, sandbox.ids, plan).and_then(|()| go(&ours)) {
+            abandon(&pidfd);
+            return Err(failure);
+        }
+        Ok(Process { pid, pidfd, sync: Some(ours), failure: None })
+    }
+
+    fn watch_container(
+        &mut self,
+        number: u64,
+        request: u64,
+        plan: StartPlan,
+        group: Group,
+        process: Process,
+    ) -> Result<(), Failure> {
+        let mut container = Container::new(process, plan, group, request);
+        let watched = self.register(number, &container);
+        if let Some(sandbox) = self.sandboxes.get_mut(&container.plan.task) {
+            sandbox.live += 1;
+        }
+        match watched {
+            Ok(oom_event) => {
+                self.numbers.insert(container.plan.container.clone(), number);
+                container.oom_event = oom_event;
+                self.containers.insert(number, container);
+                Ok(())
+            }
+            Err(failure) => {
+                abandon(&container.process.pidfd);
+                self.leave(container.plan.task, container.group);
+                Err(failure)
+            }
+        }
+    }
+
+    fn register(&self, number: u64, container: &Container) -> Result<Option<OwnedFd>, Failure> {
+        let process = &container.process;
+        watch(&self.epoll, process.pidfd.as_fd(), Event::Ended(number).token()).step("watch container")?;
+        if let Some(sync) = &process.sync {
+            watch(&self.epoll, sync.as_fd(), Event::Synced(number).token()).step("watch container")?;
+        }
+        if !container.group.needs_oom_watch() {
+            return Ok(None);
+        }
+        let event = sys::eventfd().step("watch memory")?;
+        container.group.watch_oom(event.as_fd()).step("watch memory")?;
+        watch(&self.epoll, event.as_fd(), Event::OutOfMemory(number).token()).step("watch memory")?;
+        Ok(Some(event))
+    }
+}
+
+/// The three standard streams. A pipe is made writable to all who can reach it, because the container's
+/// user, who does not own it, may open it again through `/dev/stdout`; only processes of the container can.
+pub(super) fn streams(fds: Vec<OwnedFd>) -> Result<[OwnedFd; 3], Failure> {
+    let streams: [OwnedFd; 3] = fds
+        .try_into()
+        .map_err(|_| Failure::System { step: "receive standard streams".to_owned(), errno: libc::EBADMSG })?;
+    for stream in &streams {
+        let stat = rustix::fs::fstat(stream).step("look at standard streams")?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+            rustix::fs::fchmod(stream, Mode::from_raw_mode(0o666)).step("open up standard streams")?;
+        }
+    }
+    Ok(streams)
+}
+
+/// A socket over which a new process is told to go on, and tells a failure. Message-based, so that a
+/// failure arrives whole; closed by exec.
+pub(super) fn sync_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .step("make socket pair")
+}
+
+/// Lets the process go on.
+pub(super) fn go(sync: &OwnedFd) -> Result<(), Failure> {
+    rustix::io::write(sync, &[init::GO]).step("release new process").map(drop)
+}
+
+/// Gives a process its ids and limits, which take rights on the host.
+fn admit(pid: i32, ids: u32, plan: &StartPlan) -> Result<(), Failure> {
+    let map = format!("0 {ids} {ID_RANGE}");
+    rootfs::write_maps(pid, &map, &map).step("write id maps")?;
+    set_oom_score(pid)?;
+    // Raising a hard limit takes SYS_RESOURCE, which even root lacks in some containers.
+    let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let nofile = nofile.min(DEFAULT_NOFILE);
+    sys::prlimit(pid, libc::RLIMIT_NOFILE, nofile, nofile).step("limit open files")?;
+    // A core dump would have to be taken by the host.
+    if !plan.ulimits.iter().any(|(resource, _)| *resource == libc::RLIMIT_CORE) {
+        sys::prlimit(pid, libc::RLIMIT_CORE, 0, 0).step("forbid core dumps")?;
+    }
+    for (resource, (soft, hard)) in &plan.ulimits {
+        sys::prlimit(pid, *resource, *soft, *hard).step("set limits")?;
+    }
+    Ok(())
+}
+
+/// Takes the supervisor's protection from the OOM killer off a process. Set by host root, this is also the
+/// lowest value that the container can return to.
+pub(super) fn set_oom_score(pid: i32) -> Result<(), Failure> {
+    match fs::write(format!("/proc/{pid}/oom_score_adj"), "0") {
+        // Only lowering can be refused, to a supervisor that lacks SYS_RESOURCE and is itself easier to kill.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.step("set OOM score"),
+    }
+}
+
+/// Kills and reaps a process that must not go on.
+pub(super) fn abandon(pidfd: &OwnedFd) {
+    let _ = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = sys::wait_child(Some(pidfd.as_fd()), true);
+}

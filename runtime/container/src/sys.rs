@@ -1,0 +1,323 @@
+//! System calls that neither std nor rustix wraps, each behind a safe function.
+//!
+//! Everything here is synchronous and allocates nothing, so that it may run between clone and exec.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Turns the `-1` convention of a system call into a result.
+fn check(value: libc::c_long) -> io::Result<libc::c_long> {
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// From `linux/sched.h`; the constant of the libc crate has too few bits for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which of the two processes `clone3` returned in.
+pub(crate) enum Clone {
+    /// The new process.
+    Child,
+    /// The caller.
+    Parent {
+        /// The child's id in the caller's PID namespace.
+        pid: i32,
+        /// Refers to the child; close-on-exec.
+        pidfd: OwnedFd,
+    },
+}
+
+/// `clone3(2)` with `CLONE_PIDFD` and, when `cgroup` is given, `CLONE_INTO_CGROUP` (Linux 5.7).
+///
+/// Without `CLONE_VM` the child gets a copy of the caller's memory, as with `fork(2)`.
+pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Clone> {
+    let mut pidfd: RawFd = -1;
+    let into_cgroup = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+    let args = libc::clone_args {
+        flags: flags | libc::CLONE_PIDFD as u64 | into_cgroup,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    // SAFETY: `args` is a valid clone_args of the given size and outlives the call. No flag shares
+    // memory or the stack, so the child continues on its own copy of both. The supervisor has one
+    // thread, so no lock of the C library is held by a thread that the child lacks.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) })?;
+    if pid == 0 {
+        return Ok(Clone::Child);
+    }
+    // SAFETY: with CLONE_PIDFD the kernel has stored a new descriptor, owned by nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Clone::Parent { pid: pid as i32, pidfd })
+}
+
+/// `unshare(2)` for namespaces of the calling, only thread.
+pub(crate) fn unshare(flags: i32) -> io::Result<()> {
+    // SAFETY: takes no pointers; CLONE_FILES, which rustix rightly calls unsafe, is never passed.
+    check(unsafe { libc::unshare(flags) }.into()).map(drop)
+}
+
+/// `setns(2)`; `fd` is a namespace or a pidfd.
+pub(crate) fn setns(fd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::setns(fd.as_raw_fd(), flags) }.into()).map(drop)
+}
+
+/// `mount_setattr(2)` (Linux 5.12) on the mount that `fd` refers to; `id_map` is a user namespace for
+/// `MOUNT_ATTR_IDMAP`.
+pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, set: u64, id_map: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: set | if id_map.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 },
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: id_map.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    // SAFETY: the path is a valid C string and `attr` a valid mount_attr of the given size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of_val(&attr),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Sets close-on-exec on every descriptor from 3 up (`close_range(2)`, flag since Linux 5.11).
+pub(crate) fn cloexec_from_3() -> io::Result<()> {
+    // SAFETY: takes no pointers and closes nothing now.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    check(result).map(drop)
+}
+
+/// Closes every descriptor from 3 up.
+///
+/// Only for a process that will never again use an [`OwnedFd`] it inherited.
+pub(crate) fn close_from_3() -> io::Result<()> {
+    // SAFETY: takes no pointers; the caller uses no such descriptor afterwards.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) }).map(drop)
+}
+
+/// `dup2(2)` onto a standard stream.
+pub(crate) fn dup2(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
+    // SAFETY: takes no pointers; `to` is 0, 1 or 2, which no OwnedFd owns.
+    check(unsafe { libc::dup2(from.as_raw_fd(), to) }.into()).map(drop)
+}
+
+/// Puts every signal back to its default action and unblocks all.
+///
+/// `execve(2)` keeps ignored signals ignored, and Rust's start-up code ignores SIGPIPE.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL installs no handler. SIGKILL, SIGSTOP and the two signals that the C library
+        // keeps for itself are refused, which is as wanted.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    set_blocked(&[], libc::SIG_SETMASK);
+}
+
+/// Blocks all signals; the reaper of `init: true` takes them with [`wait_signal`].
+pub(crate) fn block_all_signals() {
+    // SAFETY: `set` is initialised by sigfillset before it is read.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
+    }
+}
+
+/// Changes the calling thread's signal mask.
+pub(crate) fn set_blocked(signals: &[i32], how: i32) {
+    // SAFETY: `set` is initialised by sigemptyset before it is read; sigaddset refuses bad numbers.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in signals {
+            libc::sigaddset(&mut set, *signal);
+        }
+        libc::sigprocmask(how, &set, std::ptr::null_mut());
+    }
+}
+
+/// Takes one blocked signal (`sigwaitinfo(2)`), returning its number.
+pub(crate) fn wait_signal() -> io::Result<i32> {
+    // SAFETY: `set` is initialised by sigfillset; a null info pointer is allowed.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        check(libc::sigwaitinfo(&set, std::ptr::null_mut()).into()).map(|signal| signal as i32)
+    }
+}
+
+/// A descriptor that becomes readable when one of `signals`, which are blocked, arrives.
+pub(crate) fn signalfd(signals: &[i32]) -> io::Result<OwnedFd> {
+    // SAFETY: `set` is initialised by sigemptyset; the returned descriptor is new and ours.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in signals {
+            libc::sigaddset(&mut set, *signal);
+        }
+        let fd = check(libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// `kill(2)`.
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}
+
+/// `pidfd_send_signal(2)` with any signal number, real-time ones included.
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo pointer is allowed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0u32,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Reaps a child: `pidfd` when given, else any. `None` when none has ended and `hang` is false.
+///
+/// The code is the exit status, or 128 + n after signal n.
+pub(crate) fn wait_child(pidfd: Option<BorrowedFd<'_>>, hang: bool) -> io::Result<Option<(i32, i32)>> {
+    let (kind, id) = match pidfd {
+        Some(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+        None => (libc::P_ALL, 0),
+    };
+    let options = libc::WEXITED | if hang { 0 } else { libc::WNOHANG };
+    // SAFETY: siginfo_t is plain data for which zero is valid, and the kernel fills it.
+    let info = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        check(libc::waitid(kind, id, &mut info, options).into())?;
+        info
+    };
+    // SAFETY: after a successful waitid the SIGCHLD fields are set (all zero when nothing ended).
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return Ok(None);
+    }
+    let code = if info.si_code == libc::CLD_EXITED { status } else { 128 + status };
+    Ok(Some((pid, code)))
+}
+
+/// `fork(2)` for the single-threaded reaper.
+pub(crate) fn fork() -> io::Result<i32> {
+    // SAFETY: this process has one thread, so the child may go on as the parent would.
+    check(unsafe { libc::fork() }.into()).map(|pid| pid as i32)
+}
+
+/// `_exit(2)`: no destructors, no exit handlers of the copied process image.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns.
+    unsafe { libc::_exit(code) }
+}
+
+/// `execve(2)`; returns only on failure.
+pub(crate) fn execve(program: &CStr, argv: &[*const libc::c_char], env: &[*const libc::c_char]) -> io::Error {
+    assert!(argv.last().is_some_and(|p| p.is_null()) && env.last().is_some_and(|p| p.is_null()));
+    // SAFETY: both arrays end with a null pointer (asserted) and point to C strings that the caller keeps.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Sets user, group and supplementary groups with raw system calls; glibc's wrappers would signal
+/// other threads, of which there are none.
+pub(crate) fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: `groups` is a valid array of the given length; the others take no pointers.
+    unsafe {
+        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid)).map(drop)
+    }
+}
+
+/// `prctl(2)` with one integer argument.
+pub(crate) fn prctl(option: i32, argument: u64) -> io::Result<()> {
+    // SAFETY: only options that take integers are passed.
+    check(unsafe { libc::prctl(option, argument, 0u64, 0u64, 0u64) }.into()).map(drop)
+}
+
+/// `PR_CAP_AMBIENT_CLEAR_ALL`.
+pub(crate) fn clear_ambient() -> io::Result<()> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64)
+}
+
+/// Installs a seccomp filter; needs `no_new_privs`.
+pub(crate) fn seccomp(filter: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: `program` points to `len` instructions, which the kernel copies and verifies.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const program) };
+    check(result).map(drop)
+}
+
+/// Sets one resource limit of another process (`prlimit(2)`).
+pub(crate) fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is valid for the call and no old value is asked for.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            pid,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Gives the process a session keyring of its own, so that it possesses no key of who started it.
+pub(crate) fn join_new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: u32 = 1;
+    // SAFETY: a null name makes an anonymous keyring.
+    let result = unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    };
+    check(result).map(drop)
+}
+
+/// Brings the loopback device of the current network namespace up.
+pub(crate) fn bring_loopback_up() -> io::Result<()> {
+    // SAFETY: ifreq is plain data for which zero is valid; the name is shorter than its field and the
+    // ioctls read and write only that structure.
+    unsafe {
+        let fd = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0).into())?;
+        let socket = OwnedFd::from_raw_fd(fd as RawFd);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request).into()).map(drop)
+    }
+}
+
+/// A new eventfd, close-on-exec and non-blocking.
+pub(crate) fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: the returned descriptor is new and ours.
+    unsafe {
+        let fd = check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
