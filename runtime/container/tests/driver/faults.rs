@@ -1,0 +1,225 @@
+//! What is left behind: nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio as ProcessStdio};
+use std::time::{Duration, Instant};
+
+use neargate_container::{SpawnError, Supervisor, SupervisorConfig};
+use neargate_driver::{Limits, SandboxError, SandboxHost, SandboxSpec};
+use neargate_model::TaskId;
+
+use crate::cases;
+use crate::fixture::{Fixture, cgroup_roots};
+
+cases![nothing_accumulates, killed_client, killed_supervisor, threads_are_refused, without_root];
+
+/// First argument of the process that [`killed_client`] kills; the directory to use follows.
+pub(crate) const CLIENT_ROLE: &str = "client-to-be-killed=";
+
+/// Countable things of the host and of the supervisors.
+#[derive(Debug, PartialEq, Eq)]
+struct Census {
+    cgroups: usize,
+    mounts: usize,
+    namespaces: BTreeSet<PathBuf>,
+    supervisor_fds: usize,
+    children: usize,
+}
+
+fn supervisors() -> Vec<PathBuf> {
+    let own = std::process::id().to_string();
+    let is_ours = |dir: &PathBuf| {
+        let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.split(' ').nth(2) == Some(&own))
+            && fs::read_to_string(dir.join("comm")).is_ok_and(|name| name.trim() == "ng-supervisor")
+    };
+    fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()).filter(is_ours).collect()
+}
+
+impl Census {
+    fn take(fixture: &Fixture) -> Self {
+        let instances = cgroup_roots().into_iter().map(|root| root.join("neargate").join(&fixture.instance));
+        let is_namespace = |link: &PathBuf| link.to_string_lossy().starts_with("net:");
+        let links = |dir: &PathBuf| fs::read_dir(dir.join("fd")).unwrap().flatten().map(|fd| fd.path());
+        let supervisors = supervisors();
+        Self {
+            cgroups: instances
+                .flat_map(fs::read_dir)
+                .flatten()
+                .flatten()
+                .filter(|e| e.path().is_dir())
+                .count(),
+            mounts: fs::read_to_string("/proc/self/mounts").unwrap().lines().count(),
+            namespaces: supervisors
+                .iter()
+                .flat_map(links)
+                .filter_map(|link| fs::read_link(link).ok())
+                .filter(is_namespace)
+                .collect(),
+            supervisor_fds: supervisors.iter().flat_map(links).count(),
+            children: supervisors.iter().map(|dir| children_of(dir).len()).sum(),
+        }
+    }
+}
+
+fn children_of(process: &std::path::Path) -> Vec<u32> {
+    let id = process.file_name().unwrap().to_str().unwrap();
+    let children = fs::read_to_string(process.join(format!("task/{id}/children"))).unwrap_or_default();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+async fn nothing_accumulates(fixture: &Fixture) {
+    // The first start makes what is kept on purpose.
+    let task = fixture.task().await;
+    task.sh("true").await;
+    task.release().await;
+    let before = Census::take(fixture);
+    for n in 0..100 {
+        let task = fixture.task_with(Limits { memory_bytes: Some(64 << 20), ..Limits::default() }).await;
+        let script = if n % 2 == 0 { "true" } else { "sleep 100 & exit 1" };
+        task.sh_with(script, |spec| {
+            spec.init = n % 3 == 0;
+            spec.limits.cpu_millis = (n % 5 == 0).then_some(500);
+        })
+        .await;
+        if n % 10 == 0 {
+            let (mut spec, _streams) = task.spec(&["nothing"]);
+            spec.argv = vec!["nothing".to_owned()];
+            assert!(task.start(spec).await.is_err());
+        }
+        task.release().await;
+    }
+    assert_eq!(Census::take(fixture), before);
+}
+
+/// The process that is killed: starts a container, tells its supervisor, and waits.
+pub(crate) fn be_client(directory: &str) -> ExitCode {
+    let directory = PathBuf::from(directory);
+    let config = SupervisorConfig::for_data_dir(&directory);
+    let client = Supervisor::spawn(&config).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let fixture = Fixture::new(&directory, client.clone(), client, &config);
+    runtime.block_on(async {
+        let task = fixture.task().await;
+        let (handle, _streams) =
+            task.start_ready("trap '' TERM; (sleep 1000 &); echo ready; cat", |_| {}).await;
+        let supervisor = supervisors().remove(0);
+        println!("{} {}", supervisor.file_name().unwrap().to_str().unwrap(), config.instance());
+        handle.wait().await;
+    });
+    ExitCode::FAILURE
+}
+
+/// Waits for something to become true that the kernel or another process does.
+async fn eventually(what: &str, is_true: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn instance_dirs(instance: &str) -> Vec<PathBuf> {
+    cgroup_roots()
+        .into_iter()
+        .map(|root| root.join("neargate").join(instance))
+        .filter(|dir| dir.exists())
+        .collect()
+}
+
+struct Killable {
+    child: std::process::Child,
+    supervisor: i32,
+    instance: String,
+    containers: Vec<u32>,
+}
+
+/// Starts another client with a running container.
+fn start_client(fixture: &Fixture) -> Killable {
+    let argument = format!("{CLIENT_ROLE}{}", fixture.new_dir().display());
+    let exe = std::env::current_exe().unwrap();
+    let mut child = Command::new(exe).arg(argument).stdout(ProcessStdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (supervisor, instance) = line.trim().split_once(' ').expect("the other client could not start");
+    let containers = children_of(&PathBuf::from(format!("/proc/{supervisor}")));
+    assert_eq!(containers.len(), 1);
+    assert!(!instance_dirs(instance).is_empty());
+    Killable { child, supervisor: supervisor.parse().unwrap(), instance: instance.to_owned(), containers }
+}
+
+fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+async fn killed_client(fixture: &Fixture) {
+    let mut client = start_client(fixture);
+    client.child.kill().unwrap();
+    client.child.wait().unwrap();
+    eventually("containers of a killed client live on", || {
+        !client.containers.iter().any(|&pid| is_alive(pid))
+    })
+    .await;
+    eventually("its supervisor lives on", || !is_alive(client.supervisor as u32)).await;
+    assert_eq!(instance_dirs(&client.instance), Vec::<PathBuf>::new());
+}
+
+/// What a killed supervisor leaves is removed by the next one that starts, whosever it is.
+async fn killed_supervisor(fixture: &Fixture) {
+    let mut client = start_client(fixture);
+    let pid = rustix::process::Pid::from_raw(client.supervisor).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    client.child.wait().unwrap();
+    assert!(client.containers.iter().any(|&pid| is_alive(pid)), "they are not tied to the supervisor");
+    let mut next = start_client(fixture);
+    assert!(!client.containers.iter().any(|&pid| is_alive(pid)), "the next supervisor left them alive");
+    assert_eq!(instance_dirs(&client.instance), Vec::<PathBuf>::new());
+    next.child.kill().unwrap();
+    next.child.wait().unwrap();
+    eventually("cgroups are left", || instance_dirs(&next.instance).is_empty()).await;
+}
+
+async fn threads_are_refused(fixture: &Fixture) {
+    let error =
+        Supervisor::spawn(&SupervisorConfig::for_data_dir(&fixture.directory)).map(|_| ()).unwrap_err();
+    assert!(matches!(error, SpawnError::Threads { count } if count > 1), "{error:?}");
+}
+
+/// First argument of the process that has no rights.
+pub(crate) const POWERLESS_ROLE: &str = "client-without-root";
+
+/// The process without rights: everything succeeds but preparing a sandbox, which says what is missing.
+pub(crate) fn be_powerless() -> ExitCode {
+    let client = Supervisor::spawn(&SupervisorConfig::for_data_dir("/".as_ref())).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let task = TaskId::new("f".repeat(32)).unwrap();
+    let spec = SandboxSpec { task, hostname: "x".to_owned(), limits: Limits::default(), linux: true };
+    let (prepared, released) =
+        runtime.block_on(async { (client.prepare(&spec).await, client.release(&spec.task).await) });
+    released.unwrap();
+    match prepared {
+        Err(SandboxError::NotPermitted { what, hint }) => println!("{what}: {hint}"),
+        other => panic!("{other:?}"),
+    }
+    runtime.block_on(client.shut_down());
+    ExitCode::SUCCESS
+}
+
+async fn without_root(fixture: &Fixture) {
+    // The directories of the build may be closed to others; a copy is not.
+    let copy = std::env::temp_dir().join(format!("neargate-test-{}", fixture.instance));
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let output = Command::new(&copy).arg(POWERLESS_ROLE).uid(65534).gid(65534).current_dir("/").output();
+    fs::remove_file(&copy).unwrap();
+    let output = output.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        text,
+        "run containers: start `neargate serve` as root; `neargate doctor` tells what is missing\n"
+    );
+}

@@ -1,0 +1,290 @@
+//! A root file system, and short ways to run something in it.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use neargate_container::{SupervisorClient, SupervisorConfig};
+use neargate_driver::{
+    ContainerSpec, Driver, ExecSpec, Exit, Handle, Limits, Rootfs, Sandbox, SandboxHost, SandboxSpec,
+    StartError, Stdio,
+};
+use neargate_model::{ContainerId, ContainerName, TaskId};
+
+const BUSYBOX: &str = "/bin/busybox";
+/// Host name of every sandbox of the tests.
+pub(crate) const HOSTNAME: &str = "test-task";
+
+/// What this machine lacks for the tests, if anything.
+pub(crate) fn lacking() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("it needs root");
+    }
+    (!Path::new(BUSYBOX).exists()).then_some("/bin/busybox (package busybox-static) is missing")
+}
+
+/// What all cases share.
+pub(crate) struct Fixture {
+    /// Removed with everything in it after the tests.
+    pub(crate) directory: PathBuf,
+    pub(crate) client: SupervisorClient,
+    /// A supervisor that mounts as on kernels before 6.15.
+    pub(crate) old_client: SupervisorClient,
+    /// Name of the first one's cgroups.
+    pub(crate) instance: String,
+    next: AtomicU64,
+}
+
+/// A task's sandbox with its containers.
+pub(crate) struct Task<'a> {
+    pub(crate) fixture: &'a Fixture,
+    client: &'a SupervisorClient,
+    pub(crate) sandbox: Sandbox,
+}
+
+/// What a container has done.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) exit: Exit,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Standard output as text, without white space around it.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim().to_owned()
+    }
+
+    /// Standard error as text.
+    pub(crate) fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).trim().to_owned()
+    }
+
+    /// The exit code.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.exit.code
+    }
+}
+
+/// Both ends of the streams of a container.
+pub(crate) struct Streams {
+    pub(crate) stdin: File,
+    pub(crate) stdout: File,
+    pub(crate) stderr: File,
+}
+
+impl Streams {
+    /// Three pipes, and the other ends of them.
+    pub(crate) fn new() -> (Stdio, Streams) {
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let ((stdin, write), (out, stdout), (err, stderr)) = (pipe(), pipe(), pipe());
+        let ours = Streams { stdin: write.into(), stdout: out.into(), stderr: err.into() };
+        (Stdio { stdin, stdout, stderr }, ours)
+    }
+
+    /// Closes standard input and reads the others to their ends, off the runtime.
+    pub(crate) async fn read(self) -> (Vec<u8>, Vec<u8>) {
+        drop(self.stdin);
+        let read = |mut file: File| {
+            tokio::task::spawn_blocking(move || {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).unwrap();
+                bytes
+            })
+        };
+        let (stdout, stderr) = (read(self.stdout), read(self.stderr));
+        (stdout.await.unwrap(), stderr.await.unwrap())
+    }
+}
+
+impl Fixture {
+    pub(crate) fn new(
+        directory: &Path,
+        client: SupervisorClient,
+        old_client: SupervisorClient,
+        config: &SupervisorConfig,
+    ) -> Self {
+        make_rootfs(&directory.join("rootfs"));
+        let directory = directory.to_owned();
+        Self {
+            directory,
+            client,
+            old_client,
+            instance: config.instance().to_owned(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    /// The image that most cases use.
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.directory.join("rootfs")
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A new directory on the host.
+    pub(crate) fn new_dir(&self) -> PathBuf {
+        let dir = self.directory.join(format!("dir-{}", self.number()));
+        fs::create_dir(&dir).unwrap();
+        dir
+    }
+
+    /// A copy of the image, to be changed.
+    pub(crate) fn new_rootfs(&self) -> PathBuf {
+        let dir = self.directory.join(format!("rootfs-{}", self.number()));
+        make_rootfs(&dir);
+        dir
+    }
+
+    pub(crate) async fn task(&self) -> Task<'_> {
+        self.task_with(Limits::default()).await
+    }
+
+    pub(crate) async fn task_with(&self, limits: Limits) -> Task<'_> {
+        self.task_on(&self.client, limits).await
+    }
+
+    pub(crate) async fn task_on<'a>(&'a self, client: &'a SupervisorClient, limits: Limits) -> Task<'a> {
+        let task = TaskId::new(format!("{:032x}", self.number())).unwrap();
+        let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true };
+        let sandbox = client.prepare(&spec).await.unwrap();
+        Task { fixture: self, client, sandbox }
+    }
+
+    pub(crate) async fn shut_down(&self) {
+        self.client.shut_down().await;
+        self.old_client.shut_down().await;
+    }
+}
+
+impl Task<'_> {
+    /// A container that runs `argv`, and the ends of its streams.
+    pub(crate) fn spec(&self, argv: &[&str]) -> (ContainerSpec, Streams) {
+        let number = self.fixture.number();
+        let (stdio, streams) = Streams::new();
+        let spec = ContainerSpec {
+            id: ContainerId::new(format!("00000000-0000-0000-0000-{number:012x}")).unwrap(),
+            task: self.sandbox.task.clone(),
+            name: ContainerName::new("main").unwrap(),
+            rootfs: Rootfs::Layers(vec![self.fixture.rootfs()]),
+            argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
+            env: vec![("PATH".to_owned(), "/bin".to_owned())],
+            working_dir: "/".into(),
+            user: None,
+            limits: Limits::default(),
+            ulimits: vec![],
+            read_only_root: false,
+            mounts: vec![],
+            capabilities_add: vec![],
+            capabilities_drop: vec![],
+            init: false,
+            stdio,
+            scratch: self.fixture.new_dir(),
+        };
+        (spec, streams)
+    }
+
+    pub(crate) async fn start(&self, spec: ContainerSpec) -> Result<Arc<dyn Handle>, StartError> {
+        self.client.start(spec, &self.sandbox).await
+    }
+
+    /// Runs a container to its end.
+    pub(crate) async fn run(&self, spec: ContainerSpec, streams: Streams) -> Result<Output, StartError> {
+        let handle = self.start(spec).await?;
+        let (stdout, stderr) = streams.read().await;
+        Ok(Output { exit: handle.wait().await, stdout, stderr })
+    }
+
+    /// Runs a shell script that was changed in some way.
+    pub(crate) async fn sh_with(&self, script: &str, change: impl FnOnce(&mut ContainerSpec)) -> Output {
+        let (mut spec, streams) = self.spec(&["sh", "-c", script]);
+        change(&mut spec);
+        self.run(spec, streams).await.unwrap()
+    }
+
+    /// Runs a shell script.
+    pub(crate) async fn sh(&self, script: &str) -> Output {
+        self.sh_with(script, |_| {}).await
+    }
+
+    /// Starts a shell script that tells when it is ready by its first line, and waits for that line.
+    pub(crate) async fn start_ready(
+        &self,
+        script: &str,
+        change: impl FnOnce(&mut ContainerSpec),
+    ) -> (Arc<dyn Handle>, Streams) {
+        let (mut spec, streams) = self.spec(&["sh", "-c", script]);
+        change(&mut spec);
+        let handle = self.start(spec).await.unwrap();
+        let mut stdout = streams.stdout.try_clone().unwrap();
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = Vec::new();
+            let mut byte = [0];
+            while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+                line.push(byte[0]);
+            }
+            line
+        });
+        assert_eq!(line.await.unwrap(), b"ready");
+        (handle, streams)
+    }
+
+    pub(crate) async fn release(&self) {
+        self.client.release(&self.sandbox.task).await.unwrap();
+    }
+
+    /// The task's cgroup directories that exist.
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
+        cgroup_roots()
+            .into_iter()
+            .map(|root| root.join("neargate").join(&self.fixture.instance).join(self.sandbox.task.as_str()))
+            .filter(|dir| dir.exists())
+            .collect()
+    }
+}
+
+/// A second command.
+pub(crate) fn exec_spec(argv: &[&str], stdio: Option<Stdio>) -> ExecSpec {
+    ExecSpec {
+        argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
+        env: vec![],
+        timeout: Duration::from_secs(30),
+        stdio,
+    }
+}
+
+/// All mounted cgroup hierarchies.
+pub(crate) fn cgroup_roots() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let is_cgroup = |line: &&str| line.split(' ').nth(2).is_some_and(|kind| kind.starts_with("cgroup"));
+    mounts.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from).collect()
+}
+
+fn make_rootfs(dir: &Path) {
+    for sub in ["bin", "etc", "proc", "sys", "dev", "tmp", "data"] {
+        fs::create_dir_all(dir.join(sub)).unwrap();
+    }
+    fs::set_permissions(dir.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    fs::copy(BUSYBOX, dir.join("bin/busybox")).unwrap();
+    let list = Command::new(BUSYBOX).arg("--list").output().unwrap();
+    for applet in String::from_utf8(list.stdout).unwrap().lines().filter(|applet| *applet != "busybox") {
+        symlink("busybox", dir.join("bin").join(applet)).unwrap();
+    }
+    fs::write(dir.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1001::/:/bin/sh\n").unwrap();
+    fs::write(dir.join("etc/group"), "root:x:0:\nweb:x:1001:\nextra:x:44:web\n").unwrap();
+    fs::write(dir.join("data/plain"), "not a program\n").unwrap();
+    let mut script = File::create(dir.join("bin/orphan")).unwrap();
+    script.write_all(b"#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(dir.join("bin/orphan"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(dir.join("bin/garbage"), b"\x01\x02\x03\x04").unwrap();
+    fs::set_permissions(dir.join("bin/garbage"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+}

@@ -1,0 +1,131 @@
+//! Limits hold, and going over one is told.
+
+use std::fs;
+
+use neargate_driver::Limits;
+
+use crate::cases;
+use crate::fixture::Fixture;
+
+cases![
+    fork_bomb_65,
+    memory_of_container,
+    memory_of_task,
+    oom_of_a_child_ends_the_container,
+    oom_beside_an_init,
+    cpu_quota_is_set,
+    limits_of_container_are_set,
+];
+
+async fn fork_bomb_65(fixture: &Fixture) {
+    let task = fixture.task().await;
+    let limits = Limits { pids_max: Some(20), ..Limits::default() };
+    let script = "i=0; while [ $i -lt 50 ]; do sleep 100 & i=$((i+1)); done; echo unlimited";
+    let output = task.sh_with(script, |spec| spec.limits = limits).await;
+    assert!(output.errors().contains("can't fork"), "{output:?}");
+    assert_ne!(output.text(), "unlimited");
+    let task_limit = fixture.task_with(Limits { pids_max: Some(20), ..Limits::default() }).await;
+    assert!(task_limit.sh(script).await.errors().contains("can't fork"));
+    task.release().await;
+    task_limit.release().await;
+}
+
+const MIB: u64 = 1024 * 1024;
+/// Fills memory that counts as the shell's own.
+const HOG: &str = "x=x; while :; do x=$x$x; done";
+
+fn memory(mib: u64) -> Limits {
+    Limits { memory_bytes: Some(mib * MIB), ..Limits::default() }
+}
+
+async fn memory_of_container(fixture: &Fixture) {
+    let task = fixture.task().await;
+    let output = task.sh_with(HOG, |spec| spec.limits = memory(16)).await;
+    assert_eq!((output.code(), output.exit.oom), (Some(137), true), "{output:?}");
+    let output = task.sh_with("echo small", |spec| spec.limits = memory(16)).await;
+    assert_eq!((output.code(), output.exit.oom, output.text().as_str()), (Some(0), false, "small"));
+    task.release().await;
+}
+
+async fn memory_of_task(fixture: &Fixture) {
+    let task = fixture.task_with(memory(16)).await;
+    let output = task.sh(HOG).await;
+    assert_eq!((output.code(), output.exit.oom), (Some(137), true), "{output:?}");
+    task.release().await;
+}
+
+/// The kernel of v1 kills one process; a container of which a part is gone must not go on.
+async fn oom_of_a_child_ends_the_container(fixture: &Fixture) {
+    let task = fixture.task_with(memory(64)).await;
+    let (other, _streams) = task.start_ready("echo ready; cat", |_| {}).await;
+    let script = format!("sh -c '{HOG}'; sleep 100; echo went on");
+    let output = task.sh_with(&script, |spec| spec.limits = memory(16)).await;
+    assert_eq!((output.code(), output.exit.oom, output.text().as_str()), (Some(137), true, ""), "{output:?}");
+    assert_eq!(other.stats().await.unwrap().pids, 1, "a neighbour within its limit lives on");
+    task.release().await;
+}
+
+async fn oom_beside_an_init(fixture: &Fixture) {
+    let task = fixture.task().await;
+    let output = task
+        .sh_with(HOG, |spec| {
+            spec.limits = memory(16);
+            spec.init = true;
+        })
+        .await;
+    assert_eq!((output.code(), output.exit.oom), (Some(137), true), "{output:?}");
+    task.release().await;
+}
+
+/// The one value that a file of this name has in the directories of a task.
+fn value_of(dirs: &[std::path::PathBuf], name: &str) -> Option<String> {
+    dirs.iter().find_map(|dir| fs::read_to_string(dir.join(name)).ok()).map(|text| text.trim().to_owned())
+}
+
+async fn cpu_quota_is_set(fixture: &Fixture) {
+    let limits = Limits { cpu_millis: Some(250), cpu_shares: Some(512), ..Limits::default() };
+    let task = fixture.task_with(limits).await;
+    let dirs = task.cgroups();
+    match value_of(&dirs, "cpu.max") {
+        Some(max) => assert_eq!(max, "25000 100000"),
+        None => {
+            assert_eq!(value_of(&dirs, "cpu.cfs_quota_us").as_deref(), Some("25000"));
+            assert_eq!(value_of(&dirs, "cpu.shares").as_deref(), Some("512"));
+        }
+    }
+    let script = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; grep . /proc/uptime > /dev/null";
+    assert_eq!(task.sh(script).await.code(), Some(0));
+    let throttled = value_of(&dirs, "cpu.stat").unwrap_or_default();
+    assert!(throttled.contains("nr_throttled") && !throttled.contains("nr_throttled 0\n"), "{throttled}");
+    task.release().await;
+}
+
+async fn limits_of_container_are_set(fixture: &Fixture) {
+    let task = fixture.task_with(Limits { memory_bytes: Some(512 * MIB), ..Limits::default() }).await;
+    let limits = Limits {
+        cpu_millis: Some(1500),
+        cpu_shares: Some(2),
+        memory_bytes: Some(32 * MIB + 1),
+        memory_reservation_bytes: Some(16 * MIB),
+        pids_max: Some(77),
+    };
+    let (handle, _streams) = task.start_ready("echo ready; cat", |spec| spec.limits = limits).await;
+    let dirs: Vec<_> = task
+        .cgroups()
+        .iter()
+        .flat_map(|dir| {
+            fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir())
+        })
+        .collect();
+    let check = |v1: &str, v1_value: &str, v2: &str, v2_value: &str| match value_of(&dirs, v1) {
+        Some(value) => assert_eq!(value, v1_value, "{v1}"),
+        None => assert_eq!(value_of(&dirs, v2).as_deref(), Some(v2_value), "{v2}"),
+    };
+    check("cpu.cfs_quota_us", "150000", "cpu.max", "150000 100000");
+    check("cpu.shares", "2", "cpu.weight", "1");
+    check("memory.limit_in_bytes", "33554432", "memory.max", "33554432");
+    check("memory.soft_limit_in_bytes", "16777216", "memory.low", "16777216");
+    check("pids.max", "77", "pids.max", "77");
+    task.release().await;
+    assert_eq!(handle.wait().await.code, Some(137));
+}

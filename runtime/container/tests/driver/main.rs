@@ -1,0 +1,122 @@
+//! The driver against the real kernel. Needs root and Debian's busybox-static.
+//!
+//! The supervisor is this binary, executed again, so there is no test harness in between: `main` looks for
+//! a role first, then starts a supervisor before there are threads, then runs the cases whose name contains
+//! an argument, or all.
+
+// clippy knows tests by their attribute, which these do not have.
+#![allow(clippy::unwrap_used)]
+
+mod cases;
+mod faults;
+mod fixture;
+mod isolation;
+mod limits;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use futures::FutureExt;
+use neargate_container::{Supervisor, SupervisorConfig};
+
+use fixture::Fixture;
+
+/// No case takes a second on an idle machine; a stuck one must not block the others.
+const CASE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One test: its name and what it does.
+pub(crate) type Case = (&'static str, fn(&Fixture) -> futures::Boxed<'_>);
+
+/// Lists functions `async fn(&Fixture)` as cases.
+#[macro_export]
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) const CASES: &[$crate::Case] = &[$((stringify!($name), |fixture| Box::pin($name(fixture)))),*];
+    };
+}
+
+/// The two things that are needed of a futures library.
+mod futures {
+    use std::future::Future;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::pin::Pin;
+    use std::task::Poll;
+
+    /// A case that runs.
+    pub(crate) type Boxed<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+    /// Turns a panic into an error.
+    pub(crate) trait FutureExt {
+        /// False when the future panicked; the message is on standard error by then.
+        async fn survives(self) -> bool;
+    }
+
+    impl FutureExt for Boxed<'_> {
+        async fn survives(mut self) -> bool {
+            std::future::poll_fn(|context| {
+                match catch_unwind(AssertUnwindSafe(|| self.as_mut().poll(context))) {
+                    Ok(Poll::Pending) => Poll::Pending,
+                    Ok(Poll::Ready(())) => Poll::Ready(true),
+                    Err(_) => Poll::Ready(false),
+                }
+            })
+            .await
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    if let Some(role) = neargate_container::role_from_args() {
+        role.run();
+    }
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if let Some(directory) = arguments.first().and_then(|first| first.strip_prefix(faults::CLIENT_ROLE)) {
+        return faults::be_client(directory);
+    }
+    if arguments.first().is_some_and(|first| first == faults::POWERLESS_ROLE) {
+        return faults::be_powerless();
+    }
+    let cases: Vec<&Case> = [cases::CASES, isolation::CASES, limits::CASES, faults::CASES]
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str())))
+        .collect();
+    if std::env::args().any(|argument| argument == "--list") {
+        cases.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(lacking) = fixture::lacking() {
+        println!("SKIPPED: the container driver was not tested, because {lacking}");
+        println!("0 passed, 0 failed, {} skipped", cases.len());
+        return ExitCode::SUCCESS;
+    }
+    run(&cases)
+}
+
+fn run(cases: &[&Case]) -> ExitCode {
+    let directory = tempfile::tempdir().expect("make directory for the tests");
+    let config = SupervisorConfig::for_data_dir(directory.path()).with_resolv_conf("nameserver 192.0.2.53\n");
+    let other = directory.path().join("old");
+    std::fs::create_dir(&other).expect("make directory for the tests");
+    let old_config = SupervisorConfig::for_data_dir(&other).with_layers_by_path();
+    let client = Supervisor::spawn(&config).expect("start supervisor");
+    let old_client = Supervisor::spawn(&old_config).expect("start supervisor for old kernels");
+    // Made only now, after the supervisors.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("make runtime");
+    let fixture = Fixture::new(directory.path(), client, old_client, &config);
+    let mut failed = Vec::new();
+    for (name, case) in cases {
+        let passed = runtime.block_on(async {
+            tokio::time::timeout(CASE_TIMEOUT, case(&fixture).survives()).await.unwrap_or(false)
+        });
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(*name);
+        }
+    }
+    runtime.block_on(fixture.shut_down());
+    println!("{} passed, {} failed, 0 skipped", cases.len() - failed.len(), failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
