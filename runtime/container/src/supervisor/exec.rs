@@ -32,7 +32,7 @@ impl Host {
             return Err(failure);
         }
         if let Some(sandbox) = self.sandboxes.get_mut(&task) {
-            sandbox.live += 1;
+            sandbox.live.insert(number);
         }
         let deadline = Instant::now() + timeout;
         self.execs.insert(number, Exec { process, task, request, deadline, timed_out: false });
@@ -97,7 +97,7 @@ impl Host {
         };
         self.responses.push((exec.request, response));
         if let Some(sandbox) = self.sandboxes.get_mut(&exec.task) {
-            sandbox.live -= 1;
+            sandbox.live.remove(&number);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What runs on this host: sandboxes, their containers, and second commands in them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -63,10 +63,10 @@ pub(super) struct Sandbox {
     pub(super) userns: OwnedFd,
     pub(super) network: OwnedFd,
     pub(super) group: Group,
-    /// Processes that still belong to it.
-    pub(super) live: usize,
-    /// Groups of ended containers that are not removed yet.
-    pub(super) leaving: usize,
+    /// Its containers and commands that have not been reaped.
+    pub(super) live: HashSet<u64>,
+    /// How many groups of ended containers are not removed yet.
+    leaving: usize,
     /// Requests to answer when it is gone; `Some` once its end was asked for.
     releasing: Option<Vec<u64>>,
 }
@@ -90,7 +90,7 @@ pub(super) struct Container {
     pub(super) start_request: Option<u64>,
     pub(super) oom_event: Option<OwnedFd>,
     /// Until when the kill that follows an OOM event is waited for.
-    oom_until: Option<Instant>,
+    oom_until: Instant,
 }
 
 /// A second command in a container.
@@ -102,9 +102,11 @@ pub(super) struct Exec {
     pub(super) timed_out: bool,
 }
 
+/// A group to be removed, and what to answer then: a start that failed has left nothing behind.
 struct Leaving {
     task: String,
     group: Group,
+    answer: Option<(u64, Response)>,
 }
 
 /// Everything, keyed by task id, container id and process number.
@@ -122,7 +124,11 @@ pub(super) struct Host {
     pub(super) numbers: HashMap<String, u64>,
     pub(super) execs: HashMap<u64, Exec>,
     pub(super) responses: Vec<(u64, Response)>,
+    // The rest is what `deadline` and `clean_up` look through at every turn, so that a turn costs the same
+    // with one container and with thousands.
     leaving: Vec<Leaving>,
+    releasing: Vec<String>,
+    out_of_memory: Vec<u64>,
     last_number: u64,
 }
 
@@ -153,6 +159,8 @@ impl Host {
             execs: HashMap::new(),
             responses: Vec::new(),
             leaving: Vec::new(),
+            releasing: Vec::new(),
+            out_of_memory: Vec::new(),
             last_number: 0,
         })
     }
@@ -234,17 +242,28 @@ impl Host {
         let userns = rootfs::make_userns(&map, &map)?;
         let network = self.launchpad.make_network()?;
         let group = self.groups.make_task(task, limits)?;
-        Ok(Sandbox { hostname, ids, userns, network, group, live: 0, leaving: 0, releasing: None })
+        Ok(Sandbox {
+            hostname,
+            ids,
+            userns,
+            network,
+            group,
+            live: HashSet::new(),
+            leaving: 0,
+            releasing: None,
+        })
     }
 
     /// Kills what runs in a sandbox; the answer comes when all is removed.
     fn release(&mut self, task: &str, request: Option<u64>) -> Option<Response> {
         let Some(sandbox) = self.sandboxes.get_mut(task) else { return Some(Response::Done {}) };
+        if sandbox.releasing.is_none() {
+            self.releasing.push(task.to_owned());
+        }
         sandbox.releasing.get_or_insert_default().extend(request);
         sandbox.group.kill();
-        for container in self.containers.values().filter(|container| container.plan.task == task) {
-            kill(container);
-        }
+        // Commands are processes of a container's namespace and die with it.
+        sandbox.live.iter().filter_map(|n| self.containers.get(n)).for_each(kill);
         None
     }
 
@@ -303,8 +322,10 @@ impl Host {
             // Only resets the counter; what happened is read from the group.
             let _ = rustix::io::read(event, &mut [0u8; 8]);
         }
-        container.oom_until = Some(Instant::now() + OOM_WAIT);
-        check_oom(container, Instant::now());
+        container.oom_until = Instant::now() + OOM_WAIT;
+        if !self.out_of_memory.contains(&n) {
+            self.out_of_memory.push(n);
+        }
     }
 
     fn end_container(&mut self, n: u64) {
@@ -325,25 +346,26 @@ impl Host {
         if let Some(event) = &container.oom_event {
             unwatch(&self.epoll, event.as_fd());
         }
-        match (container.process.failure, container.start_request) {
-            (Some(failure), Some(request)) => self.responses.push((request, Response::Failed { failure })),
+        let answer = match (container.process.failure, container.start_request) {
+            (Some(failure), Some(request)) => Some((request, Response::Failed { failure })),
             (_, pending) => {
                 self.responses.extend(pending.map(|request| (request, Response::Started {})));
                 let (oom, stats) = (container.group.oom_kills() > 0, container.group.stats());
                 let container = container.plan.container;
                 self.responses.push((0, Response::Exited { container, code, oom, stats }));
+                None
             }
-        }
-        self.leave(container.plan.task, container.group);
+        };
+        self.leave(n, container.plan.task, container.group, answer);
     }
 
-    /// Notes that a group has no more processes of ours and can be removed.
-    pub(super) fn leave(&mut self, task: String, group: Group) {
+    /// Notes that a group has no more processes of ours and can be removed; `answer` is given then.
+    pub(super) fn leave(&mut self, n: u64, task: String, group: Group, answer: Option<(u64, Response)>) {
         if let Some(sandbox) = self.sandboxes.get_mut(&task) {
-            sandbox.live -= 1;
+            sandbox.live.remove(&n);
             sandbox.leaving += 1;
         }
-        self.leaving.push(Leaving { task, group });
+        self.leaving.push(Leaving { task, group, answer });
     }
 
     /// Kills what is over its time.
@@ -354,17 +376,18 @@ impl Host {
             let _ = sys::kill(-exec.process.pid, libc::SIGKILL);
             let _ = sys::pidfd_signal(exec.process.pidfd.as_fd(), libc::SIGKILL);
         }
-        for container in self.containers.values_mut().filter(|container| container.oom_until.is_some()) {
-            check_oom(container, now);
-        }
+        let containers = &self.containers;
+        self.out_of_memory
+            .retain(|n| containers.get(n).is_some_and(|container| !is_oom_over(container, now)));
     }
 
     /// When something has to be looked at, though nothing happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let is_waiting = |sandbox: &Sandbox| sandbox.releasing.is_some() && sandbox.live == 0;
+        let is_waiting =
+            |task: &String| self.sandboxes.get(task).is_some_and(|sandbox| sandbox.live.is_empty());
         let look_again = !self.leaving.is_empty()
-            || self.containers.values().any(|container| container.oom_until.is_some())
-            || self.sandboxes.values().any(is_waiting);
+            || !self.out_of_memory.is_empty()
+            || self.releasing.iter().any(is_waiting);
         let soon = look_again.then(|| Instant::now() + LOOK_AGAIN);
         let timeouts = self.execs.values().filter(|exec| !exec.timed_out).map(|exec| exec.deadline);
         timeouts.chain(soon).min()
@@ -375,23 +398,32 @@ impl Host {
         for leaving in std::mem::take(&mut self.leaving) {
             if !leaving.group.remove() {
                 self.leaving.push(leaving);
-            } else if let Some(sandbox) = self.sandboxes.get_mut(&leaving.task) {
+                continue;
+            }
+            self.responses.extend(leaving.answer);
+            if let Some(sandbox) = self.sandboxes.get_mut(&leaving.task) {
                 sandbox.leaving -= 1;
             }
         }
-        let is_gone = |sandbox: &Sandbox| {
-            sandbox.releasing.is_some() && sandbox.live == 0 && sandbox.leaving == 0 && sandbox.group.remove()
-        };
-        let (ids, responses) = (&mut self.ids, &mut self.responses);
-        self.sandboxes.retain(|_, sandbox| {
-            if !is_gone(sandbox) {
-                return true;
+        for task in std::mem::take(&mut self.releasing) {
+            if !self.try_remove(&task) {
+                self.releasing.push(task);
             }
-            ids.give_back(sandbox.ids);
-            let waiting = sandbox.releasing.take().unwrap_or_default();
-            responses.extend(waiting.into_iter().map(|request| (request, Response::Done {})));
-            false
-        });
+        }
+    }
+
+    /// Removes a released sandbox whose processes and groups are gone, and answers those who wait for it.
+    fn try_remove(&mut self, task: &str) -> bool {
+        let Some(sandbox) = self.sandboxes.get(task) else { return true };
+        if !sandbox.live.is_empty() || sandbox.leaving > 0 || !sandbox.group.remove() {
+            return false;
+        }
+        if let Some(sandbox) = self.sandboxes.remove(task) {
+            self.ids.give_back(sandbox.ids);
+            let waiting = sandbox.releasing.unwrap_or_default();
+            self.responses.extend(waiting.into_iter().map(|request| (request, Response::Done {})));
+        }
+        true
     }
 
     /// Whether nothing is left of any task.
@@ -415,7 +447,14 @@ impl Sandbox {
 impl Container {
     /// A container whose process has just been let go.
     pub(super) fn new(process: Process, plan: StartPlan, group: Group, request: u64) -> Self {
-        Self { process, plan, group, start_request: Some(request), oom_event: None, oom_until: None }
+        Self {
+            process,
+            plan,
+            group,
+            start_request: Some(request),
+            oom_event: None,
+            oom_until: Instant::now(),
+        }
     }
 }
 
@@ -426,14 +465,14 @@ fn kill(container: &Container) {
     let _ = sys::pidfd_signal(container.process.pidfd.as_fd(), libc::SIGKILL);
 }
 
-/// On v1 the kernel kills one process; its container must not go on as a half.
-fn check_oom(container: &mut Container, now: Instant) {
-    if container.group.oom_kills() > 0 {
+/// Kills a container of which the OOM killer has taken a process: on v1 the kernel kills just one, and a
+/// container must not go on as a part of itself. False while the kill is still to be waited for.
+fn is_oom_over(container: &Container, now: Instant) -> bool {
+    let is_hit = container.group.oom_kills() > 0;
+    if is_hit {
         kill(container);
-        container.oom_until = None;
-    } else if container.oom_until.is_some_and(|until| until <= now) {
-        container.oom_until = None;
     }
+    is_hit || container.oom_until <= now
 }
 
 /// Reads what a process tells before its exec; true once there is nothing more to come.

@@ -30,8 +30,6 @@ use crate::protocol::{Request, Response, VERSION, decode, encode};
 use crate::sys;
 use host::{Event, Host};
 
-/// Requests taken from the socket before exits are looked at again.
-const REQUESTS_PER_TURN: usize = 32;
 /// How long a supervisor without a server waits for its containers to die; what is left then hangs in the
 /// kernel and is removed by the next start-up.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -142,16 +140,12 @@ impl Supervisor {
         if !flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
             return Ok(());
         }
-        for _ in 0..REQUESTS_PER_TURN {
-            match channel::receive(self.socket.as_fd(), buffer, false) {
-                Ok(Some(frame)) => self.on_frame(frame),
-                Ok(None) => {
-                    self.begin_farewell();
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
+        // One request a turn: starts take long enough for exits to be looked at in between.
+        match channel::receive(self.socket.as_fd(), buffer, false) {
+            Ok(Some(frame)) => self.on_frame(frame),
+            Ok(None) => self.begin_farewell(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
         Ok(())
     }

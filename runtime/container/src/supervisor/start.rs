@@ -15,7 +15,7 @@ use crate::capabilities;
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
 use crate::init::{self, Init, Program};
-use crate::protocol::StartPlan;
+use crate::protocol::{Response, StartPlan};
 use crate::rootfs;
 use crate::sys::{self, Clone};
 use crate::user::ID_RANGE;
@@ -58,13 +58,16 @@ impl Host {
                 &plan.limits,
             )?
         };
+        if let Some(sandbox) = self.sandboxes.get_mut(&plan.task) {
+            sandbox.live.insert(number);
+        }
         match self.launch(&plan, &group, stdio) {
             Ok(process) => self.watch_container(number, request, plan, group, process),
             Err(failure) => {
-                group.remove();
-                Err(failure)
+                self.leave(number, plan.task, group, Some((request, Response::Failed { failure })))
             }
         }
+        Ok(())
     }
 
     fn open_sandbox(&self, task: &str) -> Result<&Sandbox, Failure> {
@@ -122,23 +125,18 @@ impl Host {
         plan: StartPlan,
         group: Group,
         process: Process,
-    ) -> Result<(), Failure> {
+    ) {
         let mut container = Container::new(process, plan, group, request);
-        let watched = self.register(number, &container);
-        if let Some(sandbox) = self.sandboxes.get_mut(&container.plan.task) {
-            sandbox.live += 1;
-        }
-        match watched {
+        match self.register(number, &container) {
             Ok(oom_event) => {
                 self.numbers.insert(container.plan.container.clone(), number);
                 container.oom_event = oom_event;
                 self.containers.insert(number, container);
-                Ok(())
             }
             Err(failure) => {
                 abandon(&container.process.pidfd);
-                self.leave(container.plan.task, container.group);
-                Err(failure)
+                let answer = Some((request, Response::Failed { failure }));
+                self.leave(number, container.plan.task, container.group, answer);
             }
         }
     }

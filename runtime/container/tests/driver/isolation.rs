@@ -54,7 +54,11 @@ async fn status_46(fixture: &Fixture) {
 async fn namespaces_46(fixture: &Fixture) {
     let task = fixture.task().await;
     let script = "for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done";
-    let one = task.sh(script).await.text();
+    // Kept alive, or the kernel may use its numbers again.
+    let (handle, _streams) = task.start_ready("echo ready; cat", |_| {}).await;
+    let (stdio, ours) = crate::fixture::Streams::new();
+    let (_, (one, _)) = tokio::join!(handle.exec(exec_spec(&["sh", "-c", script], Some(stdio))), ours.read());
+    let one = String::from_utf8(one).unwrap();
     let two = task.sh(script).await.text();
     for line in one.lines() {
         let kind = line.split(':').next().unwrap();
