@@ -1,0 +1,147 @@
+"""One real server for the session, reached with boto3 and the AWS CLI as any user would reach it."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import threading
+import time
+import uuid
+
+import boto3
+import pytest
+from botocore.config import Config
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+BINARY = os.environ.get("NEARGATE_BIN", str(TARGET / "release/neargate"))
+FIXTURES = pathlib.Path(os.environ.get("NEARGATE_FIXTURES", TARGET / "fixtures"))
+MODULE = FIXTURES / "probe-wasm32-wasip1.wasm"
+CLUSTER = "python"
+STOP_LIMIT_S = 60
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root: container tasks cannot run")
+needs_wasm = pytest.mark.skipif(not MODULE.exists(), reason="no compiler for wasm32-wasip1")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Skipped tests are said aloud, once each."""
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.write_line(f"SKIPPED: {report.nodeid}: {reason}")
+
+
+class Server:
+    """A running `neargate serve` with data of its own."""
+
+    def __init__(self, directory):
+        self.data = directory / "data"
+        self.log = directory / "server.log"
+        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--data", str(self.data)]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.endpoint = self._ready()
+        # Nothing else is expected on stdout, but a pipe that nobody reads would stop a server that writes.
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        text = self.neargate("env", "--data", str(self.data), "--endpoint", self.endpoint)
+        found = re.findall(r"(AWS_\w+)=(\S+)", text)
+        self.environment = {name: value.strip("\"';") for name, value in found}
+        self.environment |= {"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+                             "AWS_EC2_METADATA_DISABLED": "true", "AWS_PAGER": ""}
+
+    def _ready(self):
+        line = self.process.stdout.readline()
+        assert line.startswith("ready http://"), f"{line!r}\n{self.log.read_text()}"
+        return line.split()[1].rstrip("/")
+
+    def neargate(self, *arguments):
+        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+        return done.stdout
+
+    def client(self, service, **options):
+        return boto3.client(
+            service,
+            endpoint_url=self.endpoint,
+            region_name=self.environment["AWS_DEFAULT_REGION"],
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
+            config=Config(retries={"max_attempts": 1}, max_pool_connections=100, **options),
+        )
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(timeout=10) == 0
+        lines = self.log.read_text(errors="replace").splitlines()
+        alarms = [line for line in lines if {"WARN", "ERROR"} & set(line.split()[:3])]
+        assert not alarms, "unexpected lines in the server's log:\n" + "\n".join(alarms)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("server")
+    for path in [directory, *directory.parents][:3]:
+        path.chmod(0o755)  # as /var/lib: the server may run as another user
+    server = Server(directory)
+    if MODULE.exists():
+        server.neargate("image", "import", str(MODULE), "--name", "probe", "--data", str(server.data))
+    if os.geteuid() == 0:
+        server.neargate("image", "pack", str(FIXTURES / "busybox"), "--name", "busybox",
+                        "--entrypoint", "/bin/busybox", "--data", str(server.data))
+    server.client("ecs").create_cluster(clusterName=CLUSTER)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def ecs(server):
+    return server.client("ecs")
+
+
+@pytest.fixture(scope="session")
+def logs(server):
+    return server.client("logs")
+
+
+@pytest.fixture
+def family():
+    """A family name that no other test has."""
+    return f"f-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def register(ecs, family):
+    def register(command=("exit", "0"), image="probe", **more):
+        container = {"name": "main", "image": image, "command": list(command), **more.pop("container", {})}
+        definition = {"family": family, "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc",
+                      "cpu": "256", "memory": "512", "containerDefinitions": [container], **more}
+        return ecs.register_task_definition(**definition)["taskDefinition"]
+    return register
+
+
+@pytest.fixture
+def run(ecs, family):
+    def run(**more):
+        request = {"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE",
+                   "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}}, **more}
+        return ecs.run_task(**request)
+    return run
+
+
+@pytest.fixture
+def until_stopped(ecs):
+    def until_stopped(arn, cluster=CLUSTER):
+        deadline = time.monotonic() + STOP_LIMIT_S
+        while time.monotonic() < deadline:
+            answer = ecs.describe_tasks(cluster=cluster, tasks=[arn], include=["TAGS"])
+            assert answer["failures"] == [], answer
+            task = answer["tasks"][0]
+            if task["lastStatus"] == "STOPPED":
+                return task
+            time.sleep(0.01)
+        raise AssertionError(f"the task did not stop within {STOP_LIMIT_S} s: {task}")
+    return until_stopped

@@ -1,0 +1,77 @@
+"""Unmodified programs: the AWS CLI in both versions, and the SDK for JavaScript."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import CLUSTER, TARGET, needs_wasm
+
+SMOKE = pathlib.Path(__file__).parents[1] / "js/smoke.mjs"
+NPM = pathlib.Path(os.environ.get("NEARGATE_NPM", TARGET / "npm"))
+CLI_1 = os.environ.get("NEARGATE_AWS_CLI_1", str(TARGET / "venv-awscli/bin/aws"))
+NETWORK = "awsvpcConfiguration={subnets=[subnet-1]}"
+
+pytestmark = needs_wasm
+
+
+def clients():
+    """Every AWS CLI there is, told apart by what it says of itself."""
+    for major, path in [("1", CLI_1), ("2", "/usr/bin/aws")]:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True) if shutil.which(path) else None
+        text = done.stdout + done.stderr if done else ""
+        found = re.match(r"aws-cli/(\d+)\.", text)
+        mark = [] if found and found[1] == major else [pytest.mark.skip(reason=f"no AWS CLI {major} at {path}")]
+        yield pytest.param(path, id=f"v{major}", marks=mark)
+
+
+@pytest.fixture
+def run_program(server):
+    def run_program(*command, succeeds=True):
+        environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **server.environment}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        assert (done.returncode == 0) == succeeds, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout if succeeds else done.stderr
+    return run_program
+
+
+@pytest.mark.parametrize("aws", clients())
+def test_aws_cli(run_program, family, aws):
+    def call(*arguments):
+        return json.loads(run_program(aws, *arguments, "--output", "json") or "null")
+
+    container = [{"name": "main", "image": "probe", "command": ["echo", "from the CLI"], "logConfiguration": {
+        "logDriver": "awslogs", "options": {"awslogs-group": f"/{family}", "awslogs-region": "us-east-1",
+                                            "awslogs-stream-prefix": "p", "awslogs-create-group": "true"}}}]
+    call("ecs", "register-task-definition", "--family", family, "--requires-compatibilities", "FARGATE",
+         "--network-mode", "awsvpc", "--cpu", "256", "--memory", "512", "--container-definitions", json.dumps(container))
+    task = call("ecs", "run-task", "--cluster", CLUSTER, "--task-definition", family, "--launch-type", "FARGATE",
+                "--network-configuration", NETWORK)["tasks"][0]
+    call("ecs", "wait", "tasks-stopped", "--cluster", CLUSTER, "--tasks", task["taskArn"])
+    stopped = call("ecs", "describe-tasks", "--cluster", CLUSTER, "--tasks", task["taskArn"])["tasks"][0]
+    assert stopped["containers"][0]["exitCode"] == 0
+    stream = f"p/main/{task['taskArn'].rsplit('/', 1)[1]}"
+    events = call("logs", "get-log-events", "--log-group-name", f"/{family}", "--log-stream-name", stream)["events"]
+    assert [event["message"] for event in events] == ["from the CLI"]
+    assert call("sts", "get-caller-identity")["Account"] == "123456789012"
+
+
+@pytest.mark.parametrize("aws", clients())
+def test_aws_cli_shows_refusals(run_program, aws):
+    text = run_program(aws, "ecs", "list-tasks", "--cluster", "absent", succeeds=False)
+    assert "(ClusterNotFoundException)" in text and "Cluster not found." in text
+
+
+@pytest.mark.skipif(shutil.which("node") is None or not NPM.joinpath("node_modules").exists(),
+                    reason="no node or no SDK for JavaScript")
+def test_sdk_for_javascript(run_program, server, family, register):
+    register(["exit", "3"])
+    # Node looks for packages beside the script, so that a copy of it is run where the SDK is.
+    script = NPM / "smoke.mjs"
+    shutil.copy(SMOKE, script)
+    answer = json.loads(run_program("node", str(script), server.endpoint, CLUSTER, family))
+    assert answer == {"accepted": "PROVISIONING", "exitCode": 3, "refusal": "ClusterNotFoundException"}
