@@ -1,22 +1,50 @@
 //! Development commands of Neargate, run as `cargo xtask COMMAND`.
 #![forbid(unsafe_code)]
 
+mod bench;
+mod check;
 mod codegen;
+mod demo;
+mod graph;
+mod layering;
+mod licences;
+mod setup;
+mod shell;
+mod source;
+mod statistics;
+mod tally;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
+  setup               install what the other commands need; all of them do this first
+  demo                build Neargate and the examples, and run tasks with the AWS CLI
+  test                run every check and every test
+  suite NAME [FILTER] run one black-box suite, or cases of it: cli, ecs, robust
+  ci                  run the checks that need no server
+  layering            check the laws of the code base
+  licences            check the licences of all dependencies
   codegen [--check]   write the AWS wire layer from botocore's models; with --check, only compare
+  bench [ROW...] [--json FILE]
+                      measure beside the peers that are installed; rows: container-start, wasm-run
 ";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
+        ["setup"] => setup::setup(),
+        ["demo"] => demo::demo(),
+        ["test"] => check::test(),
+        ["suite", name, ref rest @ ..] => check::suite(name, rest),
+        ["ci"] => check::ci(),
+        ["layering"] => layering::check(),
+        ["licences"] => licences::check(),
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
+        ["bench", ref rest @ ..] => bench::bench(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -1,0 +1,82 @@
+//! What a benchmark says of its samples.
+
+use serde_json::{Value, json};
+
+/// Durations of one way to do the work, in milliseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// Who did it and what was seen, for example `neargate, to exit`.
+    pub(crate) name: String,
+    /// At how many at a time.
+    pub(crate) concurrency: usize,
+    samples_ms: Vec<f64>,
+}
+
+impl Row {
+    pub(crate) fn new(name: impl Into<String>, concurrency: usize, mut samples_ms: Vec<f64>) -> Self {
+        samples_ms.sort_by(f64::total_cmp);
+        Self { name: name.into(), concurrency, samples_ms }
+    }
+
+    /// The sample that this share (0 to 1) of all does not exceed.
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
+        let rank = (share * self.samples_ms.len() as f64).ceil() as usize;
+        self.samples_ms.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "concurrency": self.concurrency,
+            "samples": self.samples_ms.len(),
+            "median_ms": self.quantile(0.5),
+            "p99_ms": self.quantile(0.99),
+        })
+    }
+}
+
+/// A table; ratios are to the first row of the same concurrency.
+pub(crate) fn table(rows: &[Row]) -> String {
+    let mut text =
+        format!("{:<44}{:>4}{:>8}{:>12}{:>12}{:>8}\n", "", "K", "n", "median ms", "p99 ms", "ratio");
+    for row in rows {
+        let base = rows.iter().find(|base| base.concurrency == row.concurrency).unwrap_or(row);
+        let ratio = row.quantile(0.5) / base.quantile(0.5);
+        text.push_str(&format!(
+            "{:<44}{:>4}{:>8}{:>12.2}{:>12.2}{:>8.2}\n",
+            row.name,
+            row.concurrency,
+            row.samples_ms.len(),
+            row.quantile(0.5),
+            row.quantile(0.99),
+            ratio,
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_quantiles_by_rank() {
+        let check = |samples: &[f64], share: f64, expect: f64| {
+            assert_eq!(Row::new("", 1, samples.to_vec()).quantile(share), expect, "{samples:?} at {share}");
+        };
+        check(&[3.0, 1.0, 2.0], 0.5, 2.0);
+        check(&[4.0, 1.0, 2.0, 3.0], 0.5, 2.0);
+        check(&[1.0, 2.0, 3.0], 0.99, 3.0);
+        check(&[7.0], 0.0, 7.0);
+        assert!(Row::new("", 1, Vec::new()).quantile(0.5).is_nan());
+    }
+
+    #[test]
+    fn compares_rows_of_one_concurrency() {
+        let rows = [Row::new("a", 1, vec![2.0]), Row::new("b", 1, vec![5.0]), Row::new("c", 8, vec![9.0])];
+        let table = table(&rows);
+        let ratios: Vec<_> =
+            table.lines().skip(1).map(|line| line.split_whitespace().last().unwrap()).collect();
+        assert_eq!(ratios, ["1.00", "2.50", "1.00"]);
+    }
+}
