@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use neargate_model::{DefinitionStatus, Family, NodeCommand, Scope, Timestamp};
+use neargate_model::{DefinitionStatus, Family, NodeCommand, Scope, Stop, StopCode, Timestamp};
 use neargate_store::{Key, StoreError, Txn};
 
-use crate::Control;
 use crate::tables::{DEFINITIONS, NOW, SPECS, STOPPED, TASKS, TOKENS, commit, scan_all, task_key};
+use crate::{Control, TaskWait};
 
 /// Records removed by one transaction of the sweep.
 const SWEEP_CHUNK: usize = 40;
@@ -73,6 +73,26 @@ impl Control {
             recovered.tasks += 1;
         }
         Ok(recovered)
+    }
+
+    /// Ends all tasks because their host does, and waits for that. Returns how many have not ended in time.
+    pub async fn drain(&self, reason: &str, timeout: Duration) -> Result<usize, StoreError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let all = TASKS.prefix(&[]);
+        let running = scan_all(self.store(), &TASKS, &all).await?;
+        for (_, found) in &running {
+            let stop = Stop { code: StopCode::InfrastructureHealth, reason: reason.to_owned() };
+            let command = NodeCommand::Stop { task: found.value.key(), stop };
+            if let Err(error) = self.shared.node.send(command).await {
+                tracing::warn!(task = %found.value.id, %error, "task cannot be told to end");
+            }
+        }
+        for (_, found) in &running {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            // A task that is gone has ended.
+            let _ = self.wait_task(&found.value.key(), TaskWait::Stopped, left).await;
+        }
+        Ok(scan_all(self.store(), &TASKS, &all).await?.len())
     }
 
     /// Forgets what has been kept long enough.

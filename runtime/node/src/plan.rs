@@ -72,6 +72,13 @@ pub(crate) fn environment(container: &ContainerDefinition, image: &TaskImage) ->
     env
 }
 
+/// The definition's working directory, else the image's, else the root.
+pub(crate) fn working_dir(container: &ContainerDefinition, image: &TaskImage) -> PathBuf {
+    let own = container.working_directory.as_ref().filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let dir = own.unwrap_or_else(|| image.working_dir.clone());
+    if dir.as_os_str().is_empty() { PathBuf::from("/") } else { dir }
+}
+
 /// The container's mounts, given where each volume of the task is on the host.
 pub(crate) fn mounts(spec: &TaskSpec, container: &ContainerDefinition, volumes: &[PathBuf]) -> Vec<Mount> {
     let volume = |mount: &neargate_model::MountPoint| {
@@ -150,6 +157,21 @@ mod tests {
         definition.environment = vec![("A".to_owned(), "1".to_owned()), ("PATH".to_owned(), "/x".to_owned())];
         let expect = vec![("PATH".to_owned(), "/x".to_owned()), ("A".to_owned(), "1".to_owned())];
         assert_eq!(environment(&definition, &image()), expect);
+    }
+
+    #[test]
+    fn the_working_directory_is_never_empty() {
+        let mut image = image();
+        let check = |own: Option<&str>, image: &TaskImage, expect: &str| {
+            let container =
+                ContainerDefinition { working_directory: own.map(str::to_owned), ..container("a") };
+            assert_eq!(working_dir(&container, image), PathBuf::from(expect));
+        };
+        check(None, &image, "/");
+        check(Some(""), &image, "/");
+        check(Some("/own"), &image, "/own");
+        image.working_dir = PathBuf::from("/image");
+        check(None, &image, "/image");
     }
 
     #[test]

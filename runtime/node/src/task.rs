@@ -383,7 +383,6 @@ async fn start(
     let ContainerStdio { stdio, pumps } =
         parts.stdio.open(spec, container).map_err(|error| failed(&error))?;
     let definition = &spec.shape.containers[container];
-    let working_dir = definition.working_directory.as_ref().map_or(image.working_dir.clone(), PathBuf::from);
     let plan = ContainerSpec {
         id: spec.container_ids[container].clone(),
         task: spec.id.clone(),
@@ -391,7 +390,7 @@ async fn start(
         rootfs: image.rootfs.clone(),
         argv: plan::argv(definition, image),
         env: plan::environment(definition, image),
-        working_dir,
+        working_dir: plan::working_dir(definition, image),
         user: definition.user.clone().or_else(|| image.user.clone()),
         limits: plan::limits(definition),
         ulimits: plan::ulimits(&definition.ulimits),
