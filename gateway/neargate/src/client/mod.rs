@@ -1,0 +1,26 @@
+//! The commands that talk to a server: `ps`, `logs`, `stop`, `describe`, and `env`, which says how others may.
+//!
+//! They are a user of the SDK and of nothing else of ours. What was asked for goes to stdout; hints and questions go to
+//! stderr.
+
+mod connect;
+mod describe;
+mod env;
+mod hint;
+mod ini;
+mod logs;
+mod ps;
+mod shell;
+mod show;
+mod stop;
+mod table;
+mod task_ref;
+
+pub(crate) use describe::{DescribeArgs, run as describe};
+pub(crate) use env::{EnvArgs, run as env};
+pub(crate) use hint::{exit_code, hint};
+pub(crate) use logs::{LogsArgs, run as logs};
+pub(crate) use ps::{PsArgs, run as ps};
+pub(crate) use show::Output;
+pub(crate) use stop::{StopArgs, run as stop};
+pub(crate) use table::table;
