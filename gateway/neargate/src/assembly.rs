@@ -1,0 +1,75 @@
+//! Wiring: concrete drivers and backends meet the crates that know only contracts. Nobody else names them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use neargate_container::ContainerDriver;
+use neargate_control::{Capacity, Control, SystemClock};
+use neargate_driver::{Driver, SandboxHost};
+use neargate_model::Timestamp;
+use neargate_node::{Agent, Images, Parts, StdioSource};
+use neargate_store::Store;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::link::{COMMANDS_MAX, ChannelLink, ControlSink};
+
+/// Tasks that one machine may hold at once: far above what its memory allows for any real task, and a
+/// bound for what control keeps of them.
+const TASKS_MAX: usize = 20_000;
+
+/// What a machine is assembled from.
+pub(crate) struct Ingredients {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) capacity: Capacity,
+    pub(crate) containers: Option<ContainerDriver>,
+    pub(crate) wasm: Arc<dyn Driver>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) stdio: Arc<dyn StdioSource>,
+    pub(crate) scratch: PathBuf,
+}
+
+/// Control and its node, running.
+pub(crate) struct Machine {
+    pub(crate) control: Control,
+    /// The node's loops; they end with it.
+    pub(crate) node: JoinSet<()>,
+}
+
+/// The time now.
+pub(crate) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// Puts control and node together and starts the node.
+pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
+    let Ingredients { store, capacity, containers, wasm, images, stdio, scratch } = ingredients;
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let control = Control::new(store, Arc::new(ChannelLink { commands }), Arc::new(SystemClock), capacity);
+    let agent = Agent::new(Parts {
+        wasm,
+        containers: containers.clone().map(|driver| Arc::new(driver) as Arc<dyn Driver>),
+        sandboxes: containers.map(|driver| Arc::new(driver) as Arc<dyn SandboxHost>),
+        images,
+        stdio,
+        sink: Arc::new(ControlSink { control: control.clone() }),
+        scratch,
+        now,
+    });
+    let mut node = JoinSet::new();
+    node.spawn(agent.run(inbox));
+    Machine { control, node }
+}
+
+/// What this machine can hold, with its memory promised this many times over.
+pub(crate) fn capacity(memory_overcommit: f64) -> Capacity {
+    let memory_mib = rustix::system::sysinfo().totalram as u64 / (1 << 20);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get) as u64;
+    Capacity {
+        memory_mib,
+        memory_promised_mib_max: (memory_mib as f64 * memory_overcommit) as u64,
+        cpu_units: cores * 1024,
+        tasks_max: TASKS_MAX,
+    }
+}

@@ -1,0 +1,128 @@
+//! The data directory: where it is, and what lies in it.
+//!
+//! ```text
+//! control.db     control state (SQLite)
+//! images/        content store
+//! logs/          log segments
+//! wasm-code/     compiled Wasm, private to this user
+//! scratch/       what running containers write
+//! root-key.json  the root access key, 0600
+//! endpoint       where the server listens, for `neargate env`
+//! ```
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use neargate_auth::{AccessKeyId, KeyKind, KeyPair, Secret};
+use serde::{Deserialize, Serialize};
+
+/// A data directory.
+#[derive(Clone, Debug)]
+pub(crate) struct DataDir {
+    root: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RootKey {
+    access_key_id: String,
+    secret_access_key: String,
+}
+
+/// Where the data is unless somebody says otherwise: `/var/lib/neargate` for root, else below XDG's data
+/// directory.
+pub(crate) fn default_path() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/neargate");
+    }
+    let xdg = std::env::var_os("XDG_DATA_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    xdg.or_else(home).unwrap_or_else(|| PathBuf::from(".")).join("neargate")
+}
+
+impl DataDir {
+    /// Opens a data directory, making it if needed.
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
+        let root = path.map_or_else(default_path, Path::to_owned);
+        let make = fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
+        make.with_context(|| format!("make data directory {}; name another with --data", root.display()))?;
+        let root =
+            fs::canonicalize(&root).with_context(|| format!("use data directory {}", root.display()))?;
+        Ok(Self { root })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn database(&self) -> PathBuf {
+        self.root.join("control.db")
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    pub(crate) fn wasm_code(&self) -> PathBuf {
+        self.root.join("wasm-code")
+    }
+
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.root.join("scratch")
+    }
+
+    /// The root access key; made at the first start.
+    pub(crate) fn root_key(&self) -> Result<KeyPair> {
+        let path = self.root.join("root-key.json");
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let key: RootKey = serde_json::from_str(&text).with_context(|| {
+                    format!("read root key {}; restore it or remove it to get a new one", path.display())
+                })?;
+                let access_key = AccessKeyId::parse(&key.access_key_id)
+                    .with_context(|| format!("read root key {}", path.display()))?;
+                Ok(KeyPair { access_key, secret: Secret::new(key.secret_access_key) })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.new_root_key(&path),
+            Err(error) => Err(error).with_context(|| format!("read root key {}", path.display())),
+        }
+    }
+
+    fn new_root_key(&self, path: &Path) -> Result<KeyPair> {
+        let mut random = [0; KeyPair::RANDOM_LEN];
+        fs::File::open("/dev/urandom")
+            .and_then(|mut file| file.read_exact(&mut random))
+            .context("read random bytes")?;
+        let pair = KeyPair::generate(KeyKind::LongTerm, &random);
+        let key = RootKey {
+            access_key_id: pair.access_key.to_string(),
+            secret_access_key: pair.secret.expose().to_owned(),
+        };
+        self.write_new(path, serde_json::to_string_pretty(&key)?.as_bytes(), 0o600)?;
+        Ok(pair)
+    }
+
+    /// Notes where the server listens.
+    pub(crate) fn write_endpoint(&self, url: &str) -> Result<()> {
+        self.write_new(&self.root.join("endpoint"), format!("{url}\n").as_bytes(), 0o644)
+    }
+
+    /// Writes a file so that it is there whole or not at all.
+    fn write_new(&self, path: &Path, content: &[u8], mode: u32) -> Result<()> {
+        let tmp = path.with_extension(format!("tmp-{}", std::process::id()));
+        let write = || -> std::io::Result<()> {
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&tmp)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&tmp, path)
+        };
+        write().with_context(|| format!("write {}", path.display()))
+    }
+}

@@ -1,0 +1,208 @@
+//! `neargate doctor`: what this machine can run, what is missing, and how to get it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use crate::client::{Output, table};
+use crate::data_dir;
+
+/// Free space below which the data directory is called nearly full, in bytes.
+const FREE_BYTES_MIN: u64 = 1 << 30;
+
+/// The oldest kernel that containers are tested on: cgroup.kill and idmapped overlay layers are older.
+const KERNEL_MIN: (u32, u32) = (6, 1);
+
+/// Options of `neargate doctor`.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// How to print.
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+    /// Data directory to check.
+    #[arg(long, env = "NEARGATE_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Warn,
+    Fail,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    check: &'static str,
+    status: Status,
+    found: String,
+    hint: String,
+}
+
+fn check(name: &'static str, status: Status, found: impl Into<String>, hint: &str) -> Check {
+    let hint = if status == Status::Ok { String::new() } else { hint.to_owned() };
+    Check { check: name, status, found: found.into(), hint }
+}
+
+fn require(name: &'static str, is_there: bool, found: impl Into<String>, hint: &str) -> Check {
+    check(name, if is_there { Status::Ok } else { Status::Fail }, found, hint)
+}
+
+pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let data = args.data.clone().unwrap_or_else(data_dir::default_path);
+    let checks = [
+        privileges(),
+        kernel(),
+        user_namespaces(),
+        overlay(),
+        seccomp(),
+        cgroups(),
+        cgroup_controllers(),
+        memory(),
+        space(&data),
+        loopback_port(),
+    ];
+    let mut out = std::io::stdout().lock();
+    match args.output {
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&checks)?)?,
+        Output::Table => {
+            let word = |status| match status {
+                Status::Ok => "ok",
+                Status::Warn => "warn",
+                Status::Fail => "FAIL",
+            };
+            let row = |c: &Check| {
+                vec![word(c.status).to_owned(), c.check.to_owned(), c.found.clone(), c.hint.clone()]
+            };
+            let rows: Vec<_> = checks.iter().map(row).collect();
+            write!(out, "{}", table(&["", "CHECK", "FOUND", "WHAT TO DO"], &rows))?;
+            let containers = checks.iter().all(|check| check.status != Status::Fail);
+            writeln!(out)?;
+            writeln!(out, "Wasm tasks can run here.")?;
+            let verdict = if containers { "can run here." } else { "cannot run here; see what FAILs above." };
+            writeln!(out, "Container tasks {verdict}")?;
+        }
+    }
+    let failed = checks.iter().any(|check| check.status == Status::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn privileges() -> Check {
+    let uid = rustix::process::geteuid();
+    let hint = "start `neargate serve` as root for container tasks; Wasm tasks need no privileges";
+    require("root", uid.is_root(), format!("uid {}", uid.as_raw()), hint)
+}
+
+fn kernel() -> Check {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    require("kernel", version >= KERNEL_MIN, release, "use Linux 6.1 or newer for container tasks")
+}
+
+fn user_namespaces() -> Check {
+    let max = read_number("/proc/sys/user/max_user_namespaces").unwrap_or(0);
+    let hint = "set sysctl user.max_user_namespaces to 10000 or more";
+    require("user namespaces", max > 0, format!("up to {max}"), hint)
+}
+
+fn overlay() -> Check {
+    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let is_there = filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
+    let found = if is_there { "overlay" } else { "no overlay" };
+    require("overlay file system", is_there, found, "load it with `modprobe overlay`")
+}
+
+fn seccomp() -> Check {
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    let is_there = actions.contains("kill_process") && actions.contains("errno");
+    let found = if is_there { "filters" } else { "none" };
+    require("seccomp", is_there, found, "use a kernel with CONFIG_SECCOMP_FILTER")
+}
+
+/// `(v2 root, v1 controllers)` as mounted.
+fn hierarchies() -> (Option<String>, Vec<String>) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let (mut unified, mut controllers) = (None, Vec::new());
+    for line in mounts.lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        match fields.as_slice() {
+            [_, path, "cgroup2", ..] => unified = Some((*path).to_owned()),
+            [_, _, "cgroup", options, ..] => controllers.extend(options.split(',').map(str::to_owned)),
+            _ => {}
+        }
+    }
+    (unified, controllers)
+}
+
+fn cgroups() -> Check {
+    let (unified, v1) = hierarchies();
+    let found = match (&unified, v1.is_empty()) {
+        (Some(path), true) => format!("v2 at {path}"),
+        (Some(path), false) => format!("hybrid, v2 at {path}"),
+        (None, false) => "v1".to_owned(),
+        (None, true) => "none".to_owned(),
+    };
+    require("cgroups", unified.is_some() || !v1.is_empty(), found, "mount cgroup2 at /sys/fs/cgroup")
+}
+
+fn cgroup_controllers() -> Check {
+    let (unified, mut controllers) = hierarchies();
+    if let Some(path) = unified {
+        let v2 = fs::read_to_string(Path::new(&path).join("cgroup.controllers")).unwrap_or_default();
+        controllers.extend(v2.split_whitespace().map(str::to_owned));
+    }
+    let wanted = ["cpu", "memory", "pids"];
+    let missing: Vec<&str> =
+        wanted.into_iter().filter(|name| !controllers.iter().any(|have| have == name)).collect();
+    let found = if missing.is_empty() { wanted.join(" ") } else { format!("no {}", missing.join(", ")) };
+    let hint = "enable the controllers on the kernel's command line; limits are not enforced without them";
+    require("cgroup controllers", missing.is_empty(), found, hint)
+}
+
+fn memory() -> Check {
+    let info = rustix::system::sysinfo();
+    let mib = info.totalram as u64 / (1 << 20);
+    let status = if mib >= 512 { Status::Ok } else { Status::Warn };
+    check("memory", status, format!("{mib} MiB"), "512 MiB is the least that a Fargate-sized task asks for")
+}
+
+fn space(data: &Path) -> Check {
+    let existing = data.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let Ok(stat) = rustix::fs::statvfs(existing) else {
+        return check(
+            "data directory",
+            Status::Warn,
+            existing.display().to_string(),
+            "it cannot be looked at",
+        );
+    };
+    let free = stat.f_bavail * stat.f_frsize;
+    let status = if free >= FREE_BYTES_MIN { Status::Ok } else { Status::Warn };
+    let found = format!("{} with {} MiB free", data.display(), free / (1 << 20));
+    check("data directory", status, found, "free some space, or name another directory with --data")
+}
+
+fn loopback_port() -> Check {
+    let address = "127.0.0.1:7878";
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => check("port", Status::Ok, format!("{address} is free"), ""),
+        Err(error) => check(
+            "port",
+            Status::Warn,
+            format!("{address}: {error}"),
+            "a server may be running already; choose another port with --listen",
+        ),
+    }
+}
+
+fn read_number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,214 @@
+//! `neargate image`: the image store of a data directory. A server may use it at the same time.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use neargate_image::{ImageStore, ImageSummary, Imported, Kind, PackOptions};
+use neargate_model::image::ImageReference;
+use serde_json::json;
+
+use crate::client::{Output, table};
+use crate::data_dir::DataDir;
+
+/// Options of `neargate image`.
+#[derive(Args, Debug)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    command: ImageCommand,
+    /// Data directory [default: /var/lib/neargate as root, else below $XDG_DATA_HOME].
+    #[arg(long, env = "NEARGATE_DATA", value_name = "DIR", global = true)]
+    data: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+enum ImageCommand {
+    /// Import an OCI image layout, an archive of `docker save`, or a Wasm binary.
+    Import {
+        /// A file, or the directory of an OCI image layout.
+        path: PathBuf,
+        /// The image's name; else what the archive says, or the file's name.
+        #[arg(long, value_name = "REF")]
+        name: Option<ImageReference>,
+    },
+    /// Make an image of a directory; the same directory makes the same image.
+    Pack(PackArgs),
+    /// List images.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// How to print.
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Remove an image's name, and what no other name or task needs.
+    Rm {
+        /// The image.
+        name: ImageReference,
+    },
+    /// Show all that is known of an image, as JSON.
+    Inspect {
+        /// The image.
+        name: ImageReference,
+    },
+    /// Remove what no name and no task needs.
+    Prune,
+}
+
+#[derive(Args, Debug)]
+struct PackArgs {
+    /// The directory that becomes the root file system.
+    dir: PathBuf,
+    /// The image's name.
+    #[arg(long, value_name = "REF")]
+    name: ImageReference,
+    /// The program to run.
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: String,
+    /// An argument of it; may be repeated.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    cmd: Vec<String>,
+    /// A variable of its environment; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Its working directory.
+    #[arg(long, value_name = "DIR", default_value = "")]
+    workdir: String,
+    /// The user it runs as, `user[:group]`.
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+}
+
+pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
+    let data = DataDir::open(args.data.as_deref())?;
+    let store = ImageStore::open(data.images()).context("open the image store")?;
+    let mut out = std::io::stdout().lock();
+    match &args.command {
+        ImageCommand::Import { path, name } => {
+            let imported = store.import(path, name.clone());
+            print_imported(&imported.with_context(|| format!("import {}", path.display()))?, &mut out)?;
+        }
+        ImageCommand::Pack(pack) => {
+            let packed = store.pack_directory(&pack.dir, &options(pack)?);
+            print_imported(&packed.with_context(|| format!("pack {}", pack.dir.display()))?, &mut out)?;
+        }
+        ImageCommand::Ls { output } => list(&store, *output, &mut out)?,
+        ImageCommand::Rm { name } => {
+            let removed = store.remove(name).context("remove image")?;
+            let bytes = removed.reclaimed.map_or(0, |reclaimed| reclaimed.bytes);
+            writeln!(out, "removed {} ({})", removed.name.familiar(), size(bytes))?;
+        }
+        ImageCommand::Inspect { name } => inspect(&store, name, &mut out)?,
+        ImageCommand::Prune => {
+            let reclaimed = store.prune().context("remove what is not needed")?;
+            let (blobs, layers) = (reclaimed.blobs, reclaimed.layers);
+            writeln!(out, "removed {blobs} blobs and {layers} layers ({})", size(reclaimed.bytes))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(pack: &PackArgs) -> Result<PackOptions> {
+    let variable = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => anyhow::bail!("--env {text}: say NAME=VALUE"),
+    };
+    Ok(PackOptions {
+        entrypoint: vec![pack.entrypoint.clone()],
+        cmd: pack.cmd.clone(),
+        env: pack.env.iter().map(variable).collect::<Result<_>>()?,
+        working_dir: pack.workdir.clone(),
+        user: pack.user.clone(),
+        ..PackOptions::new(pack.name.clone())
+    })
+}
+
+fn print_imported(imported: &Imported, out: &mut impl Write) -> Result<()> {
+    Ok(writeln!(out, "{} {}", imported.name.familiar(), imported.digest)?)
+}
+
+fn kind(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Oci => "oci",
+        Kind::Wasm => "wasm",
+    }
+}
+
+/// A size for people, in powers of 1024.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+fn list(store: &ImageStore, output: Output, out: &mut impl Write) -> Result<()> {
+    let images = store.list().context("list images")?;
+    match output {
+        Output::Json => {
+            let image = |image: &ImageSummary| {
+                json!({
+                    "name": image.name.canonical(),
+                    "digest": image.digest.to_string(),
+                    "kind": kind(&image.kind),
+                    "size_bytes": image.size_bytes,
+                })
+            };
+            let images: Vec<_> = images.iter().map(image).collect();
+            writeln!(out, "{}", serde_json::to_string_pretty(&images)?)?;
+        }
+        Output::Table => {
+            let row = |image: &ImageSummary| {
+                let digest: String = image.digest.to_string().chars().take(19).collect();
+                vec![image.name.familiar(), kind(&image.kind).to_owned(), digest, size(image.size_bytes)]
+            };
+            let rows: Vec<_> = images.iter().map(row).collect();
+            write!(out, "{}", table(&["NAME", "KIND", "DIGEST", "SIZE"], &rows))?;
+        }
+    }
+    Ok(())
+}
+
+fn inspect(store: &ImageStore, name: &ImageReference, out: &mut impl Write) -> Result<()> {
+    let detail = store.inspect(name).context("inspect image")?;
+    let resolved = store.resolve(name).context("inspect image")?;
+    let layers: Vec<_> = detail
+        .layers
+        .iter()
+        .map(|layer| json!({ "digest": layer.digest.to_string(), "size_bytes": layer.size_bytes }))
+        .collect();
+    let config = &resolved.config;
+    let shown = json!({
+        "name": name.canonical(),
+        "digest": resolved.digest.to_string(),
+        "manifest": resolved.manifest.to_string(),
+        "entrypoint": config.entrypoint,
+        "cmd": config.cmd,
+        "env": config.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>(),
+        "working_dir": config.working_dir,
+        "user": config.user,
+        "stop_signal": config.stop_signal,
+        "exposed_ports": config.exposed_ports,
+        "layers": layers,
+    });
+    Ok(writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let check = |bytes, expect| assert_eq!(size(bytes), expect);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1536, "1.5 KiB");
+        check(5 << 40, "5120.0 GiB");
+    }
+}

@@ -1,0 +1,129 @@
+//! The `neargate` binary: configuration, wiring and signals.
+
+#![forbid(unsafe_code)]
+
+mod assembly;
+mod client;
+mod containers;
+mod data_dir;
+mod doctor;
+mod image;
+mod link;
+mod report;
+mod run;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Self-hosted serverless task runtime that speaks the ECS API.
+#[derive(Parser, Debug)]
+#[command(name = "neargate", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run one task here, without a server: its output is this command's, and so is its exit code.
+    Run(run::RunArgs),
+    /// Serve the AWS APIs and run tasks.
+    Serve(serve::ServeArgs),
+    /// Print or write what AWS tools need to talk to the server.
+    Env(client::EnvArgs),
+    /// List tasks.
+    Ps(client::PsArgs),
+    /// Show what a task has written.
+    Logs(client::LogsArgs),
+    /// Stop a task.
+    Stop(client::StopArgs),
+    /// Show all that is known of a task.
+    Describe(client::DescribeArgs),
+    /// Import, pack, list and remove images.
+    Image(image::ImageArgs),
+    /// Say what this machine can run, what is missing, and how to get it.
+    Doctor(doctor::DoctorArgs),
+    /// Print the completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print what each AWS operation really does here: real, stored only or refused.
+    Fidelity,
+}
+
+fn main() -> ExitCode {
+    // The supervisor is this same program, executed anew before any thread exists.
+    if let Some(role) = neargate_container::role_from_args() {
+        role.run();
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let failure_code = cli.command.failure_code();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) if report::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::print(&error);
+            ExitCode::from(failure_code.unwrap_or_else(|| client::exit_code(&error)))
+        }
+    }
+}
+
+impl Command {
+    /// `run` keeps the low exit codes for the task (125 is Docker's for "did not run"); for the others the
+    /// error decides.
+    fn failure_code(&self) -> Option<u8> {
+        match self {
+            Self::Run(_) => Some(run::EXIT_DID_NOT_RUN),
+            _ => None,
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Serve(args) => {
+            report::log_to_stderr();
+            serve::run(&args)
+        }
+        Command::Env(args) => in_runtime(client::env(args)),
+        Command::Ps(args) => in_runtime(client::ps(args)),
+        Command::Logs(args) => in_runtime(client::logs(args)),
+        Command::Stop(args) => in_runtime(client::stop(args)),
+        Command::Describe(args) => in_runtime(client::describe(args)),
+        Command::Image(args) => image::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "neargate", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Fidelity => fidelity(),
+    }
+}
+
+fn in_runtime(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+fn fidelity() -> anyhow::Result<ExitCode> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    for row in neargate_wire::fidelity() {
+        let mark = match row.mark {
+            neargate_wire::Mark::Real => "real",
+            neargate_wire::Mark::Stored => "stored only",
+            neargate_wire::Mark::Refused => "refused",
+        };
+        writeln!(out, "{:<6} {:<40} {:<12} {}", row.service, row.operation, mark, row.note)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,191 @@
+//! `neargate serve`: the gateway, control and node of one machine in one process.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use neargate_container::ContainerDriver;
+use neargate_control::{Control, RetentionConfig};
+use neargate_image::ImageStore;
+use neargate_model::{AccountId, Region};
+use neargate_node::{LocalImages, LogStdio};
+use neargate_server::ecs::{EcsApi, TaskPolicy};
+use neargate_server::logs::LogsApi;
+use neargate_server::{Access, AccountKeys, Apis, Gateway};
+use neargate_store::SqliteStore;
+use neargate_telemetry::{LogStore, LogStoreConfig};
+use neargate_wasm::WasmDriver;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::assembly::{self, Ingredients, Machine};
+use crate::containers;
+use crate::data_dir::DataDir;
+
+/// How often what was kept long enough is forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long tasks may take to end when the server is asked to.
+const STOP_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Options of `neargate serve`.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Address and port to listen on; port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1:7878", value_name = "ADDR:PORT")]
+    listen: SocketAddr,
+    /// Data directory [default: /var/lib/neargate as root, else below $XDG_DATA_HOME].
+    #[arg(long, env = "NEARGATE_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The account that resources belong to, 12 digits.
+    #[arg(long, default_value = "123456789012", value_name = "ID")]
+    account: String,
+    /// The region of requests that name none.
+    #[arg(long, default_value = "us-east-1", value_name = "REGION")]
+    region: String,
+    /// Accept any credentials; listens on the loopback address only.
+    #[arg(long)]
+    dev: bool,
+    /// How many times over the machine's memory may be promised to tasks.
+    #[arg(long, default_value_t = 4.0, value_name = "RATIO")]
+    memory_overcommit: f64,
+    /// A host directory below which task definitions may mount; may be repeated.
+    #[arg(long, value_name = "DIR")]
+    allow_host_path: Vec<PathBuf>,
+}
+
+/// Runs the server until it is asked to end. Called before any thread exists.
+pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
+    let account = AccountId::new(args.account.clone()).context("read --account")?;
+    let region = Region::new(args.region.clone()).context("read --region")?;
+    if args.dev && !args.listen.ip().is_loopback() {
+        bail!(
+            "--dev accepts any credentials, so it listens on the loopback address only, not on {}",
+            args.listen
+        );
+    }
+    if !(0.1..=100.0).contains(&args.memory_overcommit) {
+        bail!("--memory-overcommit must be between 0.1 and 100");
+    }
+    let data = DataDir::open(args.data.as_deref())?;
+    let containers = containers::start(data.root())?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
+    let served = runtime.block_on(serve(args, account, region, &data, containers));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(
+    args: &ServeArgs,
+    account: AccountId,
+    region: Region,
+    data: &DataDir,
+    containers: Option<ContainerDriver>,
+) -> Result<()> {
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!("listen on {}; is another server running? Choose another port with --listen", args.listen)
+    })?;
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut terminations = signal(SignalKind::terminate())?;
+    let store = SqliteStore::open(data.database()).context("open the control state")?;
+    let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
+    let images = ImageStore::open(data.images()).context("open the image store")?;
+    let wasm_config = neargate_wasm::Config::new(data.wasm_code());
+    let wasm = WasmDriver::new(&wasm_config).context("set up Wasm")?;
+    clear_scratch(data)?;
+    let policy = TaskPolicy { host_paths: real_paths(&args.allow_host_path)? };
+    let Machine { control, mut node } = assembly::assemble(Ingredients {
+        store: Arc::new(store),
+        capacity: assembly::capacity(args.memory_overcommit),
+        containers: containers.clone(),
+        wasm: Arc::new(wasm),
+        images: Arc::new(LocalImages::new(images)),
+        stdio: Arc::new(LogStdio::new(logs.clone(), assembly::now)),
+        scratch: data.scratch(),
+    });
+    let recovered = control.recover().await.context("read the tasks of the last run")?;
+    if recovered.tasks > 0 {
+        tracing::info!(tasks = recovered.tasks, "tasks of the last run are looked after");
+    }
+    let access = match args.dev {
+        true => Access::Open { account },
+        false => Access::signed(AccountKeys { account, root: data.root_key()? }),
+    };
+    let apis = Apis { ecs: EcsApi::new(control.clone(), policy), logs: LogsApi::new(logs.clone()) };
+    let gateway = Arc::new(Gateway { apis, access, region });
+    announce(args, data, &listener)?;
+
+    let end = CancellationToken::new();
+    let serving = tokio::spawn(neargate_server::serve(listener, gateway, end.clone()));
+    let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), end.clone()));
+    tokio::select! {
+        _ = interrupts.recv() => {}
+        _ = terminations.recv() => {}
+        _ = node.join_next() => tracing::error!("the node ended unexpectedly"),
+    }
+    tracing::info!("ending");
+    end.cancel();
+    let _ = serving.await;
+    let _ = sweeping.await;
+    let left = control.drain("Host stopped: the server was asked to end", STOP_DEADLINE).await?;
+    if left > 0 {
+        tracing::warn!(tasks = left, "tasks did not end in time; they are reported at the next start");
+    }
+    node.shutdown().await;
+    if let Some(containers) = containers {
+        containers.shut_down().await;
+    }
+    tokio::task::spawn_blocking(move || logs.close()).await?;
+    Ok(())
+}
+
+/// Containers end with the supervisor of their server, so what a former one left is nobody's.
+fn clear_scratch(data: &DataDir) -> Result<()> {
+    match std::fs::remove_dir_all(data.scratch()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("empty {}", data.scratch().display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn real_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let real = |path: &PathBuf| {
+        std::fs::canonicalize(path).with_context(|| format!("use --allow-host-path {}", path.display()))
+    };
+    paths.iter().map(real).collect()
+}
+
+fn announce(args: &ServeArgs, data: &DataDir, listener: &TcpListener) -> Result<()> {
+    let url = format!("http://{}", listener.local_addr()?);
+    data.write_endpoint(&url)?;
+    if args.dev {
+        eprintln!("warning: --dev accepts any credentials; everyone who can reach {url} may run tasks");
+    }
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "ready {url}").and_then(|()| stdout.flush()).context("write to stdout")
+}
+
+async fn sweep(control: Control, logs: LogStore, end: CancellationToken) {
+    let retention = RetentionConfig::default();
+    let mut tick = tokio::time::interval(SWEEP_INTERVAL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = control.sweep(&retention).await {
+            tracing::warn!(%error, "what is over could not be forgotten yet");
+        }
+        let logs = logs.clone();
+        let _ = tokio::task::spawn_blocking(move || logs.sweep()).await;
+    }
+}
