@@ -44,6 +44,17 @@ pub(crate) enum LayerPassing {
     Paths,
 }
 
+/// A root file system that is mounted nowhere yet.
+#[derive(Debug)]
+pub(crate) struct Root {
+    /// The detached overlay.
+    pub(crate) overlay: OwnedFd,
+    /// The id-mapped layers that it was made of. It holds references of its own; these are kept only because
+    /// closing the last descriptor of a detached mount waits for an RCU grace period, half a millisecond.
+    /// The container attaches them to what it unmounts anyway.
+    pub(crate) layers: Vec<OwnedFd>,
+}
+
 /// A volume ready to be put in place.
 #[derive(Debug)]
 pub(crate) struct Volume {
@@ -67,7 +78,7 @@ pub(crate) fn mount_root(
     ids: u32,
     passing: &mut LayerPassing,
     launchpad: &Launchpad,
-) -> Result<OwnedFd, Failure> {
+) -> Result<Root, Failure> {
     if plan.layers.is_empty() || plan.layers.len() > LAYERS_MAX {
         let why = format!("it has {} layers; 1 to {LAYERS_MAX} are possible", plan.layers.len());
         return Err(Failure::InvalidImage { why });
@@ -78,18 +89,19 @@ pub(crate) fn mount_root(
     }
     // The root directory is the container root's own.
     std::os::unix::fs::chown(scratch.join("upper"), Some(ids), Some(ids)).step("give root to container")?;
-    // One mount for upper and work: overlay wants both on the same one.
-    let writable = open_tree_clone(scratch).step("open scratch directory")?;
-    let lower: Result<Vec<_>, _> = plan.layers.iter().map(|layer| mapped(path_of(layer), userns)).collect();
-    let lower = lower?;
+    let layers: Result<Vec<_>, _> = plan.layers.iter().map(|layer| mapped(path_of(layer), userns)).collect();
+    let layers = layers?;
     if *passing == LayerPassing::Descriptors {
-        match overlay_from_descriptors(&lower, &writable) {
+        match overlay_from_descriptors(&layers, scratch) {
             // Kernels that do not know the parameter, or not in this form, answer EINVAL.
             Err(Failure::System { errno: libc::EINVAL, .. }) => *passing = LayerPassing::Paths,
-            other => return other,
+            other => return other.map(|overlay| Root { overlay, layers }),
         }
     }
-    launchpad.in_launch(|| overlay_from_paths(&lower, &writable))
+    // One mount for upper and work: overlay wants both on the same one.
+    let writable = open_tree_clone(scratch).step("open scratch directory")?;
+    let overlay = launchpad.in_launch(|| overlay_from_paths(&layers, &writable))?;
+    Ok(Root { overlay, layers: Vec::new() })
 }
 
 fn mapped(dir: &Path, userns: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
@@ -109,7 +121,7 @@ fn map_refused(dir: &Path, error: &io::Error) -> Failure {
     Failure::System { step: format!("map ids of {}", dir.display()), errno: errno(error) }
 }
 
-fn overlay_from_descriptors(lower: &[OwnedFd], writable: &OwnedFd) -> Result<OwnedFd, Failure> {
+fn overlay_from_descriptors(lower: &[OwnedFd], scratch: &Path) -> Result<OwnedFd, Failure> {
     const STEP: &str = "mount overlay";
     let overlay = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).step("open overlay")?;
     // Appended from the top down, each below the one before.
@@ -117,8 +129,8 @@ fn overlay_from_descriptors(lower: &[OwnedFd], writable: &OwnedFd) -> Result<Own
         fsconfig_set_fd(overlay.as_fd(), c"lowerdir+", layer).step(STEP)?;
     }
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    for (key, dir) in [(c"upperdir", c"upper"), (c"workdir", c"work")] {
-        let fd = rustix::fs::openat(writable, dir, flags, rustix::fs::Mode::empty()).step(STEP)?;
+    for (key, dir) in [(c"upperdir", "upper"), (c"workdir", "work")] {
+        let fd = rustix::fs::open(scratch.join(dir), flags, rustix::fs::Mode::empty()).step(STEP)?;
         fsconfig_set_fd(overlay.as_fd(), key, &fd).step(STEP)?;
     }
     // No fsync for the sake of files that are thrown away with the container (Linux 5.10).

@@ -114,15 +114,20 @@ pub(crate) fn dup2(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     check(unsafe { libc::dup2(from.as_raw_fd(), to) }.into()).map(drop)
 }
 
-/// Puts every signal back to its default action and unblocks all.
-///
-/// `execve(2)` keeps ignored signals ignored, and Rust's start-up code ignores SIGPIPE.
-pub(crate) fn reset_signals() {
-    for signal in 1..=64 {
+/// Puts every signal but SIGPIPE back to its default action, once, so that what the supervisor was started
+/// with does not reach containers: `execve(2)` keeps ignored signals ignored.
+pub(crate) fn reset_inherited_signals() {
+    for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: SIG_DFL installs no handler. SIGKILL, SIGSTOP and the two signals that the C library
         // keeps for itself are refused, which is as wanted.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Puts SIGPIPE, which Rust's start-up code ignores, back to its default action, and unblocks all signals.
+pub(crate) fn reset_signals() {
+    // SAFETY: SIG_DFL installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     set_blocked(&[], libc::SIG_SETMASK);
 }
 

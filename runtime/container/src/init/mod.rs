@@ -23,9 +23,9 @@ use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_c
 
 use crate::cgroup;
 use crate::failure::{Failure, Step};
-use crate::launchpad::ROOT_DIR;
+use crate::launchpad::{LAYERS_DIR, ROOT_DIR};
 use crate::protocol::StartPlan;
-use crate::rootfs::Volume;
+use crate::rootfs::{Root, Volume};
 use crate::sys;
 use crate::user::{self, User};
 pub(crate) use files::{MaskedPath, masked_paths};
@@ -42,7 +42,7 @@ pub(crate) struct Init<'a> {
     pub(crate) resolv_conf: &'a [u8],
     pub(crate) masked: &'a [MaskedPath],
     pub(crate) filter: &'a [libc::sock_filter],
-    pub(crate) root: OwnedFd,
+    pub(crate) root: Root,
     pub(crate) sysfs: OwnedFd,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) tasks: Vec<fs::File>,
@@ -131,9 +131,14 @@ fn set_up<'a>(mut init: Init<'a>) -> Result<&'a Program, Failure> {
 fn build_root(init: &Init<'_>) -> Result<User, Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", private).step("make mounts private")?;
-    move_mount(&init.root, c"", rustix::fs::CWD, ROOT_DIR, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .step("attach root file system")?;
-    let root = init.root.as_fd();
+    let attach = |mount, dir| {
+        move_mount(mount, c"", rustix::fs::CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .step("attach root file system")
+    };
+    // Goes away with the old root below, for one grace period in all; see `Root`.
+    init.root.layers.iter().try_for_each(|layer| attach(layer, LAYERS_DIR))?;
+    attach(&init.root.overlay, ROOT_DIR)?;
+    let root = init.root.overlay.as_fd();
     let dev = mounts::mount_fixed(root, &init.sysfs, init.mount_cgroup2)?;
     files::write_network_files(root, init.hostname, init.resolv_conf)?;
     for volume in &init.volumes {

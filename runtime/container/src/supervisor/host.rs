@@ -20,8 +20,10 @@ use crate::seccomp::Filters;
 use crate::sys;
 use crate::user::ID_RANGE;
 
-/// How soon a busy cgroup directory, or an OOM event whose victim is not known yet, is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(3);
+/// How soon a busy cgroup directory, or an OOM event whose victim is not known yet, is looked at again: at
+/// first, and after having looked in vain for long.
+const LOOK_AGAIN_MIN: Duration = Duration::from_micros(200);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(20);
 /// How long after an OOM event its kill is waited for.
 const OOM_WAIT: Duration = Duration::from_secs(1);
 /// Most containers at once, so that a runaway server cannot use up the host's process ids.
@@ -129,6 +131,7 @@ pub(super) struct Host {
     leaving: Vec<Leaving>,
     releasing: Vec<String>,
     out_of_memory: Vec<u64>,
+    look_again: Duration,
     last_number: u64,
 }
 
@@ -161,6 +164,7 @@ impl Host {
             leaving: Vec::new(),
             releasing: Vec::new(),
             out_of_memory: Vec::new(),
+            look_again: LOOK_AGAIN_MIN,
             last_number: 0,
         })
     }
@@ -382,13 +386,14 @@ impl Host {
     }
 
     /// When something has to be looked at, though nothing happens.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
         let is_waiting =
             |task: &String| self.sandboxes.get(task).is_some_and(|sandbox| sandbox.live.is_empty());
         let look_again = !self.leaving.is_empty()
             || !self.out_of_memory.is_empty()
             || self.releasing.iter().any(is_waiting);
-        let soon = look_again.then(|| Instant::now() + LOOK_AGAIN);
+        self.look_again = if look_again { (self.look_again * 2).min(LOOK_AGAIN_MAX) } else { LOOK_AGAIN_MIN };
+        let soon = look_again.then(|| Instant::now() + self.look_again);
         let timeouts = self.execs.values().filter(|exec| !exec.timed_out).map(|exec| exec.deadline);
         timeouts.chain(soon).min()
     }

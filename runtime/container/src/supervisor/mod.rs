@@ -129,9 +129,9 @@ impl Supervisor {
         }
     }
 
-    fn timeout(&self) -> Option<Timespec> {
+    fn timeout(&mut self) -> Option<Timespec> {
         let now = Instant::now();
-        let host = if let State::Ready(host) = &self.state { host.deadline() } else { None };
+        let host = if let State::Ready(host) = &mut self.state { host.deadline() } else { None };
         let until = host.into_iter().chain(self.closing).min()?;
         Timespec::try_from(until.saturating_duration_since(now)).ok()
     }
@@ -239,6 +239,7 @@ impl Supervisor {
 /// Makes the supervisor harder to disturb. None of it is needed to work, so failures are no errors: an
 /// unprivileged supervisor lives on to say why it can do nothing.
 fn harden() {
+    sys::reset_inherited_signals();
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"ng-supervisor");
     // Not dumpable, and so are the children that it clones until they exec: nobody but host root can attach

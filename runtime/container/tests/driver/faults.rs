@@ -106,7 +106,7 @@ pub(crate) fn be_client(directory: &str) -> ExitCode {
     runtime.block_on(async {
         let task = fixture.task().await;
         let (handle, _streams) =
-            task.start_ready("trap '' TERM; (sleep 1000 &); echo ready; cat", |_| {}).await;
+            task.start_ready("trap '' TERM; (sleep 1000 &); echo ready; exec sleep 1000", |_| {}).await;
         let supervisor = supervisors().remove(0);
         println!("{} {}", supervisor.file_name().unwrap().to_str().unwrap(), config.instance());
         handle.wait().await;
