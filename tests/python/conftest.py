@@ -42,6 +42,13 @@ class Server:
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            self._connect()
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def _connect(self):
         self.endpoint = self._ready()
         # Nothing else is expected on stdout, but a pipe that nobody reads would stop a server that writes.
         threading.Thread(target=self.process.stdout.read, daemon=True).start()

@@ -30,6 +30,14 @@ def clients():
 
 
 @pytest.fixture
+def run_aws(run_program, server):
+    """Versions of the AWS CLI before 2.13 do not read AWS_ENDPOINT_URL, so that all are told."""
+    def run_aws(aws, *arguments, **more):
+        return run_program(aws, "--endpoint-url", server.endpoint, *arguments, **more)
+    return run_aws
+
+
+@pytest.fixture
 def run_program(server):
     def run_program(*command, succeeds=True):
         environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **server.environment}
@@ -39,10 +47,10 @@ def run_program(server):
     return run_program
 
 
-@pytest.mark.parametrize("aws", clients())
-def test_aws_cli(run_program, family, aws):
+@pytest.mark.parametrize("aws", list(clients()))
+def test_aws_cli(run_aws, family, aws):
     def call(*arguments):
-        return json.loads(run_program(aws, *arguments, "--output", "json") or "null")
+        return json.loads(run_aws(aws, *arguments, "--output", "json") or "null")
 
     container = [{"name": "main", "image": "probe", "command": ["echo", "from the CLI"], "logConfiguration": {
         "logDriver": "awslogs", "options": {"awslogs-group": f"/{family}", "awslogs-region": "us-east-1",
@@ -60,9 +68,15 @@ def test_aws_cli(run_program, family, aws):
     assert call("sts", "get-caller-identity")["Account"] == "123456789012"
 
 
-@pytest.mark.parametrize("aws", clients())
-def test_aws_cli_shows_refusals(run_program, aws):
-    text = run_program(aws, "ecs", "list-tasks", "--cluster", "absent", succeeds=False)
+def test_aws_cli_1_reads_the_environment(run_program):
+    if not shutil.which(CLI_1):
+        pytest.skip(f"no AWS CLI 1 at {CLI_1}")
+    assert json.loads(run_program(CLI_1, "ecs", "describe-clusters", "--clusters", CLUSTER))["clusters"]
+
+
+@pytest.mark.parametrize("aws", list(clients()))
+def test_aws_cli_shows_refusals(run_aws, aws):
+    text = run_aws(aws, "ecs", "list-tasks", "--cluster", "absent", succeeds=False)
     assert "(ClusterNotFoundException)" in text and "Cluster not found." in text
 
 

@@ -88,7 +88,7 @@ def test_sizes_in_words(ecs, family, cpu, memory, expected):
     ({"pidMode": "host"}, "ClientException",
      "Tasks using the Fargate launch type do not support pidMode 'host'. The supported value for pidMode is 'task'."),
     ({"networkMode": "bridge"}, "ClientException", "awsvpc"),
-    ({"networkMode": "host"}, "ClientException", "awsvpc"),
+    ({"networkMode": "host"}, "ClientException", "host"),
     ({"ephemeralStorage": {"sizeInGiB": 20}}, None, "21"),
     ({"ephemeralStorage": {"sizeInGiB": 201}}, None, "200"),
 ])
@@ -142,8 +142,13 @@ def test_refuses_family_names(ecs, name):
     assert caught.value.response["Error"]["Code"] in ("ClientException", "InvalidParameterException")
 
 
-@pytest.mark.parametrize("name", ["no-such-family", "no-such-family:7", "x:0",
+@pytest.mark.parametrize("name", ["no-such-family", "no-such-family:7",
                                   "arn:aws:ecs:us-east-1:123456789012:task-definition/absent:1"])
 def test_unknown_definition(ecs, name):
     with refused("ClientException"):
         ecs.describe_task_definition(taskDefinition=name)
+
+
+def test_revision_zero(ecs):
+    with refused("InvalidParameterException", part="x:0"):
+        ecs.describe_task_definition(taskDefinition="x:0")

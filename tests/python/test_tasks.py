@@ -81,7 +81,7 @@ def test_exit_codes(register, run, until_stopped, command, code):
 
 @needs_root
 @pytest.mark.parametrize("script,code", [
-    ("exit 0", 0), ("exit 255", 255), ("sh -c 'kill -9 $$'", 137), ("sh -c 'kill -11 $$'", 139)])
+    ("exit 0", 0), ("exit 255", 255), ("sh -c 'kill -9 $$'; exit $?", 137), ("sh -c 'kill -11 $$'; exit $?", 139)])
 def test_container_exit_codes(register, run, until_stopped, script, code):
     register(["sh", "-c", script], image="busybox")
     assert until_stopped(run()["tasks"][0]["taskArn"])["containers"][0]["exitCode"] == code

