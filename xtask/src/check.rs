@@ -81,10 +81,9 @@ fn black_box(steps: &mut Steps) -> Result<()> {
     if !is_root() {
         println!("SKIPPED: not root: container tasks and checks of the kernel's state cannot run");
     }
-    steps.command(
-        "release binary",
-        &mut cargo(&["build", "--release", "--locked", "--package", "neargate"]),
-    )?;
+    if let Some(mut build) = setup::build_command() {
+        steps.command("release binary", &mut build)?;
+    }
     steps.call("examples", || setup::build_examples().map(drop))?;
     let suites = |arguments: &[&str]| {
         let mut test = cargo(&["test", "--locked", "--package", "neargate-tests"]);

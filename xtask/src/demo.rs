@@ -11,7 +11,7 @@ use neargate_tests::{Server, ServerOptions, binary, fixtures, is_root, repositor
 use serde_json::Value;
 
 use crate::setup;
-use crate::shell::{cargo, shown};
+use crate::shell::shown;
 
 const CLUSTER: &str = "demo";
 /// What is left when the server has ended is gone within this.
@@ -32,7 +32,9 @@ const CONTAINER: Job =
 pub(crate) fn demo() -> Result<()> {
     setup::setup()?;
     title("build");
-    show(&mut cargo(&["build", "--release", "--package", "neargate"]))?;
+    if let Some(mut build) = setup::build_command() {
+        show(&mut build)?;
+    }
     println!("$ cd examples && cargo build --release --target wasm32-wasip2");
     let examples = setup::build_examples()?;
     let before = Snapshot::take();

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use neargate_tests::{fixtures, is_root, repository, target_directory};
@@ -156,6 +157,12 @@ fn build_fixtures() -> Result<()> {
         fixtures::probe(target)?;
     }
     Ok(())
+}
+
+/// The command that builds the binary, unless `NEARGATE_BIN` names one that is to be used as it is.
+pub(crate) fn build_command() -> Option<Command> {
+    let is_given = std::env::var_os("NEARGATE_BIN").is_some();
+    (!is_given).then(|| crate::shell::cargo(&["build", "--release", "--locked", "--package", "neargate"]))
 }
 
 /// The examples' Wasm files, built.
