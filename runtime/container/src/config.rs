@@ -6,9 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::protocol::{Setup, VERSION};
 
-/// First host user id of the ranges that tasks get, by default. Above what people and systemd use, below
-/// 2^31, from where on some programs misread ids.
-pub const DEFAULT_ID_BASE: u32 = 1_000_000_000;
+/// First host user id of the ranges that tasks get, by default.
+pub const DEFAULT_ID_BASE: u32 = neargate_driver::VOLUME_ID_BASE;
 
 /// What a supervisor is configured with.
 #[derive(Clone, Debug, PartialEq, Eq)]

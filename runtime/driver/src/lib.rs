@@ -19,7 +19,7 @@ use neargate_model::{ContainerId, TaskId};
 pub use error::{ExecError, RecoverError, SandboxError, SignalError, StartError, StatsError};
 pub use spec::{
     ContainerSpec, ExecSpec, Exit, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxSpec, Signal, Stats,
-    Stdio, Ulimit, WasmModule,
+    Stdio, Ulimit, VOLUME_ID_BASE, WasmModule,
 };
 
 /// Runs one container inside a prepared sandbox.

@@ -102,6 +102,10 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// The host user and group id that stand for a container's root on the disk of a volume; its user n is
+/// this id + n. Above what people and systemd use, below 2^31, from where on some programs misread ids.
+pub const VOLUME_ID_BASE: u32 = 1_000_000_000;
+
 /// Where a mount comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MountSource {

@@ -57,11 +57,15 @@ pub(crate) fn argv(container: &ContainerDefinition, image: &TaskImage) -> Vec<St
     entry_point.unwrap_or(&image.entrypoint).iter().chain(cmd).cloned().collect()
 }
 
-/// The image's environment under the definition's.
+/// The image's environment under the definition's. Programs expect a `HOME`: root's own, or the root
+/// directory for other users, whose home only the image's passwd file knows.
 pub(crate) fn environment(container: &ContainerDefinition, image: &TaskImage) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     if matches!(image.rootfs, Rootfs::Layers(_)) {
         env.push(("PATH".to_owned(), PATH_DEFAULT.to_owned()));
+        let user = container.user.as_deref().or(image.user.as_deref()).unwrap_or_default();
+        let is_root = matches!(user.split(':').next(), Some("" | "0" | "root"));
+        env.push(("HOME".to_owned(), if is_root { "/root" } else { "/" }.to_owned()));
     }
     for (name, value) in image.env.iter().chain(&container.environment) {
         match env.iter_mut().find(|(earlier, _)| earlier == name) {
@@ -155,8 +159,11 @@ mod tests {
     fn later_variables_win() {
         let mut definition = container("a");
         definition.environment = vec![("A".to_owned(), "1".to_owned()), ("PATH".to_owned(), "/x".to_owned())];
-        let expect = vec![("PATH".to_owned(), "/x".to_owned()), ("A".to_owned(), "1".to_owned())];
+        let pairs = |pairs: [(&str, &str); 3]| pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec();
+        let expect = pairs([("PATH", "/x"), ("HOME", "/root"), ("A", "1")]);
         assert_eq!(environment(&definition, &image()), expect);
+        definition.user = Some("daemon:daemon".to_owned());
+        assert_eq!(environment(&definition, &image())[1].1, "/");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The directories of a task on the host: what its containers write, and its volumes.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use neargate_driver::VOLUME_ID_BASE;
 use neargate_model::TaskId;
 
 /// The scratch directory of one task, named by its id.
@@ -27,10 +28,18 @@ impl Scratch {
         Ok(dir)
     }
 
-    /// The directory of a task-scoped volume; it lives as long as the task.
+    /// The directory of a task-scoped volume; it lives as long as the task. It belongs to the containers'
+    /// root where this process may give files away, and every user of the containers may write to it; nobody
+    /// else reaches it, because the directory above is closed.
     pub(crate) fn volume(&self, index: usize) -> io::Result<PathBuf> {
         let dir = self.dir.join(format!("volume-{index}"));
         make(&dir)?;
+        fs::set_permissions(&dir, Permissions::from_mode(0o777))?;
+        match chown(&dir, Some(VOLUME_ID_BASE), Some(VOLUME_ID_BASE)) {
+            // Without the right to give files away there are no containers that need it.
+            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
         Ok(dir)
     }
 
