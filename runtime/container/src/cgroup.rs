@@ -22,6 +22,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use neargate_driver::{Limits, Stats};
 
@@ -56,10 +57,26 @@ pub(crate) struct Group {
 
 impl Groups {
     /// Takes the instance's directory, after removing what dead servers have left.
+    ///
+    /// A server that ends meanwhile may remove `neargate` while it is empty; then all is tried again.
     pub(crate) fn open(instance: &str) -> Result<Self, Failure> {
+        const ATTEMPTS: usize = 20;
         let layout = Layout::detect().step("read mountinfo")?;
-        let path = format!("{TOP}/{instance}");
         remove_leftovers(&layout);
+        let mut opened = Self::take(&layout, instance);
+        for _ in 1..ATTEMPTS {
+            match &opened {
+                Err(Failure::System { errno: libc::ENOENT, .. }) => opened = Self::take(&layout, instance),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        let lock = opened?;
+        Ok(Self { layout, path: format!("{TOP}/{instance}"), _lock: lock })
+    }
+
+    /// Makes the instance's directories; the lock comes first, so that no cleaner takes them for leftovers.
+    fn take(layout: &Layout, instance: &str) -> Result<fs::File, Failure> {
+        let path = format!("{TOP}/{instance}");
         for root in layout.roots() {
             make_dir(&root.join(TOP)).step("make cgroup directory")?;
         }
@@ -70,7 +87,7 @@ impl Groups {
             make_dir(&root.join(&path)).step("make cgroup directory")?;
         }
         layout.enable_controllers(&path).step("enable cgroup controllers")?;
-        Ok(Self { layout, path, _lock: lock })
+        Ok(lock)
     }
 
     /// Makes a task's group, with a directory in every hierarchy.
@@ -132,7 +149,7 @@ impl Groups {
 
     /// Removes the instance's directories. Best effort: what is left is found by the next server.
     pub(crate) fn close(&self) {
-        for root in self.layout.roots() {
+        for root in primary_last(&self.layout) {
             // Fails with EBUSY while a group lives, and for `neargate` while another server does.
             let _ = fs::remove_dir(root.join(&self.path));
             let _ = fs::remove_dir(root.join(TOP));
@@ -256,15 +273,30 @@ fn keyed(file: &Path, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+/// The hierarchies' roots, the one with the lock at the end: as soon as its directory is gone a new server of
+/// the same instance may lock another and make its directories, which must not be removed with the old.
+fn primary_last(layout: &Layout) -> Vec<&Path> {
+    let primary = layout.primary();
+    let others = layout.roots().into_iter().filter(|root| *root != primary);
+    others.chain([primary]).collect()
+}
+
 /// Makes and locks a directory, so that the locked one is the one that the path names.
 fn lock_instance(dir: &Path) -> io::Result<fs::File> {
     use std::os::unix::fs::MetadataExt;
-    // A cleaner may remove the directory between making and locking it; it then holds the lock only briefly.
+    // A cleaner may take the lock of a directory that was just made, and remove it; it does not take long.
     const ATTEMPTS: usize = 100;
+    const PAUSE: Duration = Duration::from_millis(20);
     for _ in 0..ATTEMPTS {
         make_dir(dir)?;
         let Ok(file) = fs::File::open(dir) else { continue };
-        try_lock(&file)?;
+        match try_lock(&file) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
+            other => other?,
+        }
         let same =
             fs::metadata(dir).is_ok_and(|named| file.metadata().is_ok_and(|own| own.ino() == named.ino()));
         if same {
@@ -284,7 +316,7 @@ fn remove_leftovers(layout: &Layout) {
     for instance in instances.flatten().filter(|entry| entry.path().is_dir()) {
         let Ok(dir) = fs::File::open(instance.path()) else { continue };
         if try_lock(&dir).is_ok() {
-            for root in layout.roots() {
+            for root in primary_last(layout) {
                 remove_tree(&root.join(TOP).join(instance.file_name()));
             }
         }
@@ -312,7 +344,7 @@ fn remove_patiently(dir: &Path) {
         if is_removed(dir) {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
