@@ -14,7 +14,7 @@ def test_caller_identity(server):
 
 @pytest.mark.parametrize("change,codes", [
     ({"aws_secret_access_key": "wrong"}, ["SignatureDoesNotMatch"]),
-    ({"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE"}, ["InvalidClientTokenId"]),
+    ({"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE"}, ["SignatureDoesNotMatch"]),
 ])
 def test_strangers_are_refused(server, change, codes):
     settings = {

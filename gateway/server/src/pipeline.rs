@@ -190,7 +190,10 @@ pub(crate) fn too_large(head: &Parts, limit: usize) -> Response<Bytes> {
     };
     let message = format!("the request's body is over the limit of {limit} bytes");
     let reply = ErrorReply::sender(413, "RequestEntityTooLargeException", message);
-    to_http(reply.render(protocol, None, &Uuid::new_v4().to_string()))
+    let mut response = to_http(reply.render(protocol, None, &Uuid::new_v4().to_string()));
+    // What is left of the body is not read, so nothing else can come over this connection.
+    response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 fn to_http(rendered: Rendered) -> Response<Bytes> {

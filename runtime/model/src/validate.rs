@@ -11,6 +11,9 @@ pub const CONTAINERS_MAX: usize = 10;
 /// Least memory limit of a container in MiB (API reference: "should not specify less than 6 MiB").
 pub const CONTAINER_MEMORY_MIB_MIN: u32 = 6;
 
+/// The longest stop timeout on Fargate, in seconds (API reference, ContainerDefinition.stopTimeout).
+pub const FARGATE_STOP_TIMEOUT_S_MAX: u32 = 120;
+
 /// Why a task shape is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
@@ -123,6 +126,14 @@ pub enum ShapeError {
     FargateCpu {
         /// The task's CPU units.
         cpu_units: u32,
+    },
+    /// Fargate waits at most [`FARGATE_STOP_TIMEOUT_S_MAX`] for a container to end.
+    #[error(
+        "container {name}: Fargate allows a stop timeout of at most {FARGATE_STOP_TIMEOUT_S_MAX} seconds"
+    )]
+    FargateStopTimeout {
+        /// The container.
+        name: ContainerName,
     },
     /// Fargate needs the network mode awsvpc.
     #[error("Fargate needs network mode awsvpc")]
@@ -246,6 +257,10 @@ pub fn check_fargate(shape: &TaskShape) -> Result<(), ShapeError> {
     if shape.network_mode != NetworkMode::Awsvpc {
         return Err(ShapeError::FargateNetwork);
     }
+    let is_patient = |c: &&crate::ContainerDefinition| c.stop_timeout_s > Some(FARGATE_STOP_TIMEOUT_S_MAX);
+    if let Some(container) = shape.containers.iter().find(is_patient) {
+        return Err(ShapeError::FargateStopTimeout { name: container.name.clone() });
+    }
     let cpu_units = shape.cpu_units.ok_or(ShapeError::FargateNeeds { what: "cpu" })?;
     let memory_mib = shape.memory_mib.ok_or(ShapeError::FargateNeeds { what: "memory" })?;
     let Some(offers) = fargate_memory_mib(cpu_units) else {
@@ -334,5 +349,8 @@ mod tests {
         check(Some(16384), Some(122_880), true);
         check(None, Some(512), false);
         check(Some(256), None, false);
+        let slow = crate::ContainerDefinition { stop_timeout_s: Some(121), ..container("a") };
+        let expect = ShapeError::FargateStopTimeout { name: slow.name.clone() };
+        assert_eq!(check_fargate(&shape(vec![slow])), Err(expect));
     }
 }

@@ -114,7 +114,7 @@ fn wrong_signatures() -> Result<()> {
     stranger.access_key = "AKIAIOSFODNN7EXAMPLE".to_owned();
     let headers =
         Client::new(&server.endpoint, stranger).signed_headers(Api::Ecs, "ListClusters", body, now())?;
-    check(&mut client, "unknown key", &headers, body, &["UnrecognizedClientException"])?;
+    check(&mut client, "unknown key", &headers, body, &["InvalidSignatureException"])?;
     let mut guesser = server.credentials.clone();
     guesser.secret = "guess".to_owned();
     let headers =

@@ -82,7 +82,8 @@ pub(super) fn shape(error: &ShapeError) -> EcsError {
         | ShapeError::DependencyCycle { .. }
         | ShapeError::WaitsForEssential { .. }
         | ShapeError::NoHealthCheck { .. }
-        | ShapeError::UnknownVolume { .. } => client(format!("Invalid task definition: {error}.")),
+        | ShapeError::UnknownVolume { .. }
+        | ShapeError::FargateStopTimeout { .. } => client(format!("Invalid task definition: {error}.")),
     }
 }
 

@@ -17,7 +17,21 @@ mod tasks;
 use std::path::PathBuf;
 
 use neargate_control::Control;
-use neargate_wire::ecs::*;
+use neargate_wire::ecs::{
+    CreateClusterRequest, CreateClusterResponse, DeleteAccountSettingRequest, DeleteAccountSettingResponse,
+    DeleteClusterRequest, DeleteClusterResponse, DeleteTaskDefinitionsRequest, DeleteTaskDefinitionsResponse,
+    DeregisterTaskDefinitionRequest, DeregisterTaskDefinitionResponse, DescribeClustersRequest,
+    DescribeClustersResponse, DescribeTaskDefinitionRequest, DescribeTaskDefinitionResponse,
+    DescribeTasksRequest, DescribeTasksResponse, Ecs, EcsError, ListAccountSettingsRequest,
+    ListAccountSettingsResponse, ListClustersRequest, ListClustersResponse, ListTagsForResourceRequest,
+    ListTagsForResourceResponse, ListTaskDefinitionFamiliesRequest, ListTaskDefinitionFamiliesResponse,
+    ListTaskDefinitionsRequest, ListTaskDefinitionsResponse, ListTasksRequest, ListTasksResponse,
+    PutAccountSettingDefaultRequest, PutAccountSettingDefaultResponse, PutAccountSettingRequest,
+    PutAccountSettingResponse, RegisterTaskDefinitionRequest, RegisterTaskDefinitionResponse, RunTaskRequest,
+    RunTaskResponse, StopTaskRequest, StopTaskResponse, TagResourceRequest, TagResourceResponse,
+    UntagResourceRequest, UntagResourceResponse, UpdateClusterRequest, UpdateClusterResponse,
+    UpdateClusterSettingsRequest, UpdateClusterSettingsResponse,
+};
 
 use crate::RequestContext;
 

@@ -10,7 +10,14 @@ use neargate_telemetry::{
     FilterQuery, GetQuery, GroupInfo, GroupQuery, InputEvent, LogStore, StreamInfo, StreamOrder, StreamQuery,
     StreamSelect,
 };
-use neargate_wire::logs::*;
+use neargate_wire::logs::{
+    CreateLogGroupRequest, CreateLogStreamRequest, DeleteLogGroupRequest, DeleteLogStreamRequest,
+    DeleteRetentionPolicyRequest, DescribeLogGroupsRequest, DescribeLogGroupsResponse,
+    DescribeLogStreamsRequest, DescribeLogStreamsResponse, FilterLogEventsRequest, FilterLogEventsResponse,
+    FilteredLogEvent, GetLogEventsRequest, GetLogEventsResponse, InputLogEvent, LogGroup, LogGroupClass,
+    LogStream, Logs, LogsError, OrderBy, OutputLogEvent, PutLogEventsRequest, PutLogEventsResponse,
+    PutRetentionPolicyRequest, RejectedLogEventsInfo,
+};
 
 use self::error::invalid;
 use crate::RequestContext;
