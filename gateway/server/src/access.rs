@@ -58,7 +58,7 @@ impl Access {
             Self::Signed(access) => access.verify(request, service, body),
             Self::Open { account } => {
                 let presented = Presented::parse(request, Rules::SERVICE).ok();
-                let region = presented.and_then(|presented| region(&presented.scope().region));
+                let region = presented.and_then(|presented| region(presented.scope().region));
                 Ok(root(account, region))
             }
         }
@@ -68,10 +68,10 @@ impl Access {
 impl SignedAccess {
     fn verify(&self, request: &SignedRequest<'_>, service: &str, body: &[u8]) -> Result<Caller, AuthError> {
         let presented = Presented::parse(request, Rules::SERVICE)?;
-        let scope = presented.scope().clone();
+        let scope = presented.scope();
         // The region is the caller's choice; the service is not. Both are checked before the key cache, so
         // that nobody fills it with scopes of their own making.
-        let region = region(&scope.region);
+        let region = region(scope.region);
         let wanted = region.as_ref().map_or("a valid region", Region::as_str);
         presented.check_scope(wanted, service)?;
         let is_root = presented.access_key() == self.keys.root.access_key.as_str();

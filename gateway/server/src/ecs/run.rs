@@ -181,9 +181,9 @@ fn task_face(
 ) -> ecs::Task {
     let sent = input.overrides.clone().unwrap_or_default();
     let of = |container: &neargate_model::ContainerDefinition| {
-        let own = sent.container_overrides.iter().flatten();
-        let own = own.cloned().find(|change| change.name.as_deref() == Some(container.name.as_str()));
-        let own = own.unwrap_or_default();
+        let mut own = sent.container_overrides.iter().flatten();
+        let own = own.find(|change| change.name.as_deref() == Some(container.name.as_str()));
+        let own = own.cloned().unwrap_or_default();
         ecs::ContainerOverride {
             name: Some(container.name.to_string()),
             command: Some(own.command.unwrap_or_default()),
