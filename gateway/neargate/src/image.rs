@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::client::{Output, table};
 use crate::data_dir::DataDir;
+use crate::progress::Progress;
 
 /// Options of `neargate image`.
 #[derive(Args, Debug)]
@@ -86,11 +87,15 @@ pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match &args.command {
         ImageCommand::Import { path, name } => {
+            let progress = Progress::start(format!("importing {}", path.display()), false);
             let imported = store.import(path, name.clone());
+            drop(progress);
             print_imported(&imported.with_context(|| format!("import {}", path.display()))?, &mut out)?;
         }
         ImageCommand::Pack(pack) => {
+            let progress = Progress::start(format!("packing {}", pack.dir.display()), false);
             let packed = store.pack_directory(&pack.dir, &options(pack)?);
+            drop(progress);
             print_imported(&packed.with_context(|| format!("pack {}", pack.dir.display()))?, &mut out)?;
         }
         ImageCommand::Ls { output } => list(&store, *output, &mut out)?,

@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 use crate::assembly::{self, Ingredients, Machine};
 use crate::containers;
 use crate::data_dir::DataDir;
+use crate::progress::Progress;
 
 /// The exit code of a task that ran into `--timeout`, as timeout(1) has it.
 const EXIT_TIMEOUT: u8 = 124;
@@ -258,7 +259,15 @@ async fn run_task(args: &RunArgs, machine: &Machine, timeout: Option<Duration>) 
     let mut terminations = signal(SignalKind::terminate())?;
     let control = &machine.control;
     let key = submit(args, control).await?;
-    let stopped = control.wait_task(&key, TaskWait::Stopped, timeout.unwrap_or(FOR_EVER));
+    let timeout = timeout.unwrap_or(FOR_EVER);
+    let stopped = async {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let progress = Progress::start(format!("preparing {}", args.image), args.quiet);
+        control.wait_task(&key, TaskWait::Running, timeout).await?;
+        drop(progress);
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        control.wait_task(&key, TaskWait::Stopped, left).await
+    };
     tokio::pin!(stopped);
     let ended = tokio::select! {
         ended = &mut stopped => Some(ended?),
