@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: Neargate beside its peers, in turn on one machine in one run, because only ratios travel.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -124,14 +124,18 @@ fn container_start() -> Result<Vec<Row>> {
     let bundles = tempfile::tempdir().context("create directory for bundles")?;
     for peer in ["crun", "runc"].into_iter().filter(|peer| is_present(peer)) {
         let bundle = write_bundle(&bundles.path().join(peer), &root)?;
-        // A peer may refuse the machine: crun 1.8 does where cgroup v2 has controllers beside v1.
-        match run(&mut peer_command(peer, &bundle)) {
-            Ok(()) => ways.push((
-                vec![format!("{peer} run, whole process")],
-                Box::new(move |_| timed(&mut peer_command(peer, &bundle))),
-            )),
-            Err(error) => println!("{peer} is left out: {error:#}"),
+        if let Err(error) = PeerShell::start(peer, &bundle).and_then(|mut shell| shell.run()) {
+            println!("{peer} is left out: {error:#}");
+            continue;
         }
+        let way = move |worker: &mut Worker| {
+            let shell = match worker.shells.entry(peer) {
+                Entry::Occupied(shell) => shell.into_mut(),
+                Entry::Vacant(place) => place.insert(PeerShell::start(peer, &bundle)?),
+            };
+            Ok(vec![shell.run()?])
+        };
+        ways.push((vec![format!("{peer} run, whole process")], Box::new(way)));
     }
     measure(&ways, Some(&server))
 }
