@@ -454,7 +454,7 @@ impl Control {
         Ok(found.into_iter().flatten().next().map(|found| found.value))
     }
 
-    /// A page of at most `limit` tasks after an id, in the order of ids; `skip` says which not to list.
+    /// A page of at most `limit` tasks after an id, in the order of ids.
     pub async fn list_tasks(
         &self,
         scope: &Scope,
@@ -513,36 +513,29 @@ impl Control {
     ) -> Result<DescribedTask, TaskError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let at = task_key(&TASKS, key);
-        let rev = TASKS.get(self.store(), &at, NOW).await?.map(|found| found.rev);
-        let Some(rev) = rev else { return self.describe_task(key).await };
-        let mut watch = self.store().watch(at, rev);
         loop {
-            let described = self.describe_task(key).await?;
-            let is_reached = match wait {
-                TaskWait::Running => described.task.status.last >= LastStatus::Running,
-                TaskWait::Stopped => described.task.status.last == LastStatus::Stopped,
+            // The page's revision, not the record's: the log of changes does not reach back to a record that
+            // has not changed for long, and a watch from there would only ever say so.
+            let page = TASKS.scan(self.store(), &at, None, 1, NOW).await?;
+            let is_reached = match (page.items.first(), wait) {
+                (None, _) => true,
+                (Some((_, found)), TaskWait::Running) => found.value.status.last >= LastStatus::Running,
+                (Some((_, found)), TaskWait::Stopped) => found.value.status.last == LastStatus::Stopped,
             };
             if is_reached {
-                return Ok(described);
+                return self.describe_task(key).await;
             }
-            match tokio::time::timeout_at(deadline, next_change(&mut watch)).await {
-                Ok(true) => {}
-                Ok(false) => watch = self.store().watch(task_key(&TASKS, key), rev),
-                Err(_) => return Ok(described),
+            let mut watch = self.store().watch(at.clone(), page.rev);
+            if tokio::time::timeout_at(deadline, next_change(&mut watch)).await.is_err() {
+                return self.describe_task(key).await;
             }
         }
     }
 }
 
-/// Waits for a change; `false` when the watch has lost its place.
-async fn next_change(watch: &mut neargate_store::Watch) -> bool {
-    loop {
-        match watch.next().await {
-            WatchItem::Put(_) | WatchItem::Delete(..) => return true,
-            WatchItem::Progress(_) => {}
-            WatchItem::Gone { .. } => return false,
-        }
-    }
+/// Waits for a change, or for the watch to lose its place, after which its caller looks anew.
+async fn next_change(watch: &mut neargate_store::Watch) {
+    while let WatchItem::Progress(_) = watch.next().await {}
 }
 
 fn new_container_id() -> ContainerId {

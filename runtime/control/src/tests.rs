@@ -9,7 +9,7 @@ use neargate_model::{
     ClusterName, Family, LastStatus, LaunchType, NodeCommand, NodeReport, Stop, StopCode, Tags, Task,
     TaskStatus, Timestamp,
 };
-use neargate_store::testing::Faulty;
+use neargate_store::testing::{Faulty, ManualClock};
 use neargate_store::{MemoryStore, Store};
 
 use crate::*;
@@ -223,6 +223,27 @@ async fn waiting_sees_the_end() {
     let report = NodeReport { task: task.key(), status: stopped(&task) };
     bench.control.apply_report(&report).await.unwrap();
     assert_eq!(waiting.await.unwrap().task.status.last, LastStatus::Stopped);
+}
+
+#[tokio::test]
+async fn waiting_outlasts_a_compacted_log() {
+    let clock = Arc::new(ManualClock::default());
+    let bench = bench_on(Arc::new(MemoryStore::with_clock(clock.clone())));
+    bench.control.create_cluster(&scope(), &cluster(), Tags::new(), String::new()).await.unwrap();
+    bench.control.register_definition(&scope(), definition()).await.unwrap();
+    let task = bench.control.run_tasks(&run(1)).await.unwrap().tasks.remove(0).task;
+    clock.advance(Duration::from_secs(3600));
+    // Another change compacts the log past the task's.
+    bench.control.register_definition(&scope(), definition()).await.unwrap();
+    let (control, key) = (bench.control.clone(), task.key());
+    let waiting =
+        tokio::spawn(
+            async move { control.wait_task(&key, TaskWait::Stopped, Duration::from_secs(60)).await },
+        );
+    tokio::task::yield_now().await;
+    let report = NodeReport { task: task.key(), status: stopped(&task) };
+    bench.control.apply_report(&report).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().task.status.last, LastStatus::Stopped);
 }
 
 #[tokio::test]
