@@ -15,20 +15,24 @@ use crate::source::{Source, words};
 
 /// The crates of ours that each crate of ours may use. Dev-dependencies are free, except that nothing below the
 /// gateway may use the gateway in them either.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     // What exists. Everybody may know it, so that it may know nobody.
     ("neargate-model", &[]),
+    // How processes of ours talk; knows no message.
+    ("neargate-ipc", &[]),
     // Pure, and also parts of the Rust client: they must stay free of the runtime.
     ("neargate-wire", &[]),
     ("neargate-auth", &[]),
     // Mechanisms over the model; none knows another, so that each is tested alone.
     ("neargate-store", &["neargate-model"]),
-    ("neargate-driver", &["neargate-model"]),
+    ("neargate-driver", &["neargate-ipc", "neargate-model"]),
     ("neargate-image", &["neargate-model"]),
     ("neargate-telemetry", &["neargate-model"]),
     // Drivers implement the contract; the node must not be able to name them.
-    ("neargate-container", &["neargate-driver", "neargate-model"]),
-    ("neargate-wasm", &["neargate-driver", "neargate-model"]),
+    ("neargate-container", &["neargate-driver", "neargate-ipc", "neargate-model"]),
+    ("neargate-wasm", &["neargate-driver", "neargate-ipc", "neargate-model"]),
+    // The only crate with wasmtime in it: what runs in processes that hold nothing worth taking.
+    ("neargate-wasm-worker", &["neargate-wasm", "neargate-driver", "neargate-ipc", "neargate-model"]),
     ("neargate-network", &["neargate-model"]),
     // Decides and commits, runs nothing: it sees the store, never a driver or the node.
     ("neargate-control", &["neargate-store", "neargate-model"]),
@@ -67,6 +71,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "neargate-driver",
             "neargate-container",
             "neargate-wasm",
+            "neargate-wasm-worker",
             "neargate-network",
             "neargate-image",
             "neargate-telemetry",
@@ -117,7 +122,7 @@ const UNSAFE: [(&str, usize); 3] = [
     // Netlink sockets and setns.
     ("neargate-network", usize::MAX),
     // Mapping compiled code from the cache: wasmtime's contract is that nobody else wrote the file.
-    ("neargate-wasm", 1),
+    ("neargate-wasm-worker", 1),
 ];
 
 /// A longer file wants to be several; tests and generated code are not counted.

@@ -23,7 +23,7 @@ use neargate_model::{
 };
 use neargate_node::{ContainerStdio, ImageProblem, Images, LocalImages, StdioError, StdioSource, TaskImage};
 use neargate_store::MemoryStore;
-use neargate_wasm::WasmDriver;
+use neargate_wasm_worker::WasmDriver;
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -120,8 +120,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         .build()
         .context("start threads")?;
     let code = runtime.block_on(async {
-        let wasm_config =
-            neargate_wasm::Config { runs_max: 4, ..neargate_wasm::Config::new(data.wasm_code()) };
+        let wasm_config = neargate_wasm_worker::Config {
+            runs_max: 4,
+            ..neargate_wasm_worker::Config::new(data.wasm_code())
+        };
         let wasm = WasmDriver::new(&wasm_config).context("set up Wasm")?;
         let machine = assembly::assemble(Ingredients {
             store: Arc::new(MemoryStore::new()),
@@ -402,6 +404,8 @@ fn shape(args: &RunArgs) -> Result<TaskShape> {
         capabilities_add: Vec::new(),
         capabilities_drop: Vec::new(),
         tmpfs: Vec::new(),
+        port_mappings: Vec::new(),
+        wasm: Default::default(),
     };
     Ok(TaskShape {
         containers: vec![container],

@@ -19,7 +19,7 @@ use neargate_server::logs::LogsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway};
 use neargate_store::SqliteStore;
 use neargate_telemetry::{LogStore, LogStoreConfig};
-use neargate_wasm::WasmDriver;
+use neargate_wasm_worker::WasmDriver;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -97,7 +97,7 @@ async fn serve(
     let store = SqliteStore::open(data.database()).context("open the control state")?;
     let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
     let images = ImageStore::open(data.images()).context("open the image store")?;
-    let wasm_config = neargate_wasm::Config::new(data.wasm_code());
+    let wasm_config = neargate_wasm_worker::Config::new(data.wasm_code());
     let wasm = WasmDriver::new(&wasm_config).context("set up Wasm")?;
     clear_scratch(data)?;
     let policy = TaskPolicy { host_paths: real_paths(&args.allow_host_path)? };

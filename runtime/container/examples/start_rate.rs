@@ -139,6 +139,7 @@ impl Bench {
             init: false,
             stdio: Stdio { stdin: null(), stdout: null(), stderr: null() },
             scratch: scratch.clone(),
+            wasm: None,
         };
         let begun = Instant::now();
         let handle = self.client.start(spec, sandbox).await.unwrap();

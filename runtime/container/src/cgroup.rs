@@ -237,6 +237,7 @@ impl Group {
             memory_bytes: number(Controller::Memory, "memory.usage_in_bytes", "memory.current"),
             memory_peak_bytes: number(Controller::Memory, "memory.max_usage_in_bytes", "memory.peak"),
             pids: u32::try_from(pids).unwrap_or(u32::MAX),
+            wasm: None,
         }
     }
 

@@ -21,11 +21,12 @@ use neargate_model::{ContainerId, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::capabilities;
-use crate::channel::{self, Frame};
 use crate::config::SupervisorConfig;
 use crate::failure::Failure;
-use crate::protocol::{ExecPlan, MountPlan, Request, Response, StartPlan, decode, encode};
+use crate::protocol::{ExecPlan, MountPlan, Request, Response, StartPlan};
 use crate::spawn::{self, SpawnError};
+use neargate_ipc::channel::{self, Frame};
+use neargate_ipc::wire::{decode, encode};
 
 /// Requests that may be sent and not answered yet; more wait. Commands in containers do not count.
 const REQUESTS_MAX: usize = 1024;

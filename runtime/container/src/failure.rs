@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use neargate_driver::{ExecError, SandboxError, SignalError, StartError, StatsError};
 
-use crate::protocol::wire_enum;
+use neargate_ipc::wire_enum;
 
 wire_enum! {
     /// A refusal or a failed step, as it crosses the socket.

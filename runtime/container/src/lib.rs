@@ -3,7 +3,7 @@
 //! ```text
 //!  client.rs   Driver and SandboxHost over a socket            (server, any runtime)
 //!  spawn.rs    the supervisor from a sealed copy of the binary (server, before threads)
-//!  ─────────── protocol.rs, channel.rs, failure.rs ───────────
+//!  ─────────── protocol.rs, failure.rs ───────────
 //!  supervisor/ one thread, root: sandboxes, clone, reap        (supervisor)
 //!  launchpad.rs, rootfs.rs, cgroup.rs                          (supervisor, before the clone)
 //!  init/       from clone to exec                              (in the container)
@@ -33,7 +33,6 @@ compile_error!("containers need Linux");
 
 mod capabilities;
 mod cgroup;
-mod channel;
 mod client;
 mod config;
 mod failure;

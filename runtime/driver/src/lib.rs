@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod process;
 pub mod sim;
 mod spec;
 
@@ -17,9 +18,13 @@ use async_trait::async_trait;
 use neargate_model::{ContainerId, TaskId};
 
 pub use error::{ExecError, RecoverError, SandboxError, SignalError, StartError, StatsError};
+pub use process::{
+    Process, ProcessError, ProcessExit, ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec,
+    ProcessUser,
+};
 pub use spec::{
     ContainerSpec, ExecSpec, Exit, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxSpec, Signal, Stats,
-    Stdio, Ulimit, VOLUME_ID_BASE, WasmModule,
+    Stdio, Ulimit, VOLUME_ID_BASE, WasmModule, WasmSpec, WasmTimes,
 };
 
 /// Runs one container inside a prepared sandbox.

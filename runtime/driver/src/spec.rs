@@ -4,7 +4,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use neargate_model::{ContainerId, ContainerName, TaskId};
+use neargate_ipc::wire_fields;
+use neargate_model::{ContainerId, ContainerName, TaskId, WasmOptions};
+
+use crate::ProcessUser;
 
 /// All that a driver needs to run one container. A container gets nothing that is not named here.
 #[derive(Debug)]
@@ -45,6 +48,27 @@ pub struct ContainerSpec {
     /// An empty directory of the container's own on the host, for what it writes to its root file
     /// system. The node makes and removes it.
     pub scratch: PathBuf,
+    /// What only a Wasm container has; `None` for others.
+    pub wasm: Option<WasmSpec>,
+}
+
+/// What only a Wasm container has.
+#[derive(Debug)]
+pub struct WasmSpec {
+    /// How it is run.
+    pub options: WasmOptions,
+    /// Whose worker processes it runs in; no two tenants share a process.
+    pub tenant: String,
+    /// Whose files the directories of its mounts are.
+    pub files_of: ProcessUser,
+    /// Listening TCP sockets, for an HTTP handler.
+    pub listeners: Vec<OwnedFd>,
+    /// Which attempt at the task this is, from 1.
+    pub attempt: u32,
+    /// When the task will be stopped, in Unix milliseconds.
+    pub deadline_ms: Option<u64>,
+    /// An existing directory where a trap leaves `core` and a profiled run `profile.json`; `None` keeps neither.
+    pub artifacts: Option<PathBuf>,
 }
 
 /// What a container runs from.
@@ -162,6 +186,15 @@ pub struct Exit {
     pub reason: Option<String>,
 }
 
+/// How long the steps of a Wasm container took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WasmTimes {
+    /// Nanoseconds from the worker's order to the instance's being ready.
+    pub instantiate_ns: u64,
+    /// Nanoseconds that the program ran.
+    pub run_ns: u64,
+}
+
 impl Exit {
     /// A plain exit with a code.
     pub fn code(code: i32) -> Self {
@@ -190,6 +223,8 @@ pub struct Stats {
     pub memory_peak_bytes: u64,
     /// Processes and threads alive.
     pub pids: u32,
+    /// Of a Wasm container; `None` for others.
+    pub wasm: Option<WasmTimes>,
 }
 
 /// A command to run inside a running container.
@@ -204,3 +239,7 @@ pub struct ExecSpec {
     /// Its standard streams; `None` connects them to `/dev/null`.
     pub stdio: Option<Stdio>,
 }
+
+wire_fields!(Limits { cpu_millis, cpu_shares, memory_bytes, memory_reservation_bytes, pids_max });
+wire_fields!(Stats { cpu_ns, memory_bytes, memory_peak_bytes, pids, wasm });
+wire_fields!(WasmTimes { instantiate_ns, run_ns });

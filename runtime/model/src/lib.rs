@@ -24,6 +24,7 @@ pub use task::{
 };
 pub use task_definition::{
     Condition, ContainerDefinition, DefinitionStatus, Dependency, HealthCheck, LaunchType, LogConfiguration,
-    MountPoint, NetworkMode, RestartPolicy, Tags, TaskDefinition, TaskShape, Tmpfs, UlimitSetting, Volume,
+    MountPoint, NetworkMode, PortMapping, RestartPolicy, Tags, TaskDefinition, TaskShape, Tmpfs,
+    UlimitSetting, Volume, WasmIsolation, WasmOptions,
 };
 pub use time::Timestamp;

@@ -216,6 +216,18 @@ pub struct ContainerStatus {
     pub cpu_ns: Option<u64>,
     /// Most memory that it used, in bytes, known when it has ended.
     pub memory_peak_bytes: Option<u64>,
+    /// How long a Wasm container took to be ready, in nanoseconds, known when it has ended.
+    #[serde(default)]
+    pub instantiate_ns: Option<u64>,
+    /// How long a Wasm container's program ran, in nanoseconds, known when it has ended.
+    #[serde(default)]
+    pub run_ns: Option<u64>,
+    /// The host ports that its port mappings got, in their order.
+    #[serde(default)]
+    pub host_ports: Vec<u16>,
+    /// What it left for the debugger: `core`, `profile.json`.
+    #[serde(default)]
+    pub artifacts: Vec<String>,
 }
 
 impl ContainerStatus {
@@ -234,6 +246,10 @@ impl ContainerStatus {
             finished_at: None,
             cpu_ns: None,
             memory_peak_bytes: None,
+            instantiate_ns: None,
+            run_ns: None,
+            host_ports: Vec::new(),
+            artifacts: Vec::new(),
         }
     }
 }

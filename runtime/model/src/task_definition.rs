@@ -141,6 +141,60 @@ pub struct ContainerDefinition {
     pub capabilities_drop: Vec<String>,
     /// Memory file systems.
     pub tmpfs: Vec<Tmpfs>,
+    /// Ports that are reachable from outside.
+    #[serde(default)]
+    pub port_mappings: Vec<PortMapping>,
+    /// What only a Wasm image looks at.
+    #[serde(default)]
+    pub wasm: WasmOptions,
+}
+
+/// One entry of `portMappings`; TCP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The port in the container.
+    pub container_port: u16,
+    /// The port of the host; `None` and 0 take any free one.
+    pub host_port: Option<u16>,
+    /// Its name for other services.
+    pub name: Option<String>,
+}
+
+/// How a Wasm image is run. In a task definition these are Docker labels `neargate.wasm.…` of the container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WasmOptions {
+    /// How far from others it runs.
+    pub isolation: WasmIsolation,
+    /// The exported function to call instead of the program, by its WIT name.
+    pub export: Option<String>,
+    /// How many requests one instance of an HTTP handler may answer; `None` is a fresh one for each.
+    pub reuse: Option<u32>,
+    /// Interfaces beyond the usual that it may use: `wasi:config`, `wasi:keyvalue`, `wasi:logging`, `wasi:p3`.
+    pub grants: Vec<String>,
+    /// What `wasi:config` tells, in order.
+    pub config: Vec<(String, String)>,
+    /// CPU time in milliseconds after which it is ended.
+    pub cpu_budget_ms: Option<u64>,
+    /// Whether sockets, name look-ups and outgoing HTTP use the host's network.
+    pub host_network: bool,
+    /// Whether no core dump is kept when it traps.
+    pub no_core_dump: bool,
+    /// Whether a profile of it is kept.
+    pub profile: bool,
+}
+
+/// How far from others a Wasm container runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WasmIsolation {
+    /// A store of its own in a worker process of its tenant.
+    #[default]
+    Shared,
+    /// A thread of its own there, in a cgroup of its own.
+    Thread,
+    /// A process of its own, with the fences of a container.
+    Process,
 }
 
 /// One entry of `dependsOn`.

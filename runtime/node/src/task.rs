@@ -401,6 +401,7 @@ async fn start(
         init: definition.init,
         stdio,
         scratch: dir,
+        wasm: None,
     };
     if plan.argv.is_empty() {
         return Err(("no command is specified by the image or the definition".to_owned(), 127));

@@ -168,6 +168,8 @@ fn container(input: &ecs::ContainerDefinition) -> Result<ContainerDefinition, Ec
             .flatten()
             .map(tmpfs)
             .collect::<Result<_, _>>()?,
+        port_mappings: Vec::new(),
+        wasm: Default::default(),
         name,
     })
 }

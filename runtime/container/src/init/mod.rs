@@ -97,7 +97,7 @@ fn finish<'a>(sync: &OwnedFd, reaper: bool, set_up: impl FnOnce() -> Result<&'a 
         _ => Failure::System { step: "set up container".to_owned(), errno: libc::ENOTRECOVERABLE },
     };
     // Nobody is left to tell when this fails, and the exit status says it, too.
-    let _ = crate::channel::send(sync.as_fd(), 0, &crate::protocol::encode(&failure), &[], true);
+    let _ = neargate_ipc::channel::send(sync.as_fd(), 0, &neargate_ipc::wire::encode(&failure), &[], true);
     sys::exit_now(127)
 }
 

@@ -9,16 +9,17 @@ use neargate_driver::Limits;
 
 use super::{report, unwatch};
 use crate::cgroup::{Group, Groups};
-use crate::channel;
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
 use crate::init::{MaskedPath, masked_paths};
 use crate::launchpad::Launchpad;
-use crate::protocol::{Request, Response, Setup, StartPlan, decode};
+use crate::protocol::{Request, Response, Setup, StartPlan};
 use crate::rootfs::{self, LayerPassing};
 use crate::seccomp::Filters;
 use crate::sys;
 use crate::user::ID_RANGE;
+use neargate_ipc::channel;
+use neargate_ipc::wire::decode;
 
 /// How soon a busy cgroup directory, or an OOM event whose victim is not known yet, is looked at again: at
 /// first, and after having looked in vain for long.

@@ -24,11 +24,12 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
-use crate::channel::{self, Frame};
 use crate::failure::Failure;
-use crate::protocol::{Request, Response, VERSION, decode, encode};
+use crate::protocol::{Request, Response, VERSION};
 use crate::sys;
 use host::{Event, Host};
+use neargate_ipc::channel::{self, Frame};
+use neargate_ipc::wire::{decode, encode};
 
 /// How long a supervisor without a server waits for its containers to die; what is left then hangs in the
 /// kernel and is removed by the next start-up.

@@ -188,6 +188,7 @@ impl Task<'_> {
             init: false,
             stdio,
             scratch: self.fixture.new_dir(),
+            wasm: None,
         };
         (spec, streams)
     }

@@ -45,6 +45,8 @@ pub fn container(text: &str) -> ContainerDefinition {
         capabilities_add: Vec::new(),
         capabilities_drop: Vec::new(),
         tmpfs: Vec::new(),
+        port_mappings: Vec::new(),
+        wasm: Default::default(),
     }
 }
 

@@ -253,6 +253,7 @@ impl Handle for Run {
             memory_bytes: self.budget.memory(),
             memory_peak_bytes: self.budget.memory_peak(),
             pids: u32::from(!self.has_ended()),
+            wasm: None,
         })
     }
 

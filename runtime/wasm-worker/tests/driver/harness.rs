@@ -10,7 +10,7 @@ use neargate_driver::{
     ContainerSpec, Driver, Exit, Handle, Limits, Mount, Rootfs, Sandbox, StartError, Stdio, WasmModule,
 };
 use neargate_model::{ContainerId, ContainerName, TaskId};
-use neargate_wasm::{Config, WasmDriver};
+use neargate_wasm_worker::{Config, WasmDriver};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -114,6 +114,7 @@ impl Bench {
             init: false,
             stdio,
             scratch: self.dir.path().to_owned(),
+            wasm: None,
         };
         self.driver.start(spec, &sandbox(&setup.task_limits)).await
     }

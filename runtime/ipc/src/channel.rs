@@ -18,7 +18,7 @@ use rustix::net::{
 /// several fit in it.
 const INLINE_MAX: usize = 48 * 1024;
 /// Longest message at all, in bytes. `execve(2)` refuses more than a few MiB of arguments anyway.
-pub(crate) const MESSAGE_MAX: usize = 8 * 1024 * 1024;
+pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
 /// Most descriptors in a frame: three streams and a memfd.
 const FDS_MAX: usize = 4;
 const HEADER: usize = 9;
@@ -29,17 +29,17 @@ const SEALS: SealFlags =
 
 /// One message with its request id and descriptors.
 #[derive(Debug)]
-pub(crate) struct Frame {
+pub struct Frame {
     /// Pairs a response with its request; 0 for what nobody asked for.
-    pub(crate) id: u64,
+    pub id: u64,
     /// The encoded message.
-    pub(crate) message: Vec<u8>,
+    pub message: Vec<u8>,
     /// Descriptors that belong to it.
-    pub(crate) fds: Vec<OwnedFd>,
+    pub fds: Vec<OwnedFd>,
 }
 
 /// Sends a frame. With `wait` false it fails with `WouldBlock` when the peer's queue is full.
-pub(crate) fn send(
+pub fn send(
     socket: BorrowedFd<'_>,
     id: u64,
     message: &[u8],
@@ -89,7 +89,7 @@ fn sealed_memfd(message: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Receives a frame; `None` when the peer has closed. `buffer` is reused between calls.
-pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool) -> io::Result<Option<Frame>> {
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool) -> io::Result<Option<Frame>> {
     buffer.resize(HEADER + INLINE_MAX, 0);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

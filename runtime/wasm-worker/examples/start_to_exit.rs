@@ -10,7 +10,7 @@ use std::{env, fs};
 
 use neargate_driver::{ContainerSpec, Driver, Limits, Rootfs, Sandbox, Stdio, WasmModule};
 use neargate_model::{ContainerId, ContainerName, TaskId};
-use neargate_wasm::{Config, WasmDriver};
+use neargate_wasm_worker::{Config, WasmDriver};
 use sha2::{Digest, Sha256};
 
 type Failure = Box<dyn std::error::Error>;
@@ -73,6 +73,7 @@ async fn run(driver: &WasmDriver, image: &WasmModule) -> Result<Duration, Failur
         init: false,
         stdio: Stdio { stdin: null()?.into(), stdout: stdout.into(), stderr: null()?.into() },
         scratch: PathBuf::from("/"),
+        wasm: None,
     };
     let begun = Instant::now();
     let exit = driver.start(spec, &sandbox).await?.wait().await;

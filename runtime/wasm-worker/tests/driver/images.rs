@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use neargate_driver::{Exit, StartError};
-use neargate_wasm::{SetupError, WasmDriver};
+use neargate_wasm_worker::{SetupError, WasmDriver};
 
 use crate::guests::{exit, module};
 use crate::harness::{Bench, Setup, encode};

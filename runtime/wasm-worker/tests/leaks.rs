@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use neargate_driver::{ContainerSpec, Driver, Exit, Limits, Rootfs, Sandbox, Stdio, WasmModule};
 use neargate_model::{ContainerId, ContainerName, TaskId};
-use neargate_wasm::{Config, WasmDriver};
+use neargate_wasm_worker::{Config, WasmDriver};
 use sha2::{Digest, Sha256};
 
 fn count(dir: &str) -> usize {
@@ -59,6 +59,7 @@ async fn five_hundred_runs_leave_nothing() {
             init: false,
             stdio: Stdio { stdin: stdin.into(), stdout: stdout.into(), stderr: stderr.into() },
             scratch: dir.path().to_owned(),
+            wasm: None,
         };
         let handle = driver.start(spec, &sandbox).await.unwrap();
         assert_eq!(handle.wait().await, Exit::code(0));
