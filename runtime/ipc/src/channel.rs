@@ -19,8 +19,11 @@ use rustix::net::{
 const INLINE_MAX: usize = 48 * 1024;
 /// Longest message at all, in bytes. `execve(2)` refuses more than a few MiB of arguments anyway.
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
-/// Most descriptors in a frame: three streams and a memfd.
-const FDS_MAX: usize = 4;
+/// Most descriptors that a message brings: three streams and a few listening sockets or cgroup files. The
+/// kernel allows 253 (`SCM_MAX_FD`, unix(7)); each costs room for the control message on the stack.
+pub const FDS_MAX: usize = 31;
+/// Those and the memfd of a long message.
+const FRAME_FDS_MAX: usize = FDS_MAX + 1;
 const HEADER: usize = 9;
 const FORM_INLINE: u8 = 0;
 const FORM_MEMFD: u8 = 1;
@@ -49,7 +52,7 @@ pub fn send(
     let mut bytes = Vec::with_capacity(HEADER + message.len().min(INLINE_MAX));
     bytes.extend_from_slice(&id.to_le_bytes());
     let memfd;
-    let mut all_fds = Vec::with_capacity(FDS_MAX);
+    let mut all_fds = Vec::with_capacity(fds.len() + 1);
     if message.len() <= INLINE_MAX {
         bytes.push(FORM_INLINE);
         bytes.extend_from_slice(message);
@@ -59,7 +62,7 @@ pub fn send(
         all_fds.push(memfd.as_fd());
     }
     all_fds.extend_from_slice(fds);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FRAME_FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !all_fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&all_fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -91,7 +94,7 @@ fn sealed_memfd(message: &[u8]) -> io::Result<OwnedFd> {
 /// Receives a frame; `None` when the peer has closed. `buffer` is reused between calls.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool) -> io::Result<Option<Frame>> {
     buffer.resize(HEADER + INLINE_MAX, 0);
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FRAME_FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
     let received = loop {
@@ -169,6 +172,7 @@ mod tests {
         for length in [0, 1, INLINE_MAX, INLINE_MAX + 1, 1_000_000] {
             check(length, 0);
             check(length, 3);
+            check(length, FDS_MAX);
         }
     }
 

@@ -84,6 +84,104 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// What a worker process is told when it is started, as its role's input. Its only descriptor is its end
+    /// of the `SOCK_SEQPACKET` pair over which messages go.
+    pub struct WorkerSetup {
+        /// Both sides must agree on it: [`VERSION`].
+        version: u32,
+        /// How many runs it may have at a time; its pools are sized by that.
+        runs_max: u32,
+        /// How many images it keeps loaded at most; the server unloads one before it loads another.
+        images_max: u32,
+        /// Whether its runs may be given the network.
+        network: bool,
+    }
+}
+
+wire_struct! {
+    /// What the compile role is told as its input. Descriptors: the binary, read-only; an empty file for the
+    /// compiled code; a pipe for the encoded [`CompileReply`], which ends with its closing.
+    pub struct CompileOrder {
+        /// `sha256:` and 64 hexadecimal digits, which the bytes that are compiled must have.
+        digest: String,
+        /// Most bytes that the binary may have.
+        wasm_bytes_max: u64,
+        /// Most bytes that the compiled code may have.
+        code_bytes_max: u64,
+    }
+}
+
+wire_enum! {
+    /// What has become of a [`CompileOrder`].
+    pub enum CompileReply {
+        /// The code has been written.
+        0 => Done { inspection: Inspection },
+        /// There will never be code of this binary.
+        1 => Refused { reason: CompileRefusal },
+        /// It could not be done now.
+        2 => Failed { step: String, errno: i32 },
+    }
+}
+
+wire_enum! {
+    /// Why a binary is not compiled.
+    pub enum CompileRefusal {
+        /// It is something else: "an ELF executable", "text".
+        0 => NotWasm { what: String },
+        /// It does not have the digest of the order.
+        1 => Digest { found: String },
+        /// It is malformed, or uses what the engine does not have.
+        2 => Invalid { why: String },
+        /// It has more bytes than the order allows, or its code would.
+        3 => TooLarge { bytes: u64, bytes_max: u64 },
+        /// It imports what no grant gives.
+        4 => Import { name: String, why: String },
+        /// It exports nothing that can be run.
+        5 => NoEntry { why: String },
+    }
+}
+
+wire_struct! {
+    /// What the compiler has seen of a binary. It is kept beside the code.
+    pub struct Inspection {
+        /// Module or component.
+        kind: BinaryKind,
+        /// The engine that it was compiled for.
+        engine: EngineKind,
+        /// The ways in which it can be run without naming a function, in no order.
+        entries: Vec<EntryKind>,
+        /// The functions that can be called by name with JSON arguments; an instance's as `INSTANCE#NAME`.
+        exports: Vec<ExportInfo>,
+        /// The interfaces that it imports, as it names them, for example `wasi:keyvalue/store@0.2.0-draft`.
+        imports: Vec<String>,
+        /// What compiled it: `neargate_wasm_worker::compiler_id`.
+        compiler: String,
+    }
+}
+
+wire_enum! {
+    /// A way in which a binary can be run: see [`Entry`].
+    pub enum EntryKind {
+        /// `_start` or `wasi:cli/run`.
+        0 => Command {},
+        /// `wasi:http/incoming-handler`, or `wasi:http/handler` of WASI 0.3.
+        1 => Http {},
+        /// `neargate:task/handler`.
+        2 => Handler {},
+    }
+}
+
+wire_struct! {
+    /// A function that can be called by name.
+    pub struct ExportInfo {
+        /// Its name.
+        name: String,
+        /// Its type for people, for example `func(name: string) -> u32`.
+        signature: String,
+    }
+}
+
 wire_enum! {
     /// What of an image is run.
     pub enum Entry {
@@ -296,6 +394,11 @@ wire_enum! {
     }
 }
 
+/// Largest encoded [`CompileReply`], in bytes.
+pub const COMPILE_REPLY_BYTES_MAX: usize = 1 << 20;
+/// Most descriptors that a message of [`ToWorker`] or [`FromWorker`] brings: three streams, listening sockets
+/// and cgroup files.
+pub const FDS_MAX: usize = neargate_ipc::channel::FDS_MAX;
 /// Largest core dump or profile that is kept, in bytes.
 pub const ATTACHMENT_BYTES_MAX: usize = 64 << 20;
 /// Largest value of `wasi:keyvalue`, in bytes.
