@@ -104,6 +104,14 @@ impl Groups {
         self.make(format!("{}/{name}", task.path), Some(task), limits)
     }
 
+    /// Makes the group of a process that belongs to no task.
+    pub(crate) fn make_process(&self, name: &str, limits: &Limits) -> Result<Group, Failure> {
+        let in_instance = |(controller, root): &(Controller, PathBuf)| (*controller, root.join(&self.path));
+        let member_of = self.layout.v1.iter().map(in_instance).collect();
+        let home = Group { path: self.path.clone(), unified: None, v1: Vec::new(), member_of };
+        self.make_container(&home, name, limits)
+    }
+
     fn make(&self, path: String, parent: Option<&Group>, limits: &Limits) -> Result<Group, Failure> {
         let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
         let made = self.make_dirs(&mut group, parent, limits).and_then(|()| {

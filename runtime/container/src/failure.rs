@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use neargate_driver::{ExecError, SandboxError, SignalError, StartError, StatsError};
+use neargate_driver::{ExecError, ProcessError, SandboxError, SignalError, StartError, StatsError};
 
 use neargate_ipc::wire_enum;
 
@@ -114,6 +114,20 @@ impl Failure {
         match self {
             Failure::NotRunning {} => ExecError::NotRunning,
             other => ExecError::Start(other.into_start()),
+        }
+    }
+
+    /// As the process host's error.
+    pub(crate) fn into_process(self) -> ProcessError {
+        match self {
+            Failure::Mount { source_path, errno, .. } => ProcessError::Mount {
+                path: PathBuf::from(OsString::from_vec(source_path)),
+                source: io::Error::from_raw_os_error(errno),
+            },
+            Failure::System { step, errno } => {
+                ProcessError::System { step, source: io::Error::from_raw_os_error(errno) }
+            }
+            other => ProcessError::System { step: "start process".to_owned(), source: other.into_io() },
         }
     }
 

@@ -36,8 +36,10 @@ mod cgroup;
 mod client;
 mod config;
 mod failure;
+mod fence;
 mod id_range;
 mod init;
+mod launcher;
 mod launchpad;
 mod protocol;
 mod rootfs;
@@ -49,6 +51,7 @@ mod user;
 
 pub use client::{ContainerDriver, Supervisor, SupervisorClient};
 pub use config::{DEFAULT_ID_BASE, SupervisorConfig};
+pub use launcher::{Fences, Launcher, LauncherClient, Role, Roles};
 pub use spawn::{SpawnError, SupervisorRole, role_from_args};
 
 /// Runs the supervisor role of this process, which must have been started with it; never returns.

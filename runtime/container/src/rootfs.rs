@@ -278,7 +278,7 @@ pub(crate) fn write_maps(pid: i32, uid_map: &str, gid_map: &str) -> io::Result<(
     fs::write(format!("/proc/{pid}/gid_map"), gid_map)
 }
 
-fn path_of(bytes: &[u8]) -> &Path {
+pub(crate) fn path_of(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 

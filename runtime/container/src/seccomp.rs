@@ -39,11 +39,21 @@ impl Filters {
 }
 
 fn compile(ptrace: bool) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
-    let by_argument = filtered_by_argument()?;
     let with_ptrace: &[i64] = if ptrace { ALLOWED_WITH_PTRACE } else { &[] };
     let allowed = [ALLOWED, ALLOWED_BY_NUMBER, ALLOWED_ON_ARCH, with_ptrace].concat();
+    compile_lists(&allowed, &[], filtered_by_argument()?)
+}
+
+/// Compiles a filter that allows what is listed and what a rule lets through, kills at `killed`, and answers
+/// EPERM to the rest.
+pub(crate) fn compile_lists(
+    allowed: &[i64],
+    killed: &[i64],
+    by_argument: Rules,
+) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
     let mut verdicts: BTreeMap<u32, Verdict> =
-        allowed.into_iter().map(|number| (number as u32, Verdict::Allow)).collect();
+        allowed.iter().map(|number| (*number as u32, Verdict::Allow)).collect();
+    verdicts.extend(killed.iter().map(|number| (*number as u32, Verdict::Kill)));
     verdicts.extend(by_argument.iter().map(|(number, _)| (*number as u32, Verdict::LookAtArguments)));
     let filter = SeccompFilter::new(
         by_argument.into_iter().collect(),
@@ -63,6 +73,8 @@ fn compile(ptrace: bool) -> Result<Vec<libc::sock_filter>, seccompiler::BackendE
 enum Verdict {
     Allow,
     Refuse,
+    /// For calls that no honest process of the kind makes.
+    Kill,
     /// Go on behind the search tree.
     LookAtArguments,
 }
@@ -135,6 +147,7 @@ fn grow(ranges: &[(u32, Verdict)], tree: &mut Vec<libc::sock_filter>) {
         tree.push(match verdict {
             Verdict::Allow => op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
             Verdict::Refuse => op(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+            Verdict::Kill => op(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
             Verdict::LookAtArguments => op(JUMP, 0, 0, 0),
         });
         return;
@@ -148,7 +161,8 @@ fn grow(ranges: &[(u32, Verdict)], tree: &mut Vec<libc::sock_filter>) {
     grow(high, tree);
 }
 
-type Rules = Vec<(i64, Vec<SeccompRule>)>;
+/// System calls whose arguments decide: allowed if one of the rules holds.
+pub(crate) type Rules = Vec<(i64, Vec<SeccompRule>)>;
 
 fn filtered_by_argument() -> Result<Rules, seccompiler::BackendError> {
     use SeccompCmpArgLen::Dword;
@@ -179,7 +193,7 @@ fn filtered_by_argument() -> Result<Rules, seccompiler::BackendError> {
 
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET. NEWTIME cannot be given to `clone`:
 /// its bit belongs to the exit signal there.
-const NEW_NAMESPACES: u64 = 0x7e02_0000;
+pub(crate) const NEW_NAMESPACES: u64 = 0x7e02_0000;
 
 macro_rules! calls {
     ($($name:ident)*) => { &[$(libc::$name),*] };

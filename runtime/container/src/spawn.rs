@@ -18,12 +18,14 @@ const ROLE_ARGUMENT: &str = "--supervisor-role";
 /// Its name in process listings.
 const NAME: &str = "neargate-supervisor";
 
-/// Why the supervisor could not be started.
+/// Why the supervisor or the launcher could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// It must be started before any thread is: between fork and exec, locks of other threads are held for
     /// ever.
-    #[error("start supervisor from a process with {count} threads; it must be started before the first one")]
+    #[error(
+        "start supervisor or launcher from a process with {count} threads; it must come before the first one"
+    )]
     Threads {
         /// How many there are.
         count: usize,
@@ -32,11 +34,14 @@ pub enum SpawnError {
     #[error("seal a copy of the own binary")]
     Seal(#[source] io::Error),
     /// The socket pair could not be made.
-    #[error("make the supervisor's socket")]
+    #[error("make the socket of supervisor or launcher")]
     Socket(#[source] io::Error),
     /// The copy could not be executed.
     #[error("execute the supervisor")]
     Execute(#[source] io::Error),
+    /// The launcher could not be forked.
+    #[error("fork the launcher")]
+    Fork(#[source] io::Error),
 }
 
 /// A process that was started as a supervisor.
@@ -71,10 +76,7 @@ pub fn role_from_args() -> Option<SupervisorRole> {
 
 /// Starts the supervisor; returns it and our end of its socket.
 pub(crate) fn spawn() -> Result<(Child, OwnedFd), SpawnError> {
-    let count = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if count > 1 {
-        return Err(SpawnError::Threads { count });
-    }
+    check_threads()?;
     let binary = seal_own_binary().map_err(SpawnError::Seal)?;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| SpawnError::Socket(error.into()))?;
@@ -90,6 +92,12 @@ pub(crate) fn spawn() -> Result<(Child, OwnedFd), SpawnError> {
     unsafe { command.pre_exec(keep) };
     let child = command.spawn().map_err(SpawnError::Execute)?;
     Ok((child, ours))
+}
+
+/// Refuses a process with more than one thread.
+pub(crate) fn check_threads() -> Result<(), SpawnError> {
+    let count = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if count > 1 { Err(SpawnError::Threads { count }) } else { Ok(()) }
 }
 
 fn seal_own_binary() -> io::Result<OwnedFd> {

@@ -73,6 +73,20 @@ pub(crate) fn setns(fd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
 /// `mount_setattr(2)` (Linux 5.12) on the mount that `fd` refers to; `id_map` is a user namespace for
 /// `MOUNT_ATTR_IDMAP`.
 pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, set: u64, id_map: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    mount_setattr_with(fd, 0, set, id_map)
+}
+
+/// The same on all mounts of the tree that `fd` refers to.
+pub(crate) fn mount_setattr_all(fd: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    mount_setattr_with(fd, libc::AT_RECURSIVE, set, None)
+}
+
+fn mount_setattr_with(
+    fd: BorrowedFd<'_>,
+    flags: i32,
+    set: u64,
+    id_map: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: set | if id_map.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 },
         attr_clr: 0,
@@ -85,7 +99,7 @@ pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, set: u64, id_map: Option<Borrowe
             libc::SYS_mount_setattr,
             fd.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
             &raw const attr,
             size_of_val(&attr),
         )
@@ -106,6 +120,27 @@ pub(crate) fn cloexec_from_3() -> io::Result<()> {
 pub(crate) fn close_from_3() -> io::Result<()> {
     // SAFETY: takes no pointers; the caller uses no such descriptor afterwards.
     check(unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) }).map(drop)
+}
+
+/// Closes every descriptor from 3 up but `kept`, which it sorts.
+///
+/// Only for a process that will never again use an [`OwnedFd`] it inherited, those of `kept` excepted, and that
+/// ends without dropping one.
+pub(crate) fn close_all_but(kept: &mut [RawFd]) -> io::Result<()> {
+    kept.sort_unstable();
+    let mut first = 3u32;
+    for fd in kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd >= 3) {
+        if first < fd {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: takes no pointers; the callers' contract is that nobody uses these descriptors afterwards.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) }).map(drop)
 }
 
 /// `dup2(2)` onto a standard stream.
@@ -223,9 +258,10 @@ pub(crate) fn wait_child(pidfd: Option<BorrowedFd<'_>>, hang: bool) -> io::Resul
     Ok(Some((pid, code)))
 }
 
-/// `fork(2)` for the single-threaded reaper.
+/// `fork(2)` of a process with one thread: the reaper, and a program that starts its launcher.
 pub(crate) fn fork() -> io::Result<i32> {
-    // SAFETY: this process has one thread, so the child may go on as the parent would.
+    // SAFETY: the caller has one thread (the reaper never makes a second, `Launcher::fork` has counted), so no
+    // lock is held by a thread that the child lacks, and the child may go on as the parent would.
     check(unsafe { libc::fork() }.into()).map(|pid| pid as i32)
 }
 
@@ -246,9 +282,20 @@ pub(crate) fn execve(program: &CStr, argv: &[*const libc::c_char], env: &[*const
 /// Sets user, group and supplementary groups with raw system calls; glibc's wrappers would signal
 /// other threads, of which there are none.
 pub(crate) fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    // SAFETY: `groups` is a valid array of the given length; the others take no pointers.
+    set_groups(groups)?;
+    set_user(uid, gid)
+}
+
+/// `setgroups(2)`.
+pub(crate) fn set_groups(groups: &[u32]) -> io::Result<()> {
+    // SAFETY: `groups` is a valid array of the given length.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+/// Real, effective and saved user and group.
+pub(crate) fn set_user(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: take no pointers.
     unsafe {
-        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
         check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
         check(libc::syscall(libc::SYS_setresuid, uid, uid, uid)).map(drop)
     }
@@ -275,6 +322,15 @@ pub(crate) fn seccomp(filter: &[libc::sock_filter]) -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const program) };
     check(result).map(drop)
+}
+
+/// The version of Landlock that the running kernel has (landlock_create_ruleset(2)); 0 for none.
+pub(crate) fn landlock_abi() -> u32 {
+    const VERSION: u32 = 1;
+    // SAFETY: with this flag there is no attribute, and its size must be 0.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, VERSION) };
+    u32::try_from(version).unwrap_or(0)
 }
 
 /// Sets one resource limit of another process (`prlimit(2)`).
@@ -325,4 +381,46 @@ pub(crate) fn eventfd() -> io::Result<OwnedFd> {
         let fd = check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).into())?;
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
+}
+
+/// Reaps the child with this id.
+pub(crate) fn wait_pid(pid: i32) -> io::Result<()> {
+    loop {
+        // SAFETY: a null status pointer is allowed.
+        match check(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }.into()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// Overwrites the arguments and the environment that this process was started with, in the memory where the
+/// kernel put them, and leaves `name` for process listings.
+///
+/// Only for a process with one thread that never again looks at its arguments or environment: they read as
+/// empty afterwards.
+pub(crate) fn wipe_arguments(name: &[u8]) -> io::Result<()> {
+    // SAFETY: one thread, so nobody reads the environment meanwhile.
+    unsafe { libc::clearenv() };
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (first, last) = argument_area(&stat).ok_or(io::ErrorKind::InvalidData)?;
+    let length = last.checked_sub(first).filter(|length| *length > 0).ok_or(io::ErrorKind::InvalidData)?;
+    // SAFETY: the kernel has put the strings of arguments and environment between the two addresses, one after
+    // the other, on the stack of the first thread, which is this one's; that memory is writable and lives as
+    // long as the process. No Rust reference points to it: std copies what it hands out. The area ends
+    // with a NUL, so every pointer into it still points to a terminated string.
+    let area = unsafe { std::slice::from_raw_parts_mut(first as *mut u8, length) };
+    area.fill(0);
+    let length = name.len().min(length - 1);
+    area[..length].copy_from_slice(&name[..length]);
+    Ok(())
+}
+
+/// `arg_start` and `env_end` of proc_pid_stat(5).
+fn argument_area(stat: &str) -> Option<(usize, usize)> {
+    // The name, in parentheses, may hold anything; the fields after it are counted from 3.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse().ok();
+    Some((field(48)?, field(51)?))
 }

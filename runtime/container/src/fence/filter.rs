@@ -1,0 +1,189 @@
+//! The seccomp lists of roles.
+//!
+//! What a role needs is allowed. What is good for nothing but an escape, or for another program, kills: such a call
+//! comes from code that is not ours any more. The rest answers EPERM, as files do to a worker without any:
+//! libraries ask for this and that, and go on without it.
+//!
+//! A worker: a tokio runtime on one thread, wasmtime with its signal handlers and code memory, helper
+//! threads. A compiler: memory, threads, and the descriptors that it was given.
+//!
+//! `clone` makes threads only and `clone3`, whose flags a filter cannot see, is answered ENOSYS, so nothing
+//! forks. `socketpair` makes connected streams only: a datagram socket, even one of a pair, could send to any
+//! address in its network namespace.
+
+use std::collections::HashMap;
+use std::io;
+
+use neargate_driver::ProcessRole;
+use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
+
+use crate::seccomp::{self, NEW_NAMESPACES, Rules};
+
+/// What a filter depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Needs {
+    /// Whose list.
+    pub(crate) role: ProcessRole,
+    /// Whether there are directories to use.
+    pub(crate) files: bool,
+    /// Whether sockets can be made.
+    pub(crate) network: bool,
+    /// The process's own id in its namespace, the only one that it may signal.
+    pub(crate) pid: u32,
+}
+
+/// Filters that were compiled once; a launcher's children find them in their copy of its memory.
+#[derive(Debug, Default)]
+pub(crate) struct Filters(HashMap<Needs, Vec<libc::sock_filter>>);
+
+impl Filters {
+    /// The filter for what a process needs.
+    pub(crate) fn get(&mut self, needs: Needs) -> io::Result<&[libc::sock_filter]> {
+        match self.0.entry(needs) {
+            std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                Ok(entry.insert(compile(needs).map_err(|error| io::Error::other(error.to_string()))?))
+            }
+        }
+    }
+}
+
+fn compile(needs: Needs) -> Result<Vec<libc::sock_filter>, BackendError> {
+    let mut allowed = [COMMON, COMMON_ON_ARCH].concat();
+    if needs.role == ProcessRole::WasmWorker {
+        allowed.extend_from_slice(WORKER);
+        allowed.extend_from_slice(WORKER_ON_ARCH);
+        if needs.files {
+            allowed.extend_from_slice(FILES);
+            allowed.extend_from_slice(FILES_ON_ARCH);
+        }
+        if needs.network {
+            allowed.extend_from_slice(NETWORK);
+        }
+    }
+    let by_argument = by_argument(needs)?;
+    let mut killed = [KILLED, KILLED_ON_ARCH].concat();
+    killed.retain(|number| !allowed.contains(number));
+    seccomp::compile_lists(&allowed, &killed, by_argument)
+}
+
+fn when(argument: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)
+}
+
+/// One rule for each set of values that a call may have.
+fn any_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, BackendError> {
+    values.iter().map(|&value| SeccompRule::new(vec![when(argument, SeccompCmpOp::Eq, value)?])).collect()
+}
+
+fn by_argument(needs: Needs) -> Result<Rules, BackendError> {
+    use SeccompCmpOp::{Eq, MaskedEq};
+    let thread = libc::CLONE_THREAD as u64;
+    let threads_only = SeccompRule::new(vec![when(0, MaskedEq(NEW_NAMESPACES | thread), thread)?])?;
+    // prlimit64(0, resource, NULL, old): only reads. A pointer is looked at as two halves.
+    let own = when(0, Eq, 0)?;
+    let reads = SeccompCondition::new(2, SeccompCmpArgLen::Qword, Eq, 0)?;
+    let mut rules = vec![
+        (libc::SYS_clone, vec![threads_only]),
+        (libc::SYS_prlimit64, vec![SeccompRule::new(vec![own, reads])?]),
+        (libc::SYS_prctl, any_of(0, PRCTLS)?),
+        (libc::SYS_tgkill, any_of(0, &[needs.pid.into()])?),
+    ];
+    if needs.role == ProcessRole::WasmWorker {
+        const TYPE_MASK: u64 = 0xf;
+        let stream = SeccompRule::new(vec![
+            when(0, Eq, libc::AF_UNIX as u64)?,
+            when(1, MaskedEq(TYPE_MASK), libc::SOCK_STREAM as u64)?,
+        ])?;
+        rules.push((libc::SYS_socketpair, vec![stream]));
+        rules.push((libc::SYS_ioctl, any_of(1, IOCTLS)?));
+        if needs.network {
+            let mut sockets = Vec::new();
+            for family in [libc::AF_INET, libc::AF_INET6] {
+                for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+                    sockets.push(SeccompRule::new(vec![
+                        when(0, Eq, family as u64)?,
+                        when(1, MaskedEq(TYPE_MASK), kind as u64)?,
+                    ])?);
+                }
+            }
+            rules.push((libc::SYS_socket, sockets));
+        }
+    }
+    Ok(rules)
+}
+
+/// Names of threads and of memory (`PR_SET_VMA`), which the C library and wasmtime give.
+const PRCTLS: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x5356_4d41];
+
+/// Non-blocking and close-on-exec, the number of bytes to read, and whether it is a terminal.
+const IOCTLS: &[u64] =
+    &[libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
+
+macro_rules! calls {
+    ($($name:ident)*) => { &[$(libc::$name),*] };
+}
+
+/// Memory, threads, time, and descriptors that are there.
+const COMMON: &[i64] = calls![
+    SYS_brk SYS_clock_getres SYS_clock_gettime SYS_clock_nanosleep SYS_close SYS_close_range SYS_exit
+    SYS_exit_group SYS_fcntl SYS_fstat SYS_futex SYS_futex_waitv SYS_getcpu SYS_getegid SYS_geteuid SYS_getgid SYS_getpid SYS_getppid
+    SYS_getrandom SYS_getrusage SYS_gettid SYS_gettimeofday SYS_getuid SYS_lseek SYS_madvise SYS_membarrier
+    SYS_memfd_create SYS_mincore SYS_mmap SYS_mprotect SYS_mremap SYS_munmap SYS_nanosleep SYS_ppoll
+    SYS_pread64 SYS_preadv SYS_pwrite64 SYS_pwritev SYS_read SYS_readv SYS_restart_syscall SYS_rseq
+    SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn SYS_sched_getaffinity SYS_sched_yield SYS_sendmsg
+    SYS_set_robust_list SYS_sigaltstack SYS_sysinfo SYS_write SYS_writev SYS_ftruncate
+];
+
+/// Events, pipes, sockets that were handed over, CPU affinity of helper threads.
+const WORKER: &[i64] = calls![
+    SYS_accept4 SYS_dup SYS_dup3 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2
+    SYS_getpeername SYS_getsockname SYS_getsockopt SYS_pipe2 SYS_preadv2 SYS_pwritev2 SYS_recvfrom
+    SYS_recvmmsg SYS_recvmsg SYS_sched_setaffinity SYS_sendfile SYS_sendmmsg SYS_sendto SYS_setsockopt
+    SYS_shutdown SYS_splice SYS_statx SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime
+];
+
+/// With directories: what `wasi:filesystem` needs.
+const FILES: &[i64] = calls![
+    SYS_copy_file_range SYS_faccessat SYS_faccessat2 SYS_fadvise64 SYS_fallocate SYS_fdatasync SYS_flock
+    SYS_fstatfs SYS_fsync SYS_getdents64 SYS_linkat SYS_mkdirat SYS_newfstatat SYS_openat SYS_openat2
+    SYS_readlinkat SYS_renameat SYS_renameat2 SYS_statfs SYS_symlinkat SYS_sync_file_range
+    SYS_unlinkat SYS_utimensat
+];
+
+/// With a network.
+const NETWORK: &[i64] = calls![SYS_bind SYS_connect SYS_listen];
+
+/// Not for a program that lives in its own memory and talks through its own descriptors.
+const KILLED: &[i64] = calls![
+    SYS_acct SYS_add_key SYS_bpf SYS_capset SYS_chroot SYS_clock_adjtime SYS_clock_settime SYS_delete_module
+    SYS_execve SYS_execveat SYS_fanotify_init SYS_fanotify_mark SYS_finit_module SYS_fsconfig SYS_fsmount
+    SYS_fsopen SYS_fspick SYS_init_module SYS_io_setup SYS_io_uring_enter SYS_io_uring_register
+    SYS_io_uring_setup SYS_kcmp SYS_kexec_load SYS_keyctl SYS_mknodat SYS_mount SYS_mount_setattr
+    SYS_move_mount SYS_move_pages SYS_name_to_handle_at SYS_nfsservctl SYS_open_by_handle_at SYS_open_tree
+    SYS_perf_event_open SYS_personality SYS_pidfd_getfd SYS_pidfd_open SYS_pidfd_send_signal SYS_pivot_root SYS_process_vm_readv
+    SYS_process_vm_writev SYS_ptrace SYS_quotactl SYS_reboot SYS_request_key SYS_setdomainname
+    SYS_setfsgid SYS_setfsuid SYS_setgid SYS_setgroups SYS_sethostname SYS_setns SYS_setregid SYS_setresgid
+    SYS_setresuid SYS_setreuid SYS_settimeofday SYS_setuid SYS_swapoff SYS_swapon SYS_syslog SYS_umount2
+    SYS_unshare SYS_userfaultfd SYS_vhangup
+];
+
+#[cfg(target_arch = "x86_64")]
+const COMMON_ON_ARCH: &[i64] = calls![SYS_poll SYS_arch_prctl SYS_time];
+#[cfg(target_arch = "x86_64")]
+const WORKER_ON_ARCH: &[i64] = calls![SYS_dup2 SYS_epoll_wait SYS_pipe];
+#[cfg(target_arch = "x86_64")]
+const FILES_ON_ARCH: &[i64] = calls![
+    SYS_access SYS_link SYS_lstat SYS_mkdir SYS_open SYS_readlink SYS_rename SYS_rmdir SYS_stat SYS_symlink SYS_unlink
+];
+#[cfg(target_arch = "x86_64")]
+const KILLED_ON_ARCH: &[i64] =
+    calls![SYS_fork SYS_ioperm SYS_iopl SYS_kexec_file_load SYS_mknod SYS_modify_ldt SYS_vfork];
+#[cfg(not(target_arch = "x86_64"))]
+const COMMON_ON_ARCH: &[i64] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const WORKER_ON_ARCH: &[i64] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const FILES_ON_ARCH: &[i64] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const KILLED_ON_ARCH: &[i64] = &[];

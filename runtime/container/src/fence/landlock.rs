@@ -1,0 +1,48 @@
+//! Landlock: files beneath given directories only, no TCP port, no signal and no abstract socket outside.
+//!
+//! Namespaces say the same; this holds when one of them leaks. Each right is handled where the kernel knows it
+//! (landlock(7)): files since Linux 5.13, TCP ports since 6.7, signals and abstract UNIX sockets since 6.12.
+
+use std::io;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, Scope,
+};
+
+/// The newest version that this was tested with; newer kernels behave as this one.
+const TESTED: ABI = ABI::V7;
+
+/// What may be done beneath a directory. Nothing is executed there, and no device, socket or pipe made.
+fn rights(read_only: bool) -> BitFlags<AccessFs> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    if read_only {
+        return read;
+    }
+    read | AccessFs::WriteFile
+        | AccessFs::Truncate
+        | AccessFs::MakeDir
+        | AccessFs::MakeReg
+        | AccessFs::MakeSym
+        | AccessFs::RemoveDir
+        | AccessFs::RemoveFile
+        | AccessFs::Refer
+}
+
+/// Restricts the calling, only thread to what is beneath the directories at `/<name>`.
+pub(super) fn restrict(beneath: &[(String, bool)], network: bool) -> io::Result<()> {
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(TESTED))
+        .and_then(|ruleset| ruleset.scope(Scope::from_all(TESTED)))
+        .map_err(io::Error::other)?;
+    if !network {
+        ruleset = ruleset.handle_access(AccessNet::from_all(TESTED)).map_err(io::Error::other)?;
+    }
+    let mut created = ruleset.create().map_err(io::Error::other)?;
+    for (name, read_only) in beneath {
+        let dir = PathFd::new(format!("/{name}")).map_err(io::Error::other)?;
+        created = created.add_rule(PathBeneath::new(dir, rights(*read_only))).map_err(io::Error::other)?;
+    }
+    created.restrict_self().map(drop).map_err(io::Error::other)
+}

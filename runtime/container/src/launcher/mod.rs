@@ -1,0 +1,90 @@
+//! The launcher: starts processes of this very program behind fences, without `execve(2)`.
+//!
+//! ```text
+//!             spawn, kill                     clone3, no exec
+//!   program ───────────────▶ launcher ─────────────────────────▶ process with a role
+//!           ◀───────────────          ◀─────────────────────────   "unshared", "ready" or a failure
+//!             spawned, exits          ── id maps, go ──────────▶
+//! ```
+//!
+//! It is forked from the program before that has a second thread, a configuration or a secret, and never has
+//! a second thread itself. So each process that it clones starts from a small, clean copy of the program: no
+//! loader, no copy of the binary, about half a millisecond. The price of not executing anew is one
+//! address-space layout for all of them and the program itself: a leaked pointer of one is a pointer of all.
+//!
+//! Fences of a process, outermost first (`process.rs` and [`fence`](crate::fence) put them up):
+//!
+//! 1. namespaces: user (one id), pid, mount (an empty read-only root and the mounts of its spec), network
+//!    (an empty one, unless it has the host's), ipc, uts. They are owned by the launcher's user namespace
+//!    and only then is the process's own user namespace made, so even all capabilities in that one give no
+//!    right over the others;
+//! 2. a cgroup with limits, where the launcher is root;
+//! 3. resource limits, no capability, no descriptor but its own, no variable, no argument;
+//! 4. Landlock: no file but beneath its mounts, no TCP port, no signal and no abstract socket outside;
+//! 5. a seccomp list of what the role needs; what is only good for an escape kills.
+//!
+//! All processes without a network share one empty network namespace: making one takes 0.7 ms of a kernel-wide
+//! lock, more than everything else together. What can be shared through it are abstract UNIX sockets and
+//! its devices, of which it has none that is up; but the filter of such a process allows neither `bind` nor
+//! `connect` nor any socket but a connected pair of UNIX streams, so there is nothing to share.
+//!
+//! Without root the launcher makes itself a user namespace first, and everything else is the same but for
+//! cgroups and foreign ids. Where the kernel refuses that, processes have the fences from 3 on;
+//! [`LauncherClient::fences`] tells.
+//!
+//! When the program ends, its end of the socket closes; the launcher kills all processes and waits for them. When
+//! the launcher is killed, `PR_SET_PDEATHSIG` kills them: its usual gap, a parent that died before the call,
+//! is closed by looking at the launcher's socket after it, and it is set after the last change of
+//! ids, which clears it (prctl(2)).
+
+mod client;
+mod ground;
+mod process;
+mod protocol;
+mod server;
+
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+pub use client::{Fences, LauncherClient};
+
+use crate::spawn::{SpawnError, check_threads};
+use crate::sys;
+
+/// What a process does: gets the input and the descriptors of its spec and returns its exit code.
+pub type Role = fn(&[u8], Vec<OwnedFd>) -> i32;
+
+/// What the roles of processes do.
+#[derive(Clone, Copy, Debug)]
+pub struct Roles {
+    /// Runs compiled Wasm ([`ProcessRole::WasmWorker`](neargate_driver::ProcessRole::WasmWorker)).
+    pub worker: Role,
+    /// Compiles one Wasm binary ([`ProcessRole::WasmCompiler`](neargate_driver::ProcessRole::WasmCompiler)).
+    pub compiler: Role,
+}
+
+/// Starts the launcher.
+#[derive(Debug)]
+pub struct Launcher;
+
+impl Launcher {
+    /// Forks the launcher. To be called first in `main`: before there is a second thread, and before
+    /// anything secret is in memory, since every process starts as a copy of what is there now. Arguments and
+    /// environment, which are there already, are wiped in the copy.
+    ///
+    /// This succeeds wherever processes can be made at all; see [`LauncherClient::fences`].
+    pub fn fork(roles: Roles) -> Result<LauncherClient, SpawnError> {
+        check_threads()?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|error| SpawnError::Socket(error.into()))?;
+        match sys::fork().map_err(SpawnError::Fork)? {
+            0 => {
+                drop(ours);
+                server::run(theirs, roles)
+            }
+            pid => Ok(LauncherClient::new(ours, pid)),
+        }
+    }
+}

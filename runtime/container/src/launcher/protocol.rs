@@ -1,0 +1,193 @@
+//! The messages between the program and its launcher, and between the launcher and a new process.
+
+use std::os::unix::ffi::OsStrExt;
+
+use neargate_driver::{ProcessNetwork, ProcessRole, ProcessSpec, ProcessUser};
+use neargate_ipc::{wire_enum, wire_struct};
+
+use crate::failure::Failure;
+
+wire_struct! {
+    /// A directory of the host that a process sees.
+    pub(crate) struct ProcessMountPlan {
+        /// The directory on the host.
+        source: Vec<u8>,
+        /// Its name below the root.
+        name: String,
+        /// Whether writing is refused.
+        read_only: bool,
+    }
+}
+
+wire_struct! {
+    /// Everything needed to start one process; its descriptors travel beside it.
+    pub(crate) struct ProcessPlan {
+        /// [`ProcessRole`], see [`ProcessPlan::role`].
+        role: u8,
+        /// Its name for people.
+        name: String,
+        /// Handed to the role.
+        input: Vec<u8>,
+        /// All that its root directory holds.
+        mounts: Vec<ProcessMountPlan>,
+        /// [`ProcessUser`], see [`ProcessPlan::user`].
+        user: u8,
+        /// Whether it keeps the network it is started in and can make sockets.
+        network: bool,
+        /// Limit of its cgroup.
+        memory_bytes: Option<u64>,
+        /// `RLIMIT_AS`.
+        address_space_bytes: Option<u64>,
+        /// `RLIMIT_CPU`.
+        cpu_seconds: Option<u64>,
+        /// The core that it stays on.
+        core: Option<u32>,
+    }
+}
+
+const WORKER: u8 = 0;
+const COMPILER: u8 = 1;
+const NOBODY: u8 = 0;
+const VOLUMES: u8 = 1;
+const INVOKER: u8 = 2;
+
+impl ProcessPlan {
+    /// What the launcher is told of a spec; everything but the descriptors.
+    pub(crate) fn of(spec: &ProcessSpec) -> Self {
+        let mount = |mount: &neargate_driver::ProcessMount| ProcessMountPlan {
+            source: mount.source.as_os_str().as_bytes().to_vec(),
+            name: mount.name.clone(),
+            read_only: mount.read_only,
+        };
+        Self {
+            role: match spec.role {
+                ProcessRole::WasmWorker => WORKER,
+                ProcessRole::WasmCompiler => COMPILER,
+            },
+            name: spec.name.clone(),
+            input: spec.input.clone(),
+            mounts: spec.mounts.iter().map(mount).collect(),
+            user: match spec.user {
+                ProcessUser::Nobody => NOBODY,
+                ProcessUser::Volumes => VOLUMES,
+                ProcessUser::Invoker => INVOKER,
+            },
+            network: spec.network == ProcessNetwork::Host,
+            memory_bytes: spec.memory_bytes,
+            address_space_bytes: spec.address_space_bytes,
+            cpu_seconds: spec.cpu_seconds,
+            core: spec.core.and_then(|core| u32::try_from(core).ok()),
+        }
+    }
+
+    /// The role; whatever is not known is the role that may do least.
+    pub(crate) fn role(&self) -> ProcessRole {
+        if self.role == WORKER { ProcessRole::WasmWorker } else { ProcessRole::WasmCompiler }
+    }
+
+    /// The user; whoever is not known is nobody.
+    pub(crate) fn user(&self) -> ProcessUser {
+        match self.user {
+            VOLUMES => ProcessUser::Volumes,
+            INVOKER => ProcessUser::Invoker,
+            _ => ProcessUser::Nobody,
+        }
+    }
+
+    /// Checks what becomes a name of a file or directory.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let refuse = |step: &str| Err(Failure::System { step: step.to_owned(), errno: libc::EINVAL });
+        if !is_name(&self.name, NAME_MAX) {
+            return refuse("check process name: 1 to 40 letters, digits and `-` are possible");
+        }
+        if self.mounts.len() > MOUNTS_MAX {
+            return refuse("check mounts: a process has 64 at most");
+        }
+        if !self.mounts.iter().all(|mount| is_name(&mount.name, MOUNT_NAME_MAX)) {
+            return refuse("check mounts: a name has 1 to 255 letters, digits and `-`");
+        }
+        Ok(())
+    }
+}
+
+/// Longest name of a process.
+const NAME_MAX: usize = 40;
+/// Most mounts of a process; a task definition has a handful.
+const MOUNTS_MAX: usize = 64;
+/// Longest file name (`NAME_MAX` of limits.h).
+const MOUNT_NAME_MAX: usize = 255;
+
+fn is_name(name: &str, max: usize) -> bool {
+    (1..=max).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+wire_enum! {
+    /// What the program asks its launcher for.
+    pub(crate) enum Request {
+        /// Start a process; the request's id becomes the process's.
+        0 => Spawn { plan: ProcessPlan },
+        /// Kill a process.
+        1 => Kill { process: u64 },
+        /// Tell which fences there are.
+        2 => Fences {},
+    }
+}
+
+wire_enum! {
+    /// What the launcher tells.
+    pub(crate) enum Response {
+        /// The process is behind its fences.
+        0 => Spawned { pid: u32 },
+        /// The request failed.
+        1 => Failed { failure: Failure },
+        /// Unasked: a process ended. Request id 0.
+        2 => Exited { process: u64, code: i32, oom: bool },
+        /// Which fences there are: reasons for what is missing, and Landlock's version, 0 for none.
+        3 => Fences { namespaces: Option<Failure>, cgroup: Option<Failure>, landlock_abi: u32 },
+    }
+}
+
+wire_enum! {
+    /// What a new process tells the launcher.
+    pub(crate) enum Report {
+        /// It is in its user namespace and waits for the id maps.
+        0 => Unshared {},
+        /// It is behind all fences.
+        1 => Ready {},
+        /// It could not get there.
+        2 => Failed { failure: Failure },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, mount: &str, expect: bool) {
+        let plan = ProcessPlan {
+            role: WORKER,
+            name: name.to_owned(),
+            input: Vec::new(),
+            mounts: vec![ProcessMountPlan { source: b"/".to_vec(), name: mount.to_owned(), read_only: true }],
+            user: NOBODY,
+            network: false,
+            memory_bytes: None,
+            address_space_bytes: None,
+            cpu_seconds: None,
+            core: None,
+        };
+        assert_eq!(plan.check().is_ok(), expect, "process {name:?}, mount {mount:?}");
+    }
+
+    #[test]
+    fn names_stay_names() {
+        check("worker-1", "data", true);
+        check(&"a".repeat(40), &"a".repeat(255), true);
+        check(&"a".repeat(41), "data", false);
+        check("worker", &"a".repeat(256), false);
+        for bad in ["", ".", "..", "a/b", "/a", "a b", "a\0", "ä"] {
+            check(bad, "data", false);
+            check("worker", bad, false);
+        }
+    }
+}
