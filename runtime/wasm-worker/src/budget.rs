@@ -2,8 +2,8 @@
 //!
 //! Memory is counted at each growth, over all linear memories and tables. CPU time is the time that the
 //! polling thread spent on the run (`CLOCK_THREAD_CPUTIME_ID`), which includes host calls made for the
-//! guest, and not file operations that were handed to the blocking pool. A CPU limit throttles, as the
-//! kernel's CFS quota does: the guest pays for what it has used by sleeping.
+//! guest, and not file operations that were handed to the blocking pool. A share of a core throttles, as the
+//! kernel's CFS quota does: the guest pays for what it has used by sleeping. A CPU budget ends the run.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,16 +11,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use neargate_driver::Limits;
+use neargate_wasm::protocol::RunLimits;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::engine::Ticker;
+use crate::worker::turns::Turns;
 
 /// The period of the kernel's quota: after a rest a run may use what a period grants at once.
 const PERIOD: Duration = Duration::from_millis(100);
+/// Thousandths of a core that a guest may use on average and still come before those that use more.
+const LIGHT_MILLIS: u32 = 100;
+/// What it may use at once and still do: twenty small calls' worth.
+const LIGHT_BURST: Duration = Duration::from_millis(2);
 
 /// Limits and use of one container, or of all containers of one task.
 pub(crate) struct Budget {
+    cpu_max_ns: u64,
     memory_max: u64,
     memory: AtomicU64,
     memory_peak: AtomicU64,
@@ -29,9 +35,10 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        let share = limits.cpu_millis.map(|millis| Mutex::new(Share::new(millis, Instant::now())));
+    pub(crate) fn new(limits: &RunLimits) -> Self {
+        let share = limits.cpu_millis.map(|millis| Mutex::new(Share::new(millis, PERIOD, Instant::now())));
         Self {
+            cpu_max_ns: limits.cpu_budget_ns.unwrap_or(u64::MAX),
             memory_max: limits.memory_bytes.unwrap_or(u64::MAX),
             memory: AtomicU64::new(0),
             memory_peak: AtomicU64::new(0),
@@ -71,6 +78,11 @@ impl Budget {
         self.memory.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// How much CPU time it may use, when that has been used up.
+    fn exhausted(&self) -> Option<Duration> {
+        (self.cpu_ns() >= self.cpu_max_ns).then(|| Duration::from_nanos(self.cpu_max_ns))
+    }
+
     fn spend(&self, used: Duration, now: Instant) -> Duration {
         let ns = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
         self.cpu_ns.fetch_add(ns, Ordering::Relaxed);
@@ -84,15 +96,18 @@ impl Budget {
 /// A share of one core, as a bucket that fills with time and is emptied by use.
 struct Share {
     millis: u32,
+    burst: i64,
     balance_ns: i64,
     filled: Instant,
 }
 
 impl Share {
-    /// A full bucket. A share of nothing would never run, so the least is a thousandth of a core.
-    fn new(millis: u32, now: Instant) -> Self {
+    /// A full bucket, which holds what is granted in `period`. A share of nothing would never run, so the
+    /// least is a thousandth of a core.
+    fn new(millis: u32, period: Duration, now: Instant) -> Self {
         let millis = millis.max(1);
-        Self { millis, balance_ns: granted(millis, PERIOD), filled: now }
+        let burst = granted(millis, period);
+        Self { millis, burst, balance_ns: burst, filled: now }
     }
 
     /// Pays for `used`, and tells how long to sleep until the debt is paid.
@@ -101,7 +116,7 @@ impl Share {
         self.filled = now;
         let used_ns = i64::try_from(used.as_nanos()).unwrap_or(i64::MAX);
         let balance_ns = self.balance_ns.saturating_add(granted(self.millis, since)).saturating_sub(used_ns);
-        self.balance_ns = balance_ns.min(granted(self.millis, PERIOD));
+        self.balance_ns = balance_ns.min(self.burst);
         let debt_ns = self.balance_ns.min(0).unsigned_abs();
         Duration::from_nanos(debt_ns.saturating_mul(1000) / u64::from(self.millis))
     }
@@ -137,35 +152,56 @@ impl Account {
         self.task.give_back(bytes);
     }
 
+    /// Whose CPU budget has been used up, if one has, and how much that was.
+    pub(crate) fn exhausted(&self) -> Option<(&'static str, Duration)> {
+        let container = self.container.exhausted().map(|budget| ("container", budget));
+        container.or_else(|| self.task.exhausted().map(|budget| ("task", budget)))
+    }
+
     /// Pays CPU time from both, and tells how long to sleep for it.
-    fn spend(&self, used: Duration) -> Duration {
-        let now = Instant::now();
+    fn spend(&self, used: Duration, now: Instant) -> Duration {
         self.container.spend(used, now).max(self.task.spend(used, now))
     }
 }
 
-/// Measures the CPU time of a run.
+/// Measures the CPU time of one instance.
 pub(crate) struct Meter {
     account: Account,
     /// Thread CPU time at which the part not yet paid began. Only the polling thread uses it.
     since_ns: AtomicU64,
+    /// What tells light guests from those that compute.
+    light: Mutex<Share>,
+}
+
+/// What a look at the meter says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lap {
+    /// How long the guest has to sleep for what its run or task has used beyond its share.
+    pub(crate) sleep: Duration,
+    /// Whether it has computed for so long that others come first.
+    pub(crate) heavy: bool,
 }
 
 impl Meter {
     pub(crate) fn new(account: Account) -> Arc<Self> {
-        Arc::new(Self { account, since_ns: AtomicU64::new(0) })
+        let period = LIGHT_BURST * 1000 / LIGHT_MILLIS;
+        let light = Mutex::new(Share::new(LIGHT_MILLIS, period, Instant::now()));
+        Arc::new(Self { account, since_ns: AtomicU64::new(0), light })
     }
 
     fn begin(&self) {
         self.since_ns.store(thread_cpu_ns(), Ordering::Relaxed);
     }
 
-    /// Pays for the time since the last call, and tells how long to sleep for it. To be called only while
-    /// the run is being polled.
-    pub(crate) fn lap(&self) -> Duration {
-        let now = thread_cpu_ns();
-        let since = self.since_ns.swap(now, Ordering::Relaxed);
-        self.account.spend(Duration::from_nanos(now.saturating_sub(since)))
+    /// Pays for the time since the last call. To be called only while the instance is being polled.
+    pub(crate) fn lap(&self) -> Lap {
+        let cpu_ns = thread_cpu_ns();
+        let since = self.since_ns.swap(cpu_ns, Ordering::Relaxed);
+        let used = Duration::from_nanos(cpu_ns.saturating_sub(since));
+        let now = Instant::now();
+        let sleep = self.account.spend(used, now);
+        let mut light = self.light.lock().unwrap_or_else(PoisonError::into_inner);
+        Lap { sleep, heavy: !light.spend(used, now).is_zero() }
     }
 }
 
@@ -180,11 +216,12 @@ pub(crate) struct Metered<F> {
     inner: Pin<Box<F>>,
     meter: Arc<Meter>,
     ticker: Arc<Ticker>,
+    turns: Turns,
 }
 
 impl<F> Metered<F> {
-    pub(crate) fn new(inner: F, meter: Arc<Meter>, ticker: Arc<Ticker>) -> Self {
-        Self { inner: Box::pin(inner), meter, ticker }
+    pub(crate) fn new(inner: F, meter: Arc<Meter>, ticker: Arc<Ticker>, turns: Turns) -> Self {
+        Self { inner: Box::pin(inner), meter, ticker, turns }
     }
 }
 
@@ -197,7 +234,10 @@ impl<F: Future> Future for Metered<F> {
         this.meter.begin();
         let polled = this.inner.as_mut().poll(cx);
         // What is owed is asked for at the next epoch; the balance remembers it.
-        this.meter.lap();
+        let lap = this.meter.lap();
+        if !lap.heavy {
+            this.turns.light_was_polled();
+        }
         polled
     }
 }
@@ -209,7 +249,7 @@ mod tests {
     /// Each step is (wall time that passed, CPU time used, sleep asked for), in milliseconds.
     fn check(millis: u32, steps: &[(u64, u64, u64)]) {
         let mut now = Instant::now();
-        let mut share = Share::new(millis, now);
+        let mut share = Share::new(millis, PERIOD, now);
         for (index, (passed, used, sleep)) in steps.iter().enumerate() {
             now += Duration::from_millis(*passed);
             let found = share.spend(Duration::from_millis(*used), now);
@@ -235,8 +275,13 @@ mod tests {
 
     #[test]
     fn memory_is_taken_from_both_or_none() {
-        let budget =
-            |bytes| Arc::new(Budget::new(&Limits { memory_bytes: Some(bytes), ..Limits::default() }));
+        let budget = |bytes| {
+            Arc::new(Budget::new(&RunLimits {
+                cpu_millis: None,
+                cpu_budget_ns: None,
+                memory_bytes: Some(bytes),
+            }))
+        };
         let task = budget(100);
         let first = Account { container: budget(80), task: Arc::clone(&task) };
         let second = Account { container: budget(80), task };

@@ -1,38 +1,41 @@
-//! The Wasm driver: one container of a task as one wasmtime instance.
+//! What runs Wasm: the roles of processes that hold nothing worth taking.
 //!
 //! ```text
-//!  driver    the contract of neargate-driver: start, wait, signal, stats
+//!  worker    the worker role: its loop, images, runs, how they end
 //!    │ uses
-//!  library   digest → linked code, compiled once, kept in memory
-//!    │ uses
-//!  engine    wasmtime set-up, compiler, compiled-code cache, epoch ticker
-//!  instance  one run: linked code + what the spec gives it → Exit
+//!  invoke    what of an image is called, other than its program
+//!  http      `wasi:http`, served and sent        net   sockets and names, guarded
+//!  host      `neargate:task`, `wasi:config`, `wasi:keyvalue`, `wasi:logging`
+//!  instance  one store: what a guest is given, its limits, linked code
+//!  engine    wasmtime's settings, compiled code, the epoch
 //!  budget    CPU and memory of a run and of its task
 //!  stdio     the three descriptors of a run as WASI streams
+//!  upcall    what the worker asks of the server
+//!  compile   the compiler role
 //! ```
 //!
-//! Accepted are components that export `wasi:cli/run` (WASI 0.2) and core modules that export `_start`
-//! (WASI preview 1). Precompiled code, text and everything else is refused: precompiled code is native
-//! code, and wasmtime cannot check it.
-//!
-//! A guest gets its arguments, its environment, three streams and the directories that its spec mounts;
-//! it has no network, no host environment, no threads and no other files. What a spec says about Linux
-//! alone means nothing to Wasm and is not looked at: `user`, `working_dir` (relative paths are resolved
-//! against the mounted directories), `ulimits`, `capabilities_*`, `read_only_root` (there is no root file
-//! system), `init`, `cpu_shares`, `memory_reservation_bytes`, `pids_max`.
-//!
-//! This form runs guests in the process that owns the [`WasmDriver`], on a runtime of the driver's own, so
-//! they end with it and [`Driver::recover`](neargate_driver::Driver::recover) finds nothing.
+//! A worker never compiles: it is handed compiled code, which only the compiler role has written. A guest
+//! gets its arguments, its environment, three streams and the directories of its plan; it has no network
+//! unless the plan says so, no host environment, no threads and no other files.
 
-// `engine::cache` maps compiled code, the one thing that wasmtime cannot check; see there.
+// `engine::code` maps compiled code, the one thing that wasmtime cannot check; see there.
 #![deny(unsafe_code)]
 
 mod budget;
-mod driver;
+mod compile;
 mod engine;
+mod host;
+mod http;
 mod instance;
-mod library;
+mod invoke;
+mod net;
+mod old;
 mod stdio;
+pub mod testing;
+mod upcall;
+mod worker;
 
-pub use driver::WasmDriver;
-pub use engine::{Config, ImageError, SetupError, WasmKind};
+pub use compile::compiler_main;
+pub use old::driver::WasmDriver;
+pub use old::engine::{Config, ImageError, SetupError, WasmKind};
+pub use worker::worker_main;

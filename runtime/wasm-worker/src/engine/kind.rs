@@ -1,27 +1,17 @@
 //! What a file is, told from its first bytes.
 
-use super::ImageError;
+use neargate_wasm::protocol::BinaryKind;
 
-/// The two kinds of Wasm binary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WasmKind {
-    /// A core module (version 1), run as WASI preview 1.
-    Module,
-    /// A component (layer 1, version 13), run as WASI 0.2.
-    Component,
-}
-
-impl WasmKind {
-    /// Reads the eight-byte preamble of the binary formats of core Wasm and of the component model.
-    ///
-    /// Text, ELF (which is how wasmtime stores compiled code) and everything else is an error that says
-    /// what the bytes are. The first eight bytes decide; more make the error more exact.
-    pub fn detect(bytes: &[u8]) -> Result<Self, ImageError> {
-        match bytes {
-            [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(Self::Module),
-            [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(Self::Component),
-            _ => Err(ImageError::NotWasm { what: describe(bytes) }),
-        }
+/// Reads the eight-byte preamble of the binary formats of core Wasm (version 1) and of the component model
+/// (layer 1, version 13).
+///
+/// Text, ELF (which is how wasmtime stores compiled code) and everything else is an error that says what the
+/// bytes are, such as `an ELF file; …`. The first eight bytes decide; more make the error more exact.
+pub(crate) fn detect(bytes: &[u8]) -> Result<BinaryKind, String> {
+    match bytes {
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(BinaryKind::Module {}),
+        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(BinaryKind::Component {}),
+        _ => Err(describe(bytes)),
     }
 }
 
@@ -58,8 +48,8 @@ fn is_text_format(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn check(bytes: &[u8], expect: Result<WasmKind, &str>) {
-        let found = WasmKind::detect(bytes).map_err(|error| error.to_string());
+    fn check(bytes: &[u8], expect: Result<BinaryKind, &str>) {
+        let found = detect(bytes);
         match (&found, expect) {
             (Ok(kind), Ok(wanted)) => assert_eq!(*kind, wanted, "{bytes:?}"),
             (Err(text), Err(part)) => assert!(text.contains(part), "{text:?} lacks {part:?}"),
@@ -69,8 +59,8 @@ mod tests {
 
     #[test]
     fn first_bytes() {
-        check(b"\0asm\x01\0\0\0", Ok(WasmKind::Module));
-        check(b"\0asm\x0d\0\x01\0rest", Ok(WasmKind::Component));
+        check(b"\0asm\x01\0\0\0", Ok(BinaryKind::Module {}));
+        check(b"\0asm\x0d\0\x01\0rest", Ok(BinaryKind::Component {}));
         check(b"\0asm\x0a\0\x01\0", Err("unknown version 0a000100"));
         check(b"\0asm\x01", Err("cut off"));
         check(b"", Err("empty file"));

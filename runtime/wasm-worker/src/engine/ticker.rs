@@ -3,8 +3,8 @@
 //! It ticks once a [`TICK`] while a guest is being polled and parks when none is. Waking it costs a
 //! system call, so it parks only after [`IDLE_TICKS`] ticks without work.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, mem};
@@ -24,6 +24,8 @@ pub(crate) struct Ticker {
 }
 
 struct Shared {
+    /// Their epochs advance together; there are two at most.
+    engines: Mutex<Vec<EngineWeak>>,
     /// Guests that are being polled right now.
     polled: AtomicUsize,
     parked: AtomicBool,
@@ -37,14 +39,19 @@ impl Ticker {
     /// Starts the thread, parked.
     pub(crate) fn start(engine: &Engine) -> io::Result<Self> {
         let shared = Arc::new(Shared {
+            engines: Mutex::new(vec![engine.weak()]),
             polled: AtomicUsize::new(0),
             parked: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
-        let (engine, of_thread) = (engine.weak(), Arc::clone(&shared));
-        let thread =
-            thread::Builder::new().name("wasm-epoch".into()).spawn(move || tick(&engine, &of_thread))?;
+        let of_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("wasm-epoch".into()).spawn(move || tick(&of_thread))?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Advances the epoch of another engine as well.
+    pub(crate) fn add(&self, engine: &Engine) {
+        self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine.weak());
     }
 
     /// To be held while a guest is polled.
@@ -80,19 +87,25 @@ impl Drop for Ticker {
     }
 }
 
-fn tick(engine: &EngineWeak, shared: &Shared) {
+impl Shared {
+    fn advance(&self) {
+        let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.iter().filter_map(EngineWeak::upgrade).for_each(|engine| engine.increment_epoch());
+    }
+}
+
+fn tick(shared: &Shared) {
     let mut idle = 0;
     let mut ticked = Instant::now();
     while !shared.stopped.load(Ordering::SeqCst) {
         thread::sleep(TICK);
         if shared.polled.load(Ordering::SeqCst) > 0 {
             idle = 0;
-            let Some(engine) = engine.upgrade() else { return };
             // On a busy machine this thread comes late to every tick. Catching up keeps that from adding up
             // over the ticks of a guest's slice.
             let passed = ticked.elapsed().as_micros() / TICK.as_micros();
             for _ in 0..passed.clamp(1, CATCH_UP_MAX) {
-                engine.increment_epoch();
+                shared.advance();
             }
         } else {
             idle += 1;

@@ -1,117 +1,48 @@
-//! What a guest is given, and the state behind its host calls.
+//! The data of a store: what is behind a guest's host calls.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use wasmtime::ResourceLimiter;
+use wasmtime::{GuestProfiler, ResourceLimiter};
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::{Account, Meter};
 use crate::engine::MEMORY_BYTES_MAX;
-use crate::stdio::{Input, Output};
+use crate::host::{Host, HostView};
+use crate::http::Hooks;
 
-/// The most WASI resources (open files, streams, pollables) of a run; wasmtime's default is a million.
-const RESOURCES_MAX: usize = 10_000;
-/// The most random bytes that a guest gets from one call; wasmtime's default is 64 MiB.
-const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// Bytes that one table element takes: a pointer.
 const TABLE_ELEMENT_BYTES: u64 = 8;
 
-/// A directory of the host that the guest sees.
-pub(crate) struct Preopen {
-    pub(crate) host: PathBuf,
-    pub(crate) guest: String,
-    pub(crate) perms: FsPerms,
-}
-
-/// All that one guest is given. Nothing of the host's own is added to it.
-pub(crate) struct Guest {
-    wasi: WasiP1Ctx,
-    outputs: [Output; 2],
-    account: Account,
-    meter: Arc<Meter>,
-}
-
-/// What could not be given to a guest.
-pub(crate) enum GuestError {
-    Preopen { index: usize, source: io::Error },
-    Stdio { source: io::Error },
-}
-
-impl Guest {
-    pub(crate) fn new(
-        args: &[String],
-        env: &[(String, String)],
-        preopens: &[Preopen],
-        stdio: [OwnedFd; 3],
-        account: Account,
-    ) -> Result<Self, GuestError> {
-        let failed = |source| GuestError::Stdio { source };
-        let [stdin, stdout, stderr] = stdio;
-        let outputs = [Output::new(stdout).map_err(failed)?, Output::new(stderr).map_err(failed)?];
-        let mut builder = WasiCtxBuilder::new();
-        builder.args(args).envs(env).max_random_size(RANDOM_BYTES_MAX);
-        builder.stdin(Input::new(stdin).map_err(failed)?);
-        builder.stdout(outputs[0].clone()).stderr(outputs[1].clone());
-        for (index, preopen) in preopens.iter().enumerate() {
-            builder
-                .preopened_dir(&preopen.host, &preopen.guest, preopen.perms)
-                .map_err(|error| GuestError::Preopen { index, source: io_error(error) })?;
-        }
-        let mut wasi = builder.build_p1();
-        wasi.ctx().table.set_max_capacity(RESOURCES_MAX);
-        let meter = Meter::new(account.clone());
-        Ok(Self { wasi, outputs, account, meter })
-    }
-
-    /// Its standard output and error.
-    pub(super) fn outputs(&self) -> [Output; 2] {
-        self.outputs.clone()
-    }
-
-    /// What its CPU time is measured with.
-    pub(crate) fn meter(&self) -> &Arc<Meter> {
-        &self.meter
-    }
-}
-
-fn io_error(error: wasmtime::Error) -> io::Error {
-    match error.downcast::<io::Error>() {
-        Ok(error) => error,
-        Err(error) => io::Error::other(format!("{error:#}")),
-    }
-}
-
 /// The data of a store.
 pub(crate) struct State {
-    wasi: WasiP1Ctx,
-    memory: Memory,
-    meter: Arc<Meter>,
+    pub(super) wasi: WasiP1Ctx,
+    pub(super) http: WasiHttpCtx,
+    pub(super) hooks: Hooks,
+    pub(super) host: Host,
+    pub(super) memory: Memory,
+    pub(super) meter: Arc<Meter>,
+    /// Takes a sample at each epoch, when a profile is wanted.
+    pub(super) profiler: Option<Box<GuestProfiler>>,
 }
 
 impl State {
-    pub(super) fn new(guest: Guest) -> Self {
-        let memory = Memory { account: guest.account, taken: 0, refused: false };
-        Self { wasi: guest.wasi, memory, meter: guest.meter }
-    }
-
     pub(super) fn preview1(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
     }
 
-    pub(super) fn memory(&mut self) -> &mut dyn ResourceLimiter {
+    pub(super) fn limiter(&mut self) -> &mut dyn ResourceLimiter {
         &mut self.memory
     }
 
-    pub(super) fn meter(&self) -> &Meter {
+    /// What the store's CPU time is measured with.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
 
     /// Whether the guest's most recent attempt to grow a memory or table was refused.
-    pub(super) fn growth_was_refused(&self) -> bool {
+    pub(crate) fn growth_was_refused(&self) -> bool {
         self.memory.refused
     }
 }
@@ -122,17 +53,33 @@ impl WasiView for State {
     }
 }
 
-/// Counts the memory of a run over all its memories and tables.
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.hooks, table: self.wasi.ctx().table, ctx: &mut self.http }
+    }
+}
+
+impl HostView for State {
+    fn host(&mut self) -> &mut Host {
+        &mut self.host
+    }
+}
+
+/// Counts the memory of an instance over all its memories and tables.
 ///
 /// wasmtime asks at each growth of each of them, so a limit per memory would be none: a guest may have
-/// several. What an instance has is given back when the run ends; Wasm memories never shrink.
-struct Memory {
+/// several. What an instance has is given back when its store is dropped; Wasm memories never shrink.
+pub(super) struct Memory {
     account: Account,
     taken: u64,
     refused: bool,
 }
 
 impl Memory {
+    pub(super) fn new(account: Account) -> Self {
+        Self { account, taken: 0, refused: false }
+    }
+
     fn grow(&mut self, bytes: u64) -> bool {
         self.refused = !self.account.take(bytes);
         if !self.refused {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::engine::{Config, Engine, ImageError, SetupError};
-use crate::instance::{Code, Linkers};
+use crate::old::engine::{Config, Engine, ImageError, SetupError};
+use crate::old::instance::{Code, Linkers};
 
 /// Images that are loaded at a time. Compiling one uses all cores by itself.
 const LOADS_MAX: usize = 1;

@@ -14,10 +14,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wasmtime_wasi::FsPerms;
 
-use crate::budget::{Account, Budget, Metered};
-use crate::engine::{Config, ImageError, SetupError};
-use crate::instance::{self, Code, Guest, GuestError, Preopen};
-use crate::library::Library;
+use crate::old::budget::{Account, Budget, Metered};
+use crate::old::engine::{Config, ImageError, SetupError};
+use crate::old::instance::{self, Code, Guest, GuestError, Preopen};
+use crate::old::library::Library;
 
 /// Runs Wasm containers in this process.
 ///
