@@ -253,6 +253,7 @@ wire_struct! {
 
 wire_struct! {
     /// Limits of a run or a task; `None` is no limit of its own.
+    #[derive(Default)]
     pub struct RunLimits {
         /// Share of a core in thousandths, throttled over periods of 100 ms.
         cpu_millis: Option<u32>,
@@ -265,6 +266,7 @@ wire_struct! {
 
 wire_struct! {
     /// What a run has used.
+    #[derive(Default)]
     pub struct Usage {
         /// CPU time in nanoseconds.
         cpu_ns: u64,

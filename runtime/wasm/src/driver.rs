@@ -1,0 +1,240 @@
+//! The driver contract for Wasm.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use neargate_driver::{
+    ContainerSpec, Driver, Handle, RecoverError, Rootfs, Sandbox, StartError, WasmModule, WasmSpec,
+};
+use neargate_model::{ContainerId, WasmIsolation};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::calls;
+use crate::code::{Code, Library, chain};
+use crate::config::{Config, Parts, SetupError};
+use crate::entry;
+use crate::handle::{Container, Spread};
+use crate::plan::{self, Directories};
+use crate::pool::{Need, Pool, Seat};
+use crate::protocol::{Entry, FDS_MAX, RunPlan};
+use crate::worker::{Order, Run, RunError};
+
+/// Standard input, output and error.
+const STREAMS: usize = 3;
+/// How long the end of the workers is waited for at a shutdown.
+const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Runs Wasm containers in worker processes.
+///
+/// Workers end with the driver, so that [`Driver::recover`] finds nothing. Its methods are to be called on a tokio
+/// runtime with I/O and time, which must live as long as the containers.
+pub struct WasmDriver {
+    shared: Arc<Shared>,
+}
+
+/// What a driver and its containers have in common.
+pub(crate) struct Shared {
+    pub(crate) pool: Arc<Pool>,
+    library: Library,
+    pub(crate) jobs: TaskTracker,
+    cancelled: CancellationToken,
+}
+
+impl WasmDriver {
+    /// A driver that runs nothing yet. No process is started before it is needed.
+    pub fn new(config: Config, parts: Parts) -> Result<Self, SetupError> {
+        let Parts { processes, key_values } = parts;
+        let library = Library::open(&config, processes.clone())?;
+        let (jobs, cancelled) = (TaskTracker::new(), CancellationToken::new());
+        let calls = Arc::new(calls::Shared::new(key_values));
+        let pool = Pool::new(config, processes, calls, jobs.clone(), cancelled.clone());
+        Ok(Self { shared: Arc::new(Shared { pool, library, jobs, cancelled }) })
+    }
+
+    /// Compiles an image unless that is done, so that no start has to wait for it; to be called when an image
+    /// has been pulled or pushed.
+    pub async fn prepare(&self, module: &WasmModule) -> Result<(), StartError> {
+        self.shared.code(module).await.map(drop)
+    }
+
+    /// Ends all workers, and with them what runs, and waits for that.
+    pub async fn shut_down(&self) {
+        self.shared.cancelled.cancel();
+        self.shared.jobs.close();
+        if timeout(SHUTDOWN, self.shared.jobs.wait()).await.is_err() {
+            tracing::warn!("Wasm workers did not end in time");
+        }
+    }
+}
+
+impl Drop for WasmDriver {
+    fn drop(&mut self) {
+        self.shared.cancelled.cancel();
+    }
+}
+
+#[async_trait]
+impl Driver for WasmDriver {
+    async fn start(&self, spec: ContainerSpec, sandbox: &Sandbox) -> Result<Arc<dyn Handle>, StartError> {
+        // What is needed of the futures below is large, and starts are rare beside what they start.
+        Box::pin(self.shared.start(spec, sandbox)).await
+    }
+
+    async fn recover(&self, _id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError> {
+        Ok(None)
+    }
+}
+
+impl Shared {
+    async fn code(&self, module: &WasmModule) -> Result<Arc<Code>, StartError> {
+        self.library.get(&self.jobs, module).await.map_err(|error| error.to_start_error())
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        mut spec: ContainerSpec,
+        sandbox: &Sandbox,
+    ) -> Result<Arc<dyn Handle>, StartError> {
+        let Rootfs::Wasm(module) = spec.rootfs.clone() else {
+            return Err(unsupported(
+                "an image of Linux layers",
+                "the Wasm driver runs modules and components",
+            ));
+        };
+        let Some(mut wasm) = spec.wasm.take() else {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "they are missing");
+            return Err(StartError::System {
+                step: "read the Wasm settings of the container".into(),
+                source,
+            });
+        };
+        let directories = directories(&mut spec).await?;
+        let need = need(&spec, &wasm, &directories, &module);
+        check_isolation(&wasm)?;
+        // A worker that has to be started is started while the code is being made.
+        let seat = self.seat(&need)?;
+        let code = self.code(&module).await?;
+        entry::check_grants(&code.inspection, &wasm.options).map_err(invalid)?;
+        let entry = entry::choose(&code.inspection, &wasm.options, wasm.listeners.len()).map_err(invalid)?;
+        let mut plan = plan::run(&spec, &wasm, &sandbox.limits, directories.preopens, entry);
+        let listeners = std::mem::take(&mut wasm.listeners);
+        let fds = descriptors(&plan, spec.stdio, listeners)?;
+        let parts = match plan.entry {
+            Entry::Http { .. } => plan::parts(&plan, self.pool.spread(&need)),
+            _ => 1,
+        };
+        plan::divide(&mut plan, parts);
+        let may = plan::permissions(&wasm);
+        let order = Order { plan, fds, code, artifacts: wasm.artifacts, may };
+        let run = self.start_run(&order, &need, seat).await?;
+        let (plan, code) = (order.plan.clone(), order.code.clone());
+        let container = match parts {
+            1 => Container::one(self.clone(), plan, code, run),
+            _ => {
+                let spread = Spread::start(self.clone(), need, order, run, parts);
+                Container::spread(self.clone(), plan, code, spread)
+            }
+        };
+        Ok(Arc::new(container))
+    }
+
+    fn seat(&self, need: &Need) -> Result<Seat, StartError> {
+        self.pool.seat(need).map_err(|full| StartError::System {
+            step: "take a place for a Wasm container".into(),
+            source: io::Error::new(io::ErrorKind::QuotaExceeded, full.to_string()),
+        })
+    }
+
+    /// Starts a run, in another worker if the first one ends before it has seen it.
+    async fn start_run(&self, order: &Order, need: &Need, seat: Seat) -> Result<Arc<Run>, StartError> {
+        match start_in(order, seat).await {
+            Err(RunError::Lost(_)) => {}
+            Err(RunError::Start(error)) => return Err(error),
+            Ok(run) => return Ok(run),
+        }
+        match start_in(order, self.seat(need)?).await {
+            Ok(run) => Ok(run),
+            Err(error) => Err(error.into_start_error()),
+        }
+    }
+}
+
+/// Starts a run in the worker of its seat.
+pub(crate) async fn start_in(order: &Order, mut seat: Seat) -> Result<Arc<Run>, RunError> {
+    let worker = match seat.worker().await {
+        Ok(worker) => worker,
+        Err(error) => {
+            let source = io::Error::other(chain(&*error));
+            let step = "run a Wasm container".to_owned();
+            return Err(RunError::Start(StartError::System { step, source }));
+        }
+    };
+    worker.start(order, seat).await
+}
+
+async fn directories(spec: &mut ContainerSpec) -> Result<Directories, StartError> {
+    if spec.mounts.is_empty() {
+        return Ok(Directories::default());
+    }
+    let mounts = std::mem::take(&mut spec.mounts);
+    // A directory may be on a file system that does not answer at once.
+    match tokio::task::spawn_blocking(move || plan::directories(&mounts)).await {
+        Ok(directories) => directories,
+        Err(error) => {
+            let source = io::Error::other(error);
+            Err(StartError::System { step: "look at the container's directories".into(), source })
+        }
+    }
+}
+
+fn need(spec: &ContainerSpec, wasm: &WasmSpec, directories: &Directories, module: &WasmModule) -> Need {
+    Need {
+        tenant: wasm.tenant.clone(),
+        task: spec.task.clone(),
+        mounts: directories.mounts.clone(),
+        user: wasm.files_of,
+        host_network: wasm.options.host_network,
+        alone: wasm.options.isolation == WasmIsolation::Process,
+        digest: module.digest.clone(),
+    }
+}
+
+fn check_isolation(wasm: &WasmSpec) -> Result<(), StartError> {
+    match wasm.options.isolation {
+        WasmIsolation::Shared | WasmIsolation::Thread => Ok(()),
+        WasmIsolation::Process => Err(unsupported(
+            "the isolation class `process`",
+            "it needs containers, and so root; use `thread`",
+        )),
+    }
+}
+
+/// The descriptors of a run in the order of [`crate::protocol::ToWorker::Start`].
+fn descriptors(
+    plan: &RunPlan,
+    stdio: neargate_driver::Stdio,
+    listeners: Vec<OwnedFd>,
+) -> Result<Vec<OwnedFd>, StartError> {
+    let mut fds = vec![stdio.stdin, stdio.stdout, stdio.stderr];
+    let room = FDS_MAX - STREAMS - plan.cgroups as usize;
+    if plan.listeners as usize > room {
+        let why = format!("at most {room} ports can be given");
+        return Err(unsupported("so many port mappings of a Wasm container", &why));
+    }
+    if plan.listeners > 0 {
+        fds.extend(listeners);
+    }
+    Ok(fds)
+}
+
+fn invalid(error: entry::EntryError) -> StartError {
+    StartError::InvalidImage { why: error.to_string() }
+}
+
+fn unsupported(what: &str, why: &str) -> StartError {
+    StartError::Unsupported { what: what.to_owned(), why: why.to_owned() }
+}

@@ -1,0 +1,161 @@
+//! What a container's spec becomes for a worker: purely, but for a look at the directories.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use neargate_driver::{ContainerSpec, Limits, Mount, MountSource, ProcessMount, StartError, WasmSpec};
+
+use crate::interfaces::GRANT_KEY_VALUE;
+use crate::protocol::{Entry, Preopen, RunLimits, RunPlan};
+use crate::worker::Permissions;
+
+/// A container's directories: what its worker sees, and what the guest sees of that.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Directories {
+    pub(crate) mounts: Vec<ProcessMount>,
+    pub(crate) preopens: Vec<Preopen>,
+}
+
+/// Works out a container's directories. A directory's name in the worker follows from what it is, so that two
+/// containers of a task with the same directory agree.
+pub(crate) fn directories(mounts: &[Mount]) -> Result<Directories, StartError> {
+    let mut directories = Directories::default();
+    for mount in mounts {
+        let source = source(mount)?;
+        let guest = mount.target.to_str();
+        let guest =
+            guest.ok_or_else(|| unsupported("a mount target that is not UTF-8", "WASI paths are UTF-8"))?;
+        let known = directories
+            .mounts
+            .iter()
+            .find(|known| known.source == source && known.read_only == mount.read_only);
+        let name = match known {
+            Some(known) => known.name.clone(),
+            None => {
+                let name = name(source, mount.read_only);
+                directories.mounts.push(ProcessMount {
+                    source: source.to_owned(),
+                    name: name.clone(),
+                    read_only: mount.read_only,
+                });
+                name
+            }
+        };
+        directories.preopens.push(Preopen { name, guest: guest.to_owned(), read_only: mount.read_only });
+    }
+    // The order in which a definition names them must not part two containers.
+    directories.mounts.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(directories)
+}
+
+fn source(mount: &Mount) -> Result<&Path, StartError> {
+    match &mount.source {
+        MountSource::Host(path) if path.is_file() => {
+            Err(unsupported("a single file as a mount of a Wasm container", "mount its directory"))
+        }
+        MountSource::Host(path) => Ok(path),
+        MountSource::Tmpfs { .. } => {
+            Err(unsupported("a tmpfs in a Wasm container", "its size cannot be limited; use a volume"))
+        }
+    }
+}
+
+fn name(source: &Path, read_only: bool) -> String {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::digest(source.as_os_str().as_encoded_bytes());
+    let kind = if read_only { "ro" } else { "rw" };
+    format!("{kind}-{}", hex::encode(&hash[..8]))
+}
+
+fn unsupported(what: &str, why: &str) -> StartError {
+    StartError::Unsupported { what: what.to_owned(), why: why.to_owned() }
+}
+
+/// The plan of a container's run; the worker's number of the image is filled in when it is sent.
+pub(crate) fn run(
+    spec: &ContainerSpec,
+    wasm: &WasmSpec,
+    task_limits: &Limits,
+    preopens: Vec<Preopen>,
+    entry: Entry,
+) -> RunPlan {
+    let options = &wasm.options;
+    let cpu_budget_ns = options.cpu_budget_ms.map(|ms| ms.saturating_mul(1_000_000));
+    RunPlan {
+        image: 0,
+        listeners: match entry {
+            Entry::Http { .. } => u32::try_from(wasm.listeners.len()).unwrap_or(u32::MAX),
+            _ => 0,
+        },
+        entry,
+        task: spec.task.to_string(),
+        attempt: wasm.attempt,
+        deadline_ms: wasm.deadline_ms,
+        argv: spec.argv.clone(),
+        env: last_of_each_name(&spec.env),
+        preopens,
+        limits: RunLimits { cpu_budget_ns, ..limits(&spec.limits) },
+        task_limits: limits(task_limits),
+        grants: options.grants.clone(),
+        config: options.config.clone(),
+        network: options.host_network,
+        own_thread: false,
+        cgroups: 0,
+        core_dump: wasm.artifacts.is_some() && !options.no_core_dump,
+        profile: wasm.artifacts.is_some() && options.profile,
+    }
+}
+
+/// What a run may ask the server for.
+pub(crate) fn permissions(wasm: &WasmSpec) -> Permissions {
+    Permissions {
+        resolve: wasm.options.host_network,
+        key_values: wasm.options.grants.iter().any(|grant| grant == GRANT_KEY_VALUE),
+    }
+}
+
+fn limits(limits: &Limits) -> RunLimits {
+    RunLimits { cpu_millis: limits.cpu_millis, cpu_budget_ns: None, memory_bytes: limits.memory_bytes }
+}
+
+/// WASI passes variables as a list; where a name occurs twice, only the later one is given.
+pub(crate) fn last_of_each_name(env: &[(String, String)]) -> Vec<(String, String)> {
+    let mut kept: Vec<(String, String)> = Vec::with_capacity(env.len());
+    let mut place: HashMap<&str, usize> = HashMap::with_capacity(env.len());
+    for (name, value) in env {
+        match place.get(name.as_str()) {
+            Some(index) => kept[*index].1.clone_from(value),
+            None => {
+                place.insert(name, kept.len());
+                kept.push((name.clone(), value.clone()));
+            }
+        }
+    }
+    kept
+}
+
+/// Least memory of a part of a run that is spread over cores, in bytes: room for a few requests.
+const PART_MEMORY_MIN: u64 = 128 << 20;
+
+/// Over how many of `cores` an HTTP handler is spread. A limit is divided among the parts, since each worker
+/// enforces its own; what cannot be divided keeps it on one.
+pub(crate) fn parts(plan: &RunPlan, cores: usize) -> u32 {
+    let all = u32::try_from(cores).unwrap_or(u32::MAX);
+    let of = |limits: &RunLimits| {
+        let by_budget = if limits.cpu_budget_ns.is_some() { 1 } else { all };
+        let by_cpu = limits.cpu_millis.map_or(all, |millis| millis.div_ceil(1000));
+        let by_memory = limits
+            .memory_bytes
+            .map_or(all, |bytes| u32::try_from(bytes / PART_MEMORY_MIN).unwrap_or(u32::MAX));
+        by_budget.min(by_cpu).min(by_memory)
+    };
+    all.min(of(&plan.limits)).min(of(&plan.task_limits)).max(1)
+}
+
+/// A part's share of the limits.
+pub(crate) fn divide(plan: &mut RunPlan, parts: u32) {
+    for limits in [&mut plan.limits, &mut plan.task_limits] {
+        limits.cpu_millis = limits.cpu_millis.map(|millis| (millis / parts).max(1));
+        limits.memory_bytes = limits.memory_bytes.map(|bytes| bytes / u64::from(parts));
+    }
+}
