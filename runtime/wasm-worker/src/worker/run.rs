@@ -63,8 +63,8 @@ impl Run {
         drop(cgroups);
         let program = match (&context.plan().entry, context.code()) {
             (Entry::Http { reuse }, Code::Component(_)) => Program::Http(listeners, *reuse),
-            (Entry::Http { .. } | Entry::Handler {} | Entry::Export { .. }, Code::Module(_)) => {
-                let why = "it is a core module, which has a program and nothing else to call".to_owned();
+            (Entry::Http { .. } | Entry::Handler {}, Code::Module(_)) => {
+                let why = "it is a core module, which has a program and functions of numbers".to_owned();
                 return Err(StartFailure::NoEntry { why });
             }
             _ => Program::Call(context.new_store()?),
@@ -134,6 +134,9 @@ async fn run(context: &Arc<RunContext>, program: Program) -> End {
 async fn call(store: &mut Store<State>, context: &RunContext) -> wasmtime::Result<i32> {
     let pre = match context.code() {
         Code::Module(pre) => {
+            if let Entry::Export { name } = &context.plan().entry {
+                return crate::invoke::core_export(store, pre, context, name).await;
+            }
             let instance = pre.instantiate_async(&mut *store).await?;
             let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
             context.instance_is_ready(context.age());
