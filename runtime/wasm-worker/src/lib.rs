@@ -35,7 +35,7 @@ pub mod testing;
 mod upcall;
 mod worker;
 
-pub use compile::compiler_main;
+pub use compile::{compiler_id, compiler_main};
 pub use old::driver::WasmDriver;
 pub use old::engine::{Config, ImageError, SetupError, WasmKind};
 pub use worker::worker_main;
