@@ -410,8 +410,10 @@ pub(crate) fn wipe_arguments(name: &[u8]) -> io::Result<()> {
     // long as the process. No Rust reference points to it: std copies what it hands out. The area ends
     // with a NUL, so every pointer into it still points to a terminated string.
     let area = unsafe { std::slice::from_raw_parts_mut(first as *mut u8, length) };
+    // No further than the first argument, so that the others are empty.
+    let first_argument = area.iter().position(|&byte| byte == 0).unwrap_or(0);
     area.fill(0);
-    let length = name.len().min(length - 1);
+    let length = name.len().min(first_argument);
     area[..length].copy_from_slice(&name[..length]);
     Ok(())
 }

@@ -70,6 +70,8 @@ fn report(sync: &OwnedFd, report: &Report) -> std::io::Result<()> {
 
 fn enclose(start: &mut Start<'_>) -> Result<(), Failure> {
     cgroup::join(&mut start.tasks).step("join cgroup")?;
+    // The launcher takes some of them by a descriptor.
+    sys::set_blocked(&[], libc::SIG_SETMASK);
     keep_only_own(start)?;
     if let Some(ground) = start.ground {
         enter_namespaces(start, ground)?;

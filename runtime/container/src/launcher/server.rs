@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use super::Roles;
 use super::ground::Ground;
 use super::process::{self, GO, Start};
-use super::protocol::{ProcessPlan, Report, Request, Response};
+use super::protocol::{ProcessMountPlan, ProcessPlan, Report, Request, Response};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::fence::{Filters, Needs, THREADS_MAX};
@@ -148,7 +148,9 @@ impl Server {
                     SOCKET => self.on_socket(&mut buffer)?,
                     SIGNALS => self.begin_farewell(),
                     token if token % 2 == 0 => self.on_end(token / 2),
-                    token => self.on_report(token / 2),
+                    token => {
+                        self.on_report(token / 2);
+                    }
                 }
             }
             self.flush()?;
@@ -249,29 +251,12 @@ impl Server {
         fds: Vec<OwnedFd>,
         group: Option<&Group>,
     ) -> Result<Running, Failure> {
-        let ground = self.ground.as_ref();
-        let mounts = match (ground, plan.mounts.first()) {
-            (Ok(ground), _) => plan
-                .mounts
-                .iter()
-                .map(|mount| Ok((mount.name.clone(), ground.open_mount(mount)?)))
-                .collect::<Result<Vec<_>, Failure>>()?,
-            (Err(_), None) => Vec::new(),
-            (Err(why), Some(mount)) => {
-                let errno = if let Failure::System { errno, .. } = why { *errno } else { libc::EPERM };
-                return Err(Failure::Mount {
-                    source_path: mount.source.clone(),
-                    target: mount.name.clone().into_bytes(),
-                    errno,
-                });
-            }
-        };
-        let ground = ground.ok();
+        let mounts = self.open_mounts(&plan)?;
+        let ground = self.ground.as_ref().ok();
         let ids = ground.map_or((0, 0), |ground| ground.ids_of(plan.user()));
-        let pid = if ground.is_some() { 1 } else { 0 };
-        if pid == 1 {
-            // Compiled here, so that the next process has it, too.
-            self.filters.get(process::needs(&plan, pid)).step("compile seccomp filter")?;
+        if ground.is_some() {
+            // Compiled here, so that the next process has it, too. Each is the first of its PID namespace.
+            self.filters.get(process::needs(&plan, 1)).step("compile seccomp filter")?;
         }
         let tasks = group.map(Group::open_tasks).transpose().step("open cgroup")?.unwrap_or_default();
         let (ours, theirs) = rustix::net::socketpair(
@@ -295,6 +280,19 @@ impl Server {
         }
     }
 
+    fn open_mounts(&self, plan: &ProcessPlan) -> Result<Vec<(String, OwnedFd)>, Failure> {
+        let open = |mount: &ProcessMountPlan| match &self.ground {
+            Ok(ground) => Ok((mount.name.clone(), ground.open_mount(mount)?)),
+            // Without a mount namespace there is no place for it.
+            Err(why) => Err(Failure::Mount {
+                source_path: mount.source.clone(),
+                target: mount.name.clone().into_bytes(),
+                errno: if let Failure::System { errno, .. } = why { *errno } else { libc::EPERM },
+            }),
+        };
+        plan.mounts.iter().map(open).collect()
+    }
+
     fn watch(&self, number: u64, running: &Running) -> Result<(), Failure> {
         const STEP: &str = "watch process";
         let add = |fd: BorrowedFd<'_>, token| {
@@ -304,13 +302,13 @@ impl Server {
         running.sync.as_ref().map_or(Ok(()), |sync| add(sync.as_fd(), number * 2 + 1))
     }
 
-    /// Acts on what a process tells about its way behind the fences.
-    fn on_report(&mut self, number: u64) {
-        let Some(running) = self.processes.get_mut(&number) else { return };
-        let Some(sync) = running.sync.as_ref() else { return };
+    /// Acts on what a process tells about its way behind the fences. Returns whether there may be more.
+    fn on_report(&mut self, number: u64) -> bool {
+        let Some(running) = self.processes.get_mut(&number) else { return false };
+        let Some(sync) = running.sync.as_ref() else { return false };
         let report = match channel::receive(sync.as_fd(), &mut Vec::new(), false) {
             Ok(Some(frame)) => decode::<Report>(&frame.message).ok(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Ok(None) | Err(_) => None,
         };
         match report {
@@ -319,7 +317,7 @@ impl Server {
                     running.failure = Some(failure);
                     kill(&running.pidfd);
                 }
-                return;
+                return true;
             }
             Some(Report::Ready {}) => {
                 running.is_ready = true;
@@ -331,21 +329,13 @@ impl Server {
             // It has closed its end without a word, and ends or was killed.
             None => {}
         }
-        if let Some(running) = self.processes.get_mut(&number) {
-            unwatch_sync(&self.epoll, running);
-        }
+        unwatch_sync(&self.epoll, running);
+        false
     }
 
     fn on_end(&mut self, number: u64) {
         // What it told last may come in the same turn, after this event.
-        while self.processes.get(&number).is_some_and(|running| running.sync.is_some()) {
-            let before = self.outbox.len();
-            self.on_report(number);
-            let silent = self.processes.get(&number).is_some_and(|r| r.sync.is_some());
-            if silent && self.outbox.len() == before {
-                break;
-            }
-        }
+        while self.on_report(number) {}
         let Some(running) = self.processes.get(&number) else { return };
         let code = match sys::wait_child(Some(running.pidfd.as_fd()), false) {
             Ok(Some((_, code))) => code,
