@@ -20,6 +20,36 @@ const APPLETS: [&str; 31] = [
 const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 const BUILD_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
 
+/// The examples in other languages than Rust, below `examples/`. Each builds into a file of its name with `.wasm`.
+pub const LANGUAGE_EXAMPLES: [&str; 6] = [
+    "assemblyscript/hello.ts",
+    "c/hello.c",
+    "javascript/greet.js",
+    "javascript/hello.js",
+    "python/greet.py",
+    "python/hello.py",
+];
+
+/// Where the examples in other languages are built.
+pub fn languages_directory() -> PathBuf {
+    target_directory().join("examples/languages")
+}
+
+/// An example in Rust, built by `cargo xtask` beforehand.
+pub fn example(name: &str) -> Result<PathBuf> {
+    built(target_directory().join(format!("examples/wasm32-wasip2/release/{name}.wasm")))
+}
+
+/// An example in another language, such as `python/hello`, built by `cargo xtask` beforehand.
+pub fn language_example(name: &str) -> Result<PathBuf> {
+    built(languages_directory().join(format!("{name}.wasm")))
+}
+
+fn built(file: PathBuf) -> Result<PathBuf> {
+    ensure!(file.exists(), "{} is not built; `cargo xtask suite wasm` does that first", file.display());
+    Ok(file)
+}
+
 /// The probe as a core module of WASI preview 1. `None` if the compiler lacks the target.
 pub fn module() -> Option<PathBuf> {
     probe("wasm32-wasip1").ok()

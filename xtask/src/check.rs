@@ -17,7 +17,9 @@ const HEAVY: &str = "wasmtime";
 /// It is told on the command line, beside the only commands that generate its code.
 const SDK_AS_IT_IS: [&str; 2] = ["--config", "profile.dev.package.aws-sdk-ecs.opt-level=0"];
 /// The suites, each an integration binary.
-const SUITES: [&str; 3] = ["cli", "ecs", "robust"];
+const SUITES: [&str; 4] = ["cli", "wasm", "ecs", "robust"];
+/// The suite that runs what `examples/` holds.
+const EXAMPLES_SUITE: &str = "wasm";
 
 /// What changes can break without a server: formats, lints, laws, unit tests, documents, licences.
 pub(crate) fn ci() -> Result<()> {
@@ -113,6 +115,10 @@ fn black_box(steps: &mut Steps) -> Result<()> {
 pub(crate) fn suite(name: &str, filter: &[&str]) -> Result<()> {
     if !SUITES.contains(&name) {
         bail!("there is no suite {name}; the suites are {}", SUITES.join(", "));
+    }
+    if name == EXAMPLES_SUITE {
+        setup::setup()?;
+        setup::build_examples()?;
     }
     let mut run = cargo(&["test", "--package", "neargate-tests", "--test", name]);
     let status = run

@@ -6,6 +6,7 @@ mod check;
 mod codegen;
 mod demo;
 mod graph;
+mod languages;
 mod layering;
 mod licences;
 mod setup;
@@ -22,7 +23,7 @@ usage: cargo xtask COMMAND
   setup               install what the other commands need; all of them do this first
   demo                build Neargate and the examples, and run tasks with the AWS CLI
   test                run every check and every test
-  suite NAME [FILTER] run one black-box suite, or cases of it: cli, ecs, robust
+  suite NAME [FILTER] run one black-box suite, or cases of it: cli, wasm, ecs, robust
   ci                  run the checks that need no server
   layering            check the laws of the code base
   licences            check the licences of all dependencies

@@ -4,6 +4,7 @@
 //! cannot be had (no root, no rustup, no network) says what to do and the others go on; tests that need it are then
 //! skipped and counted, or fail with a message that names it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +12,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use neargate_tests::{fixtures, is_root, repository, target_directory};
 
+use crate::languages;
 use crate::shell::{command, is_installed, output, run, shown};
 
 /// A program and the Debian package that has it.
@@ -32,7 +34,11 @@ const WASM_TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-wasip2"];
 const BOTO3: &[&str] = &["boto3==1.44.5", "botocore==1.44.5", "pytest==9.2.0"];
 /// Version 1 of the AWS CLI pins a botocore of its own, so that it has an environment of its own.
 const AWS_CLI_1: &[&str] = &["awscli==1.46.2"];
-const SDK_FOR_JAVASCRIPT: &str = "@aws-sdk/client-ecs@3.1162.0";
+/// Compilers to Wasm: Python to components, and C by way of Zig.
+const COMPILERS: &[&str] = &["componentize-py==0.25.1", "ziglang==0.17.0"];
+/// The SDK for JavaScript, and the compilers of JavaScript and AssemblyScript to Wasm.
+const NPM_PACKAGES: &[&str] =
+    &["@aws-sdk/client-ecs@3.1162.0", "assemblyscript@0.28.20", "componentize-qjs@0.4.5"];
 
 /// Python with boto3 and pytest.
 pub(crate) fn python() -> PathBuf {
@@ -44,9 +50,18 @@ pub(crate) fn aws_cli_1() -> PathBuf {
     target_directory().join("venv-awscli/bin/aws")
 }
 
-/// Where the SDK for JavaScript is installed.
+/// Where the SDK for JavaScript and the compilers of npm are installed.
 pub(crate) fn npm_directory() -> PathBuf {
     target_directory().join("npm")
+}
+
+/// The PATH on which the compilers of all languages come first.
+pub(crate) fn languages_path() -> Result<OsString> {
+    let installed =
+        [target_directory().join("venv-compilers/bin"), npm_directory().join("node_modules/.bin")];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(installed.into_iter().chain(std::env::split_paths(&path)))
+        .context("make a PATH with the compilers")
 }
 
 /// What a part is for, and the function that does what is missing of it.
@@ -59,7 +74,7 @@ pub(crate) fn setup() -> Result<()> {
         ("Debian packages", install_packages),
         ("Wasm targets", add_wasm_targets),
         ("Python environments", make_environments),
-        ("SDK for JavaScript", install_javascript_sdk),
+        ("npm packages", install_npm_packages),
         ("test programs", build_fixtures),
     ];
     for (name, part) in parts {
@@ -119,7 +134,8 @@ fn add_wasm_targets() -> Result<()> {
 
 fn make_environments() -> Result<()> {
     make_environment("venv", BOTO3)?;
-    make_environment("venv-awscli", AWS_CLI_1)
+    make_environment("venv-awscli", AWS_CLI_1)?;
+    make_environment("venv-compilers", COMPILERS)
 }
 
 /// Makes a virtual environment with exactly these requirements; a stamp in it tells that it is complete.
@@ -138,17 +154,18 @@ fn make_environment(name: &str, requirements: &[&str]) -> Result<()> {
     fs::write(&stamp, wanted).with_context(|| format!("write {}", stamp.display()))
 }
 
-fn install_javascript_sdk() -> Result<()> {
+fn install_npm_packages() -> Result<()> {
     let directory = npm_directory();
     let stamp = directory.join("neargate-requirements");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == SDK_FOR_JAVASCRIPT) {
+    let wanted = NPM_PACKAGES.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }
-    println!("setup: npm install {SDK_FOR_JAVASCRIPT} into {}", directory.display());
+    println!("setup: npm install {} into {}", NPM_PACKAGES.join(" "), directory.display());
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     let arguments = ["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--prefix"];
-    run(command("npm", &arguments).arg(&directory).arg(SDK_FOR_JAVASCRIPT))?;
-    fs::write(&stamp, SDK_FOR_JAVASCRIPT).with_context(|| format!("write {}", stamp.display()))
+    run(command("npm", &arguments).arg(&directory).args(NPM_PACKAGES))?;
+    fs::write(&stamp, wanted).with_context(|| format!("write {}", stamp.display()))
 }
 
 fn build_fixtures() -> Result<()> {
@@ -171,5 +188,6 @@ pub(crate) fn build_examples() -> Result<PathBuf> {
     let target = target_directory().join("examples");
     // The target directory of the examples is kept apart: two workspaces in one would rebuild each other's crates.
     run(cargo.current_dir(repository().join("examples")).env("CARGO_TARGET_DIR", &target))?;
+    languages::build()?;
     Ok(target.join("wasm32-wasip2/release"))
 }

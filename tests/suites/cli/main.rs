@@ -10,82 +10,16 @@ mod store;
 mod suite;
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
-use neargate_tests::process::{self, Finished};
-use neargate_tests::{binary, fixtures, server};
+use neargate_tests::cli::{Cli, LIMIT};
+use neargate_tests::fixtures;
+use neargate_tests::process::Finished;
 use suite::Case;
-use tempfile::TempDir;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let cases: Vec<Case> = [run::CASES, serve::CASES, client::CASES, store::CASES].concat();
     suite::main(&cases, None)
-}
-
-/// The binary with a data directory and a home of its own.
-struct Cli {
-    scratch: TempDir,
-}
-
-impl Cli {
-    fn new() -> Result<Self> {
-        Ok(Self { scratch: server::scratch_directory()? })
-    }
-
-    /// One whose store has the busybox image.
-    fn with_busybox() -> Result<Self> {
-        let cli = Self::new()?;
-        let root = fixtures::busybox_root()?;
-        let packed =
-            cli.image(&["pack", &text(&root), "--name", "busybox", "--entrypoint", "/bin/busybox"])?;
-        ensure!(packed.code == 0, "{}", packed.stderr);
-        Ok(cli)
-    }
-
-    fn data(&self) -> String {
-        text(&self.scratch.path().join("data"))
-    }
-
-    fn path(&self, name: &str) -> String {
-        text(&self.scratch.path().join(name))
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
-        command.args(arguments).env("HOME", self.scratch.path()).env_remove("AWS_ENDPOINT_URL");
-        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
-        command
-    }
-
-    /// `neargate run` with the store of this data directory.
-    fn run(&self, arguments: &[&str]) -> Result<Finished> {
-        self.run_with(arguments, b"")
-    }
-
-    fn run_with(&self, arguments: &[&str], input: &[u8]) -> Result<Finished> {
-        process::run(&mut self.run_command(arguments), input, LIMIT)
-    }
-
-    fn run_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(&["run", "--data", &self.data()]);
-        command.args(arguments);
-        command
-    }
-
-    /// `neargate image` on the store of this data directory.
-    fn image(&self, arguments: &[&str]) -> Result<Finished> {
-        let mut command = self.command(&["image"]);
-        command.args(arguments).args(["--data", &self.data()]);
-        process::run(&mut command, b"", LIMIT)
-    }
-
-    fn any(&self, arguments: &[&str]) -> Result<Finished> {
-        process::run(&mut self.command(arguments), b"", LIMIT)
-    }
 }
 
 fn text(path: &Path) -> String {
