@@ -28,8 +28,9 @@ usage: cargo xtask COMMAND
   layering            check the laws of the code base
   licences            check the licences of all dependencies
   codegen [--check]   write the AWS wire layer from botocore's models; with --check, only compare
-  bench [ROW...] [--json FILE]
-                      measure beside the peers that are installed; rows: container-start, wasm-run
+  bench [ROW...] [--peers] [--json FILE]
+                      measure beside the peers that are installed, with --peers also wasmtime, which is built first;
+                      rows: container-start, wasm-run, wasm-first-start, wasm-http, wasm-density, wasm-neighbour
 ";
 
 fn main() -> ExitCode {

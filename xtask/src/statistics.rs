@@ -55,6 +55,52 @@ pub(crate) fn table(rows: &[Row]) -> String {
     text
 }
 
+/// A table of numbers whose columns are not durations alone.
+#[derive(Clone, Debug)]
+pub(crate) struct Figures {
+    /// What each column holds, with its unit.
+    pub(crate) columns: Vec<&'static str>,
+    /// What was measured, and a number for each column; NaN where there is none.
+    pub(crate) rows: Vec<(String, Vec<f64>)>,
+}
+
+impl Figures {
+    pub(crate) fn table(&self) -> String {
+        let mut text = format!("{:<56}", "");
+        self.columns.iter().for_each(|column| text.push_str(&format!("{column:>16}")));
+        text.push('\n');
+        for (name, values) in &self.rows {
+            text.push_str(&format!("{name:<56}"));
+            for value in values {
+                match value.is_nan() {
+                    true => text.push_str(&format!("{:>16}", "-")),
+                    false => text.push_str(&format!("{value:>16.2}")),
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let row = |(name, values): &(String, Vec<f64>)| {
+            let mut object = serde_json::Map::new();
+            object.insert("name".to_owned(), json!(name));
+            for (column, value) in self.columns.iter().zip(values) {
+                object.insert((*column).to_owned(), json!(value));
+            }
+            Value::from(object)
+        };
+        self.rows.iter().map(row).collect()
+    }
+}
+
+/// The middle one of some values.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +115,16 @@ mod tests {
         check(&[1.0, 2.0, 3.0], 0.99, 3.0);
         check(&[7.0], 0.0, 7.0);
         assert!(Row::new("", 1, Vec::new()).quantile(0.5).is_nan());
+    }
+
+    #[test]
+    fn shows_figures_and_gaps() {
+        let figures =
+            Figures { columns: vec!["a", "b"], rows: vec![("x".to_owned(), vec![1.5, f64::NAN])] };
+        let words: Vec<String> = figures.table().split_whitespace().map(str::to_owned).collect();
+        assert_eq!(words, ["a", "b", "x", "1.50", "-"]);
+        assert_eq!(figures.to_json(), json!([{"name": "x", "a": 1.5, "b": null}]));
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
     }
 
     #[test]

@@ -1,0 +1,231 @@
+//! `cargo xtask bench`: Neargate beside its peers, in turn on one machine in one run, because only ratios travel.
+
+mod container;
+mod density;
+mod http;
+mod neighbour;
+mod wasm_run;
+
+use std::collections::btree_map::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use neargate_tests::{Client, Server, target_directory};
+use serde_json::{Value, json};
+
+use crate::setup;
+use crate::shell::{cargo, command, is_installed, run};
+use crate::statistics::{Figures, Row, table};
+
+/// The rows, in the order in which they are measured.
+const ROWS: [(&str, Measure); 6] = [
+    ("container-start", Measure::Times(container::container_start)),
+    ("wasm-run", Measure::Times(wasm_run::wasm_run)),
+    ("wasm-first-start", Measure::Times(wasm_run::first_start)),
+    ("wasm-http", Measure::Figures(http::http)),
+    ("wasm-density", Measure::Figures(density::density)),
+    ("wasm-neighbour", Measure::Figures(neighbour::neighbour)),
+];
+const CONCURRENCY: [usize; 2] = [1, 8];
+/// Runs that warm caches and are not counted.
+const WARM_UP: usize = 5;
+/// Counted runs of each way at each concurrency; the 99th percentile is then the worst but one of a hundred.
+const SAMPLES: usize = 200;
+/// A task that has not stopped by then never will.
+const TASK_LIMIT: Duration = Duration::from_secs(60);
+const CLUSTER: &str = "bench";
+/// The peer for Wasm, built from its crate: Debian has no package of it.
+const WASMTIME: [&str; 4] = ["wasmtime-cli", "--version", "~48.0", "--locked"];
+const WASMTIME_FEATURES: &str = "run,serve,compile,cranelift,component-model,component-model-async,wasi-http,\
+                                 pooling-allocator,parallel-compilation,cache,gc,gc-drc,threads,backtrace,logging";
+
+/// How a row is measured.
+#[derive(Clone, Copy)]
+enum Measure {
+    Times(fn() -> Result<Vec<Row>>),
+    Figures(fn() -> Result<Figures>),
+}
+
+/// Runs the rows that are named, or all, and writes them as JSON if a file is given. With `--peers`, builds
+/// wasmtime first, which takes as long as building Neargate.
+pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
+    let (names, file) = match arguments {
+        [names @ .., "--json", file] => (names, Some(*file)),
+        names => (names, None),
+    };
+    let names: Vec<&str> = names.iter().copied().filter(|name| *name != "--peers").collect();
+    if let Some(unknown) = names.iter().find(|name| ROWS.iter().all(|(row, _)| row != *name)) {
+        bail!("there is no row {unknown}; the rows are {}", ROWS.map(|(row, _)| row).join(", "));
+    }
+    setup::setup()?;
+    if let Some(mut build) = setup::build_command() {
+        run(&mut build)?;
+    }
+    if arguments.contains(&"--peers") {
+        let root = target_directory().join("peers");
+        let mut install = cargo(&["install"]);
+        install.args(WASMTIME).args(["--no-default-features", "--features", WASMTIME_FEATURES]);
+        run(install.arg("--root").arg(&root).arg("--target-dir").arg(root.join("build")))?;
+    }
+    let mut results = serde_json::Map::new();
+    for (name, measure) in ROWS.into_iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
+        let (text, json) = match measure {
+            Measure::Times(measure) => {
+                let rows = measure().with_context(|| name.to_owned())?;
+                (table(&rows), rows.iter().map(Row::to_json).collect())
+            }
+            Measure::Figures(measure) => {
+                let figures = measure().with_context(|| name.to_owned())?;
+                (figures.table(), figures.to_json())
+            }
+        };
+        println!("{name}\n{text}");
+        results.insert(name.to_owned(), json);
+    }
+    let Some(file) = file else { return Ok(()) };
+    fs::write(file, Value::from(results).to_string()).with_context(|| format!("write {file}"))
+}
+
+/// Where wasmtime is: built by `--peers`, or on the PATH.
+fn wasmtime() -> Option<PathBuf> {
+    let built = target_directory().join("peers/bin/wasmtime");
+    match built.exists() {
+        true => Some(built),
+        false => is_present("wasmtime").then(|| "wasmtime".into()),
+    }
+}
+
+/// A program of the worker's crate that does the same work without Neargate; built like the binary.
+fn floor() -> Result<PathBuf> {
+    run(&mut cargo(&["build", "--release", "--locked", "-p", "neargate-wasm-worker", "--example", "floor"]))?;
+    Ok(target_directory().join("release/examples/floor"))
+}
+
+/// What loads HTTP servers; installed where that can be done.
+fn wrk() -> Result<Command> {
+    if !is_installed("wrk") {
+        run(&mut command("apt-get", &["install", "--yes", "--no-install-recommends", "wrk"]))
+            .context("install wrk")?;
+    }
+    Ok(Command::new("wrk"))
+}
+
+/// One way of doing the work once; what it returns is in milliseconds, one value for each thing seen.
+type Way<'w> = (Vec<String>, Box<dyn Fn(&mut Worker) -> Result<Vec<f64>> + Sync + 'w>);
+
+/// What each thread of a measurement has of its own.
+struct Worker {
+    client: Option<Client>,
+    shells: BTreeMap<&'static str, container::PeerShell>,
+}
+
+fn is_present(peer: &str) -> bool {
+    let is_present = is_installed(peer);
+    if !is_present {
+        println!("{peer} is not installed and is left out");
+    }
+    is_present
+}
+
+/// Runs all ways alternately at each concurrency, so that drift of the machine meets them alike.
+fn measure(ways: &[Way<'_>], server: Option<&Server>) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for concurrency in CONCURRENCY {
+        let mut samples: Vec<Vec<Vec<f64>>> =
+            ways.iter().map(|(names, _)| vec![Vec::new(); names.len()]).collect();
+        let rounds = 10;
+        for round in 0..=rounds {
+            for ((_, way), samples) in ways.iter().zip(&mut samples) {
+                let count = if round == 0 { WARM_UP * concurrency } else { SAMPLES / rounds };
+                let seen = at_once(way, server, concurrency, count)?;
+                // The first round warms up.
+                for values in seen.into_iter().filter(|_| round > 0) {
+                    samples.iter_mut().zip(values).for_each(|(samples, value)| samples.push(value));
+                }
+            }
+        }
+        for ((names, _), samples) in ways.iter().zip(samples) {
+            rows.extend(
+                names.iter().zip(samples).map(|(name, samples)| Row::new(name, concurrency, samples)),
+            );
+        }
+    }
+    Ok(rows)
+}
+
+/// Does the work `count` times on `concurrency` threads.
+fn at_once(
+    way: &(dyn Fn(&mut Worker) -> Result<Vec<f64>> + Sync),
+    server: Option<&Server>,
+    concurrency: usize,
+    count: usize,
+) -> Result<Vec<Vec<f64>>> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut worker = Worker { client: server.map(Server::client), shells: BTreeMap::new() };
+        let mut seen = Vec::new();
+        while next.fetch_add(1, Ordering::Relaxed) < count {
+            seen.push(way(&mut worker)?);
+        }
+        Ok(seen)
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..concurrency).map(|_| scope.spawn(work)).collect();
+        let mut seen = Vec::new();
+        for thread in threads {
+            let values: Result<Vec<Vec<f64>>> = thread.join().expect("workers return their errors");
+            seen.extend(values?);
+        }
+        Ok(seen)
+    })
+}
+
+fn prepare(server: &Server, family: &str, image: &str, command: &[&str]) -> Result<()> {
+    let mut client = server.client();
+    client.ecs("CreateCluster", &json!({"clusterName": CLUSTER}))?;
+    let definition = json!({
+        "family": family, "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": "256", "memory": "512",
+        "containerDefinitions": [{"name": "main", "image": image, "command": command, "essential": true}],
+    });
+    client.ecs("RegisterTaskDefinition", &definition).map(drop)
+}
+
+/// Submits a task and asks until it has stopped: when it started, by the server's clock against ours, and when its
+/// end was seen over HTTP. Both clocks are this machine's.
+fn through_api(worker: &mut Worker, family: &str) -> Result<Vec<f64>> {
+    let client = worker.client.as_mut().context("this way needs a server")?;
+    let started = Instant::now();
+    let started_unix =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("read clock")?;
+    let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-bench"]}});
+    let request = json!({"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE", "networkConfiguration": network});
+    let accepted = client.ecs("RunTask", &request)?;
+    let arn = accepted["tasks"][0]["taskArn"].as_str().with_context(|| format!("run task: {accepted}"))?;
+    let describe = json!({"cluster": CLUSTER, "tasks": [arn]});
+    while started.elapsed() < TASK_LIMIT {
+        let task = client.ecs("DescribeTasks", &describe)?["tasks"][0].take();
+        if task["lastStatus"] == "STOPPED" {
+            let exit_seen = started.elapsed().as_secs_f64() * 1e3;
+            ensure!(task["containers"][0]["exitCode"] == 0, "the task failed: {task}");
+            let start = task["startedAt"].as_f64().with_context(|| format!("find startedAt in {task}"))?;
+            return Ok(vec![(start - started_unix.as_secs_f64()) * 1e3, exit_seen]);
+        }
+    }
+    bail!("task {arn} did not stop within {TASK_LIMIT:?}")
+}
+
+/// Runs a command to its end.
+fn timed(command: &mut Command) -> Result<Vec<f64>> {
+    let started = Instant::now();
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let elapsed = started.elapsed().as_secs_f64() * 1e3;
+    let status = status.with_context(|| format!("start {command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(vec![elapsed])
+}
+
