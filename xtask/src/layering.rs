@@ -15,7 +15,7 @@ use crate::source::{Source, words};
 
 /// The crates of ours that each crate of ours may use. Dev-dependencies are free, except that nothing below the
 /// gateway may use the gateway in them either.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     // What exists. Everybody may know it, so that it may know nobody.
     ("neargate-model", &[]),
     // How processes of ours talk; knows no message.
@@ -33,6 +33,8 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ("neargate-wasm", &["neargate-driver", "neargate-ipc", "neargate-model"]),
     // The only crate with wasmtime in it: what runs in processes that hold nothing worth taking.
     ("neargate-wasm-worker", &["neargate-wasm", "neargate-driver", "neargate-ipc", "neargate-model"]),
+    // The store behind a guest's wasi:keyvalue, apart from the driver so that the driver holds no database.
+    ("neargate-keyvalue", &["neargate-wasm"]),
     ("neargate-network", &["neargate-model"]),
     // Decides and commits, runs nothing: it sees the store, never a driver or the node.
     ("neargate-control", &["neargate-store", "neargate-model"]),
@@ -72,6 +74,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
             "neargate-container",
             "neargate-wasm",
             "neargate-wasm-worker",
+            "neargate-keyvalue",
             "neargate-network",
             "neargate-image",
             "neargate-telemetry",
