@@ -1,14 +1,18 @@
 //! Wiring: concrete drivers and backends meet the crates that know only contracts. Nobody else names them.
 
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, SystemClock};
-use neargate_driver::{Driver, SandboxHost};
-use neargate_model::Timestamp;
-use neargate_node::{Agent, Images, Parts, StdioSource};
+use neargate_driver::{Driver, ProcessUser, SandboxHost};
+use neargate_model::{TaskId, Timestamp};
+use neargate_node::{Agent, Artifacts, Images, Parts, StdioSource};
+use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -28,6 +32,9 @@ pub(crate) struct Ingredients {
     pub(crate) images: Arc<dyn Images>,
     pub(crate) stdio: Arc<dyn StdioSource>,
     pub(crate) scratch: PathBuf,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) files_of: ProcessUser,
+    pub(crate) listen_on: IpAddr,
 }
 
 /// Control and its node, running.
@@ -44,7 +51,18 @@ pub(crate) fn now() -> Timestamp {
 
 /// Puts control and node together and starts the node.
 pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
-    let Ingredients { store, capacity, containers, wasm, images, stdio, scratch } = ingredients;
+    let Ingredients {
+        store,
+        capacity,
+        containers,
+        wasm,
+        images,
+        stdio,
+        scratch,
+        artifacts,
+        files_of,
+        listen_on,
+    } = ingredients;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let control = Control::new(store, Arc::new(ChannelLink { commands }), Arc::new(SystemClock), capacity);
     let agent = Agent::new(Parts {
@@ -55,6 +73,9 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         stdio,
         sink: Arc::new(ControlSink { control: control.clone() }),
         scratch,
+        artifacts,
+        files_of,
+        listen_on,
         now,
     });
     let mut node = JoinSet::new();
@@ -71,5 +92,19 @@ pub(crate) fn capacity(memory_overcommit: f64) -> Capacity {
         memory_promised_mib_max: (memory_mib as f64 * memory_overcommit) as u64,
         cpu_units: cores * 1024,
         tasks_max: TASKS_MAX,
+    }
+}
+
+/// What tasks left on this machine, for the gateway.
+pub(crate) struct NodeArtifacts(pub(crate) Artifacts);
+
+impl ArtifactSource for NodeArtifacts {
+    fn list(&self, task: &TaskId) -> Vec<Artifact> {
+        let left = self.0.list(task).into_iter();
+        left.map(|one| Artifact { container: one.container, name: one.name, bytes: one.bytes }).collect()
+    }
+
+    fn open(&self, task: &TaskId, container: &str, name: &str) -> io::Result<Option<File>> {
+        self.0.open(task, container, name)
     }
 }

@@ -5,6 +5,7 @@
 //! images/        content store
 //! logs/          log segments
 //! wasm-code/     compiled Wasm, private to this user
+//! artifacts/     what ended Wasm containers left for the debugger
 //! scratch/       what running containers write
 //! root-key.json  the root access key, 0600
 //! endpoint       where the server listens, for `neargate env`
@@ -71,6 +72,10 @@ impl DataDir {
 
     pub(crate) fn wasm_code(&self) -> PathBuf {
         self.root.join("wasm-code")
+    }
+
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.root.join("artifacts")
     }
 
     pub(crate) fn scratch(&self) -> PathBuf {

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,13 +16,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use async_trait::async_trait;
 use clap::Args;
 use neargate_control::{Control, DescribedTask, NewDefinition, NewTask, RevisionWanted, RunTasks, TaskWait};
-use neargate_driver::{Rootfs, Stdio, WasmModule};
+use neargate_driver::{ProcessUser, Rootfs, Stdio, WasmModule};
 use neargate_image::ImageStore;
 use neargate_model::{
     AccountId, ClusterName, ContainerDefinition, ContainerName, Family, LaunchType, MountPoint, NetworkMode,
     Region, Scope, StopCode, Tags, TaskKey, TaskShape, TaskSpec, Volume,
 };
-use neargate_node::{ContainerStdio, ImageProblem, Images, LocalImages, StdioError, StdioSource, TaskImage};
+use neargate_node::{
+    Artifacts, ContainerStdio, ImageProblem, Images, LocalImages, StdioError, StdioSource, TaskImage,
+};
 use neargate_store::MemoryStore;
 use neargate_wasm_worker::WasmDriver;
 use sha2::{Digest, Sha256};
@@ -132,7 +135,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
             wasm: Arc::new(wasm),
             images: image.images(),
             stdio: Arc::new(OwnStreams),
-            scratch: scratch.path().to_owned(),
+            scratch: scratch.path().join("containers"),
+            artifacts: Artifacts::new(scratch.path().join("artifacts")),
+            files_of: ProcessUser::Invoker,
+            listen_on: IpAddr::V4(Ipv4Addr::LOCALHOST),
         });
         let code = run_task(args, &machine, timeout).await;
         let Machine { mut node, .. } = machine;
@@ -361,6 +367,7 @@ async fn submit(args: &RunArgs, control: &Control) -> Result<TaskKey> {
         propagate_definition_tags: false,
         changes: NewTask::default(),
         token: None,
+        deadline: None,
         face: String::new(),
     };
     let accepted = control.run_tasks(&request).await?;

@@ -1,7 +1,7 @@
 //! `neargate serve`: the gateway, control and node of one machine in one process.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use neargate_container::ContainerDriver;
 use neargate_control::{Control, RetentionConfig};
+use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
 use neargate_model::{AccountId, Region};
-use neargate_node::{LocalImages, LogStdio};
+use neargate_node::{Artifacts, LocalImages, LogStdio};
 use neargate_server::ecs::{EcsApi, TaskPolicy};
 use neargate_server::logs::LogsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway};
@@ -100,7 +101,9 @@ async fn serve(
     let wasm_config = neargate_wasm_worker::Config::new(data.wasm_code());
     let wasm = WasmDriver::new(&wasm_config).context("set up Wasm")?;
     clear_scratch(data)?;
-    let policy = TaskPolicy { host_paths: real_paths(&args.allow_host_path)? };
+    let policy =
+        TaskPolicy { host_paths: real_paths(&args.allow_host_path)?, host_network: args.allow_host_network };
+    let artifacts = Artifacts::new(data.artifacts());
     let Machine { control, mut node } = assembly::assemble(Ingredients {
         store: Arc::new(store),
         capacity: assembly::capacity(args.memory_overcommit),
@@ -109,6 +112,9 @@ async fn serve(
         images: Arc::new(LocalImages::new(images)),
         stdio: Arc::new(LogStdio::new(logs.clone(), assembly::now)),
         scratch: data.scratch(),
+        artifacts: artifacts.clone(),
+        files_of: ProcessUser::Volumes,
+        listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     });
     let recovered = control.recover().await.context("read the tasks of the last run")?;
     if recovered.tasks > 0 {
@@ -124,7 +130,7 @@ async fn serve(
 
     let end = CancellationToken::new();
     let serving = tokio::spawn(neargate_server::serve(listener, gateway, end.clone()));
-    let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), end.clone()));
+    let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), artifacts, end.clone()));
     tokio::select! {
         _ = interrupts.recv() => {}
         _ = terminations.recv() => {}
@@ -173,7 +179,7 @@ fn announce(args: &ServeArgs, data: &DataDir, listener: &TcpListener) -> Result<
     writeln!(stdout, "ready {url}").and_then(|()| stdout.flush()).context("write to stdout")
 }
 
-async fn sweep(control: Control, logs: LogStore, end: CancellationToken) {
+async fn sweep(control: Control, logs: LogStore, artifacts: Artifacts, end: CancellationToken) {
     let retention = RetentionConfig::default();
     let mut tick = tokio::time::interval(SWEEP_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -185,7 +191,24 @@ async fn sweep(control: Control, logs: LogStore, end: CancellationToken) {
         if let Err(error) = control.sweep(&retention).await {
             tracing::warn!(%error, "what is over could not be forgotten yet");
         }
+        if let Err(error) = sweep_artifacts(&control, &artifacts).await {
+            tracing::warn!(%error, "what forgotten tasks left could not be removed yet");
+        }
         let logs = logs.clone();
         let _ = tokio::task::spawn_blocking(move || logs.sweep()).await;
     }
+}
+
+/// Removes what tasks left that nobody knows any more.
+async fn sweep_artifacts(control: &Control, artifacts: &Artifacts) -> Result<()> {
+    // Looked for before the tasks, so that what a new task leaves meanwhile is never taken for an old one's.
+    let found = artifacts.tasks();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let known = control.task_ids().await?;
+    for task in found.iter().filter(|task| !known.contains(task)) {
+        artifacts.forget(task).with_context(|| format!("remove what task {task} left"))?;
+    }
+    Ok(())
 }

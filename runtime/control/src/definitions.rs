@@ -1,7 +1,7 @@
 //! Task definitions: families and their revisions.
 
 use neargate_model::{
-    DefinitionStatus, Family, LaunchType, Scope, Tags, TaskDefinition, TaskShape, validate,
+    DefinitionStatus, Family, LaunchType, NodeCommand, Scope, Tags, TaskDefinition, TaskShape, validate,
 };
 use neargate_store::{StoreError, Txn, Versioned};
 
@@ -115,10 +115,22 @@ impl Control {
             let txn = FAMILIES.put(txn, &key, &record)?;
             let definition_at = definition_key(scope, &new.family, definition.revision);
             if commit(self.store(), DEFINITIONS.put(txn, &definition_at, &definition)?).await? {
+                self.prepare(definition.shape.containers.iter().map(|container| container.image.clone()))
+                    .await;
                 return Ok(definition);
             }
         }
         Err(too_contended().into())
+    }
+
+    /// Lets the node make images ready, so that the first task of them does not wait for it.
+    pub async fn prepare(&self, images: impl Iterator<Item = String>) {
+        let mut images: Vec<String> = images.collect();
+        images.sort();
+        images.dedup();
+        if let Err(error) = self.shared.node.send(NodeCommand::Prepare { images }).await {
+            tracing::debug!(%error, "images are made ready at their first start");
+        }
     }
 
     /// A definition, whatever its status; [`RevisionWanted::Latest`] finds active ones only.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use neargate_model::{DefinitionStatus, Family, NodeCommand, Scope, Stop, StopCode, Timestamp};
+use neargate_model::{DefinitionStatus, Family, NodeCommand, Scope, Stop, StopCode, TaskId, Timestamp};
 use neargate_store::{Key, StoreError, Txn};
 
 use crate::tables::{DEFINITIONS, NOW, SPECS, STOPPED, TASKS, TOKENS, commit, scan_all, task_key};
@@ -93,6 +93,16 @@ impl Control {
             let _ = self.wait_task(&found.value.key(), TaskWait::Stopped, left).await;
         }
         Ok(scan_all(self.store(), &TASKS, &all).await?.len())
+    }
+
+    /// The ids of all tasks that are known, running or stopped.
+    pub async fn task_ids(&self) -> Result<BTreeSet<TaskId>, StoreError> {
+        let mut ids = BTreeSet::new();
+        for table in [&TASKS, &STOPPED] {
+            let all = scan_all(self.store(), table, &table.prefix(&[])).await?;
+            ids.extend(all.into_iter().map(|(_, found)| found.value.id));
+        }
+        Ok(ids)
     }
 
     /// Forgets what has been kept long enough.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use neargate_model::{
     ClusterName, ContainerDefinition, ContainerId, ContainerName, DefinitionStatus, Family, LastStatus,
     LaunchType, NodeCommand, Scope, Stop, StopCode, Tags, Task, TaskDefinition, TaskId, TaskKey, TaskShape,
-    TaskSpec, TaskStatus,
+    TaskSpec, TaskStatus, Timestamp,
 };
 use neargate_store::{Key, StoreError, Txn, WatchItem};
 use uuid::Uuid;
@@ -82,6 +82,8 @@ pub struct RunTasks {
     pub changes: NewTask,
     /// A token that makes a repetition return the same tasks, and a digest of the request without it.
     pub token: Option<(String, String)>,
+    /// When whoever asks will stop them.
+    pub deadline: Option<Timestamp>,
     /// What the API wants to show again.
     pub face: String,
 }
@@ -219,7 +221,8 @@ impl Control {
             };
             let definition = self.runnable(request).await?;
             let shape = apply_changes(&definition.shape, &request.changes)?;
-            let (tasks, refused) = self.place_tasks(request, &definition, &shape);
+            let own_workers = cluster.value.has_own_workers();
+            let (tasks, refused) = self.place_tasks(request, &definition, &shape, own_workers);
             if tasks.is_empty() {
                 return Ok(Accepted { tasks, refused });
             }
@@ -268,11 +271,13 @@ impl Control {
         request: &RunTasks,
         definition: &TaskDefinition,
         shape: &TaskShape,
+        own_workers: bool,
     ) -> (Vec<DescribedTask>, Vec<Refusal>) {
         let (mut tasks, mut refused) = (Vec::new(), Vec::new());
         let demand = Demand { memory_mib: memory_demand_mib(shape), cpu_units: shape.cpu_units.unwrap_or(0) };
         for _ in 0..request.count {
-            let described = self.new_task(request, definition, shape, demand.memory_mib);
+            let mut described = self.new_task(request, definition, shape, demand.memory_mib);
+            described.spec.own_workers = own_workers;
             match self.shared.ledger.take(described.task.key(), demand) {
                 Ok(()) => tasks.push(described),
                 Err(refusal) => refused.push(refusal),
@@ -319,6 +324,8 @@ impl Control {
             shape: shape.clone(),
             container_ids: names.iter().map(|_| new_container_id()).collect(),
             launch_type: request.launch_type,
+            own_workers: false,
+            deadline: request.deadline,
             face: request.face.clone(),
         };
         DescribedTask { task, spec }

@@ -14,13 +14,17 @@ use neargate_store::{MemoryStore, Store};
 
 use crate::*;
 
+/// What the node was told of tasks, and of images that will come.
 #[derive(Default)]
-struct Notebook(Mutex<Vec<NodeCommand>>);
+struct Notebook(Mutex<Vec<NodeCommand>>, Mutex<Vec<String>>);
 
 #[async_trait]
 impl NodeLink for Notebook {
     async fn send(&self, command: NodeCommand) -> Result<(), NodeLinkError> {
-        self.0.lock().unwrap().push(command);
+        match command {
+            NodeCommand::Prepare { images } => self.1.lock().unwrap().extend(images),
+            other => self.0.lock().unwrap().push(other),
+        }
         Ok(())
     }
 }
@@ -84,6 +88,7 @@ fn run(count: usize) -> RunTasks {
         propagate_definition_tags: true,
         changes: NewTask::default(),
         token: None,
+        deadline: None,
         face: "{}".to_owned(),
     }
 }
@@ -185,6 +190,29 @@ async fn refusals() {
     assert_eq!(bench.control.sweep(&RetentionConfig::default()).await.unwrap().definitions, 1);
     let again = bench.control.register_definition(&scope(), definition()).await.unwrap();
     assert_eq!(again.revision, 2, "a revision is never given twice");
+}
+
+#[tokio::test]
+async fn a_cluster_may_have_workers_of_its_own() {
+    let bench = bench_on(Arc::new(MemoryStore::new()));
+    let run_in = async |name: &str, tags: Tags| {
+        let cluster = ClusterName::new(name).unwrap();
+        bench.control.create_cluster(&scope(), &cluster, tags, String::new()).await.unwrap();
+        let accepted = bench.control.run_tasks(&RunTasks { cluster, ..run(1) }).await.unwrap();
+        accepted.tasks[0].spec.own_workers
+    };
+    bench.control.register_definition(&scope(), definition()).await.unwrap();
+    let tag = |value: &str| Tags::from([("neargate:isolation".to_owned(), value.to_owned())]);
+    assert!(!run_in("plain", Tags::new()).await);
+    assert!(run_in("apart", tag("own-workers")).await);
+    assert!(!run_in("other", tag("no")).await);
+}
+
+#[tokio::test]
+async fn the_node_is_told_which_images_will_come() {
+    let bench = bench_on(Arc::new(MemoryStore::new()));
+    bench.control.register_definition(&scope(), definition()).await.unwrap();
+    assert_eq!(bench.node.1.lock().unwrap().as_slice(), ["image:latest"]);
 }
 
 #[tokio::test]

@@ -35,6 +35,12 @@ pub trait Driver: Send + Sync {
     /// container that [`Driver::recover`] finds.
     async fn start(&self, spec: ContainerSpec, sandbox: &Sandbox) -> Result<Arc<dyn Handle>, StartError>;
 
+    /// Makes ready what containers of this image share (compiled code), so that no start waits for it. A
+    /// driver that has nothing to make does nothing; a start works without it all the same.
+    async fn prepare(&self, _rootfs: &Rootfs) -> Result<(), StartError> {
+        Ok(())
+    }
+
     /// Finds a container that was started before this process was, or `None` when there is none.
     async fn recover(&self, id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError>;
 }

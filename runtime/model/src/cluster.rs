@@ -20,6 +20,20 @@ pub struct Cluster {
     pub face: String,
 }
 
+impl Cluster {
+    /// The tag by which a cluster asks for something of Neargate's own.
+    pub const ISOLATION_TAG: &'static str = "neargate:isolation";
+
+    /// The value of [`Cluster::ISOLATION_TAG`] that keeps its Wasm tasks out of the worker processes of
+    /// other clusters.
+    pub const OWN_WORKERS: &'static str = "own-workers";
+
+    /// Whether its Wasm tasks share worker processes with each other only.
+    pub fn has_own_workers(&self) -> bool {
+        self.tags.get(Self::ISOLATION_TAG).is_some_and(|value| value == Self::OWN_WORKERS)
+    }
+}
+
 /// Whether a cluster may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

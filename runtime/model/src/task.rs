@@ -69,6 +69,13 @@ pub struct TaskSpec {
     pub container_ids: Vec<ContainerId>,
     /// Whether the definition asks for the Fargate platform, which knows no default memory limit.
     pub launch_type: LaunchType,
+    /// Whether its Wasm containers share worker processes with those of its cluster only, instead of its
+    /// account's.
+    #[serde(default)]
+    pub own_workers: bool,
+    /// When whoever runs it will stop it.
+    #[serde(default)]
+    pub deadline: Option<Timestamp>,
     /// What the API that accepted the task wants to show again, opaque to everyone else.
     pub face: String,
 }
@@ -311,6 +318,11 @@ pub enum NodeCommand {
         status: Box<TaskStatus>,
         /// When it was accepted.
         created_at: Timestamp,
+    },
+    /// Tasks of these images will come; what can be made ready for them should be.
+    Prepare {
+        /// The images as definitions name them.
+        images: Vec<String>,
     },
     /// Stop this task.
     Stop {

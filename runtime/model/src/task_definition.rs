@@ -184,6 +184,18 @@ pub struct WasmOptions {
     pub profile: bool,
 }
 
+impl WasmOptions {
+    /// The interfaces that may be granted.
+    pub const GRANTS: [&str; 4] = ["wasi:config", "wasi:keyvalue", "wasi:logging", "wasi:p3"];
+
+    /// The most requests that one instance may be made to answer: memory that a guest never frees is
+    /// given back only with its instance.
+    pub const REUSE_MAX: u32 = 1_000_000;
+
+    /// The largest CPU budget in milliseconds, a year: more is no limit.
+    pub const CPU_BUDGET_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
+}
+
 /// How far from others a Wasm container runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -3,27 +3,41 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use neargate_driver::Rootfs;
 use neargate_model::{NodeCommand, Stop, TaskKey};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::Parts;
+use crate::image::chain;
 use crate::task::{self, Assignment};
 
 /// Stops that wait for one task's loop; more say nothing new.
 const STOPS_MAX: usize = 4;
+
+/// Images that wait to be made ready; of more, the first start takes longer, and nothing else.
+const PREPARING_MAX: usize = 64;
 
 /// Runs the loops of all tasks of this node.
 pub struct Agent {
     parts: Arc<Parts>,
     tasks: BTreeMap<TaskKey, mpsc::Sender<Stop>>,
     loops: JoinSet<TaskKey>,
+    /// Images that are made ready, one after the other, so that tasks have the machine for themselves.
+    preparing: JoinSet<()>,
+    turn: Arc<Semaphore>,
 }
 
 impl Agent {
     /// An agent without tasks.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), tasks: BTreeMap::new(), loops: JoinSet::new() }
+        Self {
+            parts: Arc::new(parts),
+            tasks: BTreeMap::new(),
+            loops: JoinSet::new(),
+            preparing: JoinSet::new(),
+            turn: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// Serves commands until the channel closes, then waits for nothing: what still runs is found again at
@@ -41,6 +55,7 @@ impl Agent {
                     }
                     Err(error) => tracing::error!(%error, "the loop of a task ended unexpectedly"),
                 },
+                Some(_) = self.preparing.join_next() => {}
             }
         }
     }
@@ -61,6 +76,11 @@ impl Agent {
                     key
                 });
             }
+            NodeCommand::Prepare { images } => {
+                for image in images {
+                    self.prepare(image);
+                }
+            }
             NodeCommand::Stop { task, stop } => {
                 // A task that is not here has stopped already; a full queue has the same wish in it.
                 if let Some(stops) = self.tasks.get(&task) {
@@ -68,5 +88,27 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Makes ready what containers of an image will need. Whether that works is seen at the first start.
+    fn prepare(&mut self, image: String) {
+        if self.preparing.len() >= PREPARING_MAX {
+            return;
+        }
+        let (parts, turn) = (self.parts.clone(), self.turn.clone());
+        self.preparing.spawn(async move {
+            let Ok(_turn) = turn.acquire().await else { return };
+            let Ok(found) = parts.images.resolve(&image).await else { return };
+            let driver = match &found.rootfs {
+                Rootfs::Wasm(_) => &parts.wasm,
+                Rootfs::Layers(_) => return,
+            };
+            match driver.prepare(&found.rootfs).await {
+                Ok(()) => tracing::debug!(image, "image is ready to be started"),
+                Err(error) => {
+                    tracing::debug!(image, error = chain(&error), "image could not be made ready");
+                }
+            }
+        });
     }
 }

@@ -9,23 +9,28 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod artifacts;
 mod image;
 mod logs;
 mod plan;
 mod publish;
 mod scratch;
+mod start;
 mod task;
 #[cfg(test)]
 mod tests;
+mod wasm;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use neargate_driver::{Driver, SandboxHost};
+use neargate_driver::{Driver, ProcessUser, SandboxHost};
 use neargate_model::{NodeReport, Timestamp};
 
 pub use agent::Agent;
+pub use artifacts::{Artifact, Artifacts};
 pub use image::{ImageProblem, Images, LocalImages, TaskImage};
 pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group, log_group, log_stream};
 
@@ -62,6 +67,12 @@ pub struct Parts {
     pub sink: Arc<dyn StatusSink>,
     /// A directory for what containers write; made and emptied by the node.
     pub scratch: PathBuf,
+    /// What ended containers leave for the debugger.
+    pub artifacts: Artifacts,
+    /// Whose files the directories are that Wasm containers mount.
+    pub files_of: ProcessUser,
+    /// The address that port mappings listen on.
+    pub listen_on: IpAddr,
     /// The time now.
     pub now: fn() -> Timestamp,
 }

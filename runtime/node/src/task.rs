@@ -6,15 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use neargate_driver::{
-    ContainerSpec, ExecSpec, Exit, Handle, Rootfs, Sandbox, SandboxError, Signal, StartError,
-};
+use neargate_driver::{ExecSpec, Exit, Handle, Rootfs, Sandbox, SandboxError, Signal};
 use neargate_model::lifecycle::{Action, ContainerExit, TaskEvent, TaskState, Timer, next};
-use neargate_model::{Stop, TaskSpec, TaskStatus, Timestamp};
+use neargate_model::{ContainerDefinition, Stop, TaskSpec, TaskStatus, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,7 +20,8 @@ use crate::image::chain;
 use crate::logs::ContainerStdio;
 use crate::publish::Publisher;
 use crate::scratch::Scratch;
-use crate::{ImageProblem, Parts, TaskImage, plan};
+use crate::start::{Start, Started};
+use crate::{ImageProblem, Parts, TaskImage, plan, wasm};
 
 /// How long a driver may take to start a container; compiling a large Wasm module is the slowest case.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -47,7 +45,7 @@ enum Outcome {
     Event(TaskEvent),
     Image(usize, Result<TaskImage, ImageProblem>),
     Sandbox(Result<Sandbox, String>),
-    Started(usize, Arc<dyn Handle>, JoinSet<()>),
+    Started(usize, Started),
     Nothing,
 }
 
@@ -184,12 +182,13 @@ impl Owner {
                 self.handle(TaskEvent::SandboxReady).await;
             }
             Outcome::Sandbox(Err(reason)) => self.handle(TaskEvent::SandboxFailed { reason }).await,
-            Outcome::Started(container, handle, pumps) => {
-                self.handles[container] = Some(handle.clone());
+            Outcome::Started(container, started) => {
+                self.handles[container] = Some(started.handle.clone());
+                let host_ports = started.host_ports.clone();
                 let runtime_id =
                     format!("{}-{:010}", self.spec.id, runtime_suffix(&self.spec.container_ids[container]));
-                self.jobs.spawn(wait(self.parts.clone(), container, handle, pumps));
-                self.handle(TaskEvent::Started { container, runtime_id }).await;
+                self.jobs.spawn(wait(self.parts.clone(), self.spec.clone(), container, started));
+                self.handle(TaskEvent::Started { container, runtime_id, host_ports }).await;
             }
         }
     }
@@ -204,7 +203,8 @@ impl Owner {
         self.prepare_when_known();
     }
 
-    /// Makes the sandbox once it is known what kinds of image the task has: Wasm alone needs no namespaces.
+    /// Makes the sandbox once it is known what kinds of image the task has: Wasm in the workers of its
+    /// tenant needs no namespaces.
     fn prepare_when_known(&mut self) {
         if !self.sandbox_wanted || self.images.iter().any(Option::is_none) {
             return;
@@ -212,7 +212,11 @@ impl Owner {
         self.sandbox_wanted = false;
         let images = || self.images.iter().flatten().flatten();
         let all_found = images().count() == self.images.len();
-        let linux = all_found && images().any(|image| matches!(image.rootfs, Rootfs::Layers(_)));
+        let wants_linux = |(definition, image): (&ContainerDefinition, &TaskImage)| match &image.rootfs {
+            Rootfs::Layers(_) => true,
+            Rootfs::Wasm(_) => self.parts.sandboxes.is_some() && wasm::needs_sandbox(definition),
+        };
+        let linux = all_found && self.spec.shape.containers.iter().zip(images()).any(wants_linux);
         self.sandbox_is_hosted |= linux;
         let (spec, parts) = (plan::sandbox(&self.spec, linux), self.parts.clone());
         self.jobs.spawn(async move {
@@ -279,12 +283,19 @@ impl Owner {
         let (Some(image), Some(sandbox)) = (self.image(container).cloned(), self.sandbox.clone()) else {
             return self.answer(start_failed(container, "the task has no sandbox or image", 125));
         };
-        let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
+        let start = Start {
+            parts: self.parts.clone(),
+            spec: self.spec.clone(),
+            scratch: self.scratch.clone(),
+            container,
+            image,
+            sandbox,
+            earlier: self.state.status.containers[container].clone(),
+        };
         self.jobs.spawn(async move {
-            let starting = start(&parts, &spec, &scratch, container, &image, &sandbox);
-            match tokio::time::timeout(START_DEADLINE, starting).await {
-                Ok(Ok((handle, pumps))) => Outcome::Started(container, handle, pumps),
-                Ok(Err((reason, code))) => Outcome::Event(start_failed(container, &reason, code)),
+            match tokio::time::timeout(START_DEADLINE, start.run()).await {
+                Ok(Ok(started)) => Outcome::Started(container, started),
+                Ok(Err(failed)) => Outcome::Event(start_failed(container, &failed.reason, failed.shell_code)),
                 Err(_) => Outcome::Event(start_failed(container, "it took too long", 125)),
             }
         });
@@ -363,98 +374,23 @@ fn start_failed(container: usize, reason: &str, shell_code: i32) -> TaskEvent {
     TaskEvent::StartFailed { container, reason, shell_code }
 }
 
-async fn start(
-    parts: &Parts,
-    spec: &TaskSpec,
-    scratch: &Scratch,
-    container: usize,
-    image: &TaskImage,
-    sandbox: &Sandbox,
-) -> Result<(Arc<dyn Handle>, JoinSet<()>), (String, i32)> {
-    let failed = |error: &dyn std::error::Error| (chain(error), 125);
-    let (driver, has_root) = match &image.rootfs {
-        Rootfs::Wasm(_) => (&parts.wasm, false),
-        Rootfs::Layers(_) => match &parts.containers {
-            Some(driver) => (driver, true),
-            None => return Err(("containers cannot be run here".to_owned(), 125)),
-        },
-    };
-    let (dir, volumes) = directories(spec, scratch, container, has_root).map_err(|error| failed(&error))?;
-    let ContainerStdio { stdio, pumps } =
-        parts.stdio.open(spec, container).map_err(|error| failed(&error))?;
-    let definition = &spec.shape.containers[container];
-    let plan = ContainerSpec {
-        id: spec.container_ids[container].clone(),
-        task: spec.id.clone(),
-        name: definition.name.clone(),
-        rootfs: image.rootfs.clone(),
-        argv: plan::argv(definition, image),
-        env: plan::environment(definition, image),
-        working_dir: plan::working_dir(definition, image),
-        user: definition.user.clone().or_else(|| image.user.clone()),
-        limits: plan::limits(definition),
-        ulimits: plan::ulimits(&definition.ulimits),
-        read_only_root: definition.read_only_root,
-        mounts: plan::mounts(spec, definition, &volumes),
-        capabilities_add: definition.capabilities_add.clone(),
-        capabilities_drop: definition.capabilities_drop.clone(),
-        init: definition.init,
-        stdio,
-        scratch: dir,
-        wasm: None,
-    };
-    if plan.argv.is_empty() {
-        return Err(("no command is specified by the image or the definition".to_owned(), 127));
-    }
-    let handle = driver.start(plan, sandbox).await.map_err(|error| (chain(&error), shell_code(&error)))?;
-    Ok((handle, pumps))
-}
-
-fn directories(
-    spec: &TaskSpec,
-    scratch: &Scratch,
-    container: usize,
-    has_root: bool,
-) -> std::io::Result<(PathBuf, Vec<PathBuf>)> {
-    let dir = if has_root { scratch.container(container)? } else { PathBuf::new() };
-    let volume = |(index, volume): (usize, &neargate_model::Volume)| match &volume.host_path {
-        Some(path) => Ok(PathBuf::from(path)),
-        None => scratch.volume(index),
-    };
-    let volumes = spec.shape.volumes.iter().enumerate().map(volume).collect::<Result<_, _>>()?;
-    Ok((dir, volumes))
-}
-
-/// The exit code that a shell would show.
-fn shell_code(error: &StartError) -> i32 {
-    match error {
-        StartError::NotFound { .. } => 127,
-        StartError::NotExecutable { .. } => 126,
-        StartError::UnknownUser { .. }
-        | StartError::InvalidImage { .. }
-        | StartError::Unsupported { .. }
-        | StartError::Mount { .. }
-        | StartError::System { .. }
-        | StartError::Unavailable { .. } => 125,
-    }
-}
-
-async fn wait(
-    parts: Arc<Parts>,
-    container: usize,
-    handle: Arc<dyn Handle>,
-    mut pumps: JoinSet<()>,
-) -> Outcome {
+async fn wait(parts: Arc<Parts>, spec: Arc<TaskSpec>, container: usize, started: Started) -> Outcome {
+    let Started { handle, mut pumps, has_artifacts, .. } = started;
     let exit = handle.wait().await;
     ContainerStdio::drain(&mut pumps).await;
     parts.stdio.flush().await;
     let stats = handle.stats().await.ok();
+    let wasm = stats.as_ref().and_then(|stats| stats.wasm);
+    let name = &spec.shape.containers[container].name;
     let exit = ContainerExit {
         code: exit.code,
         oom: exit.oom,
         reason: exit.reason,
         cpu_ns: stats.as_ref().map(|stats| stats.cpu_ns),
         memory_peak_bytes: stats.as_ref().map(|stats| stats.memory_peak_bytes),
+        instantiate_ns: wasm.map(|times| times.instantiate_ns),
+        run_ns: wasm.map(|times| times.run_ns),
+        artifacts: if has_artifacts { parts.artifacts.end(&spec.id, name) } else { Vec::new() },
     };
     Outcome::Event(TaskEvent::Exited { container, exit })
 }

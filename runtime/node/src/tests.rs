@@ -1,6 +1,7 @@
 //! The whole node over the simulated driver, in virtual time.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -8,11 +9,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use neargate_driver::sim::SimDriver;
-use neargate_driver::{Rootfs, Stdio};
+use neargate_driver::{
+    ContainerSpec, Driver, Handle, ProcessUser, RecoverError, Rootfs, Sandbox, StartError, Stdio, WasmModule,
+};
 use neargate_model::lifecycle::testing::{container, depends, spec};
 use neargate_model::{
-    Condition, ContainerDefinition, HealthCheck, LastStatus, NodeCommand, NodeReport, Stop, StopCode, TaskId,
-    TaskKey, TaskSpec, TaskStatus, Timestamp,
+    Condition, ContainerDefinition, ContainerId, HealthCheck, LastStatus, NodeCommand, NodeReport,
+    PortMapping, Stop, StopCode, TaskId, TaskKey, TaskSpec, TaskStatus, Timestamp, WasmIsolation,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -29,7 +32,12 @@ impl Images for SimImages {
         }
         Ok(TaskImage {
             digest: "sha256:0".to_owned(),
-            rootfs: Rootfs::Layers(Vec::new()),
+            rootfs: match image.strip_prefix("wasm") {
+                Some(_) => {
+                    Rootfs::Wasm(WasmModule { path: PathBuf::from("/x.wasm"), digest: "sha256:1".to_owned() })
+                }
+                None => Rootfs::Layers(Vec::new()),
+            },
             entrypoint: vec!["sim".to_owned()],
             cmd: Vec::new(),
             env: Vec::new(),
@@ -38,6 +46,50 @@ impl Images for SimImages {
             stop_signal: None,
             pin: Arc::new(()),
         })
+    }
+}
+
+/// What a Wasm driver was told of a container.
+#[derive(Debug)]
+struct Told {
+    tenant: String,
+    attempt: u32,
+    listeners: usize,
+    files_of: ProcessUser,
+}
+
+/// The simulated driver as one for Wasm: it notes what it is told, and `core` leaves a core dump.
+#[derive(Clone)]
+struct WasmSim {
+    driver: SimDriver,
+    told: Arc<Mutex<Vec<Told>>>,
+    prepared: mpsc::Sender<String>,
+}
+
+#[async_trait]
+impl Driver for WasmSim {
+    async fn start(&self, spec: ContainerSpec, sandbox: &Sandbox) -> Result<Arc<dyn Handle>, StartError> {
+        let wasm = spec.wasm.as_ref().expect("a Wasm container is told what it needs");
+        self.told.lock().unwrap().push(Told {
+            tenant: wasm.tenant.clone(),
+            attempt: wasm.attempt,
+            listeners: wasm.listeners.len(),
+            files_of: wasm.files_of,
+        });
+        if let (Some(dir), true) = (&wasm.artifacts, spec.argv.iter().any(|word| word == "core")) {
+            std::fs::write(dir.join("core"), b"dump").unwrap();
+        }
+        self.driver.start(spec, sandbox).await
+    }
+
+    async fn prepare(&self, rootfs: &Rootfs) -> Result<(), StartError> {
+        let Rootfs::Wasm(module) = rootfs else { panic!("only Wasm images are made ready") };
+        self.prepared.send(module.digest.clone()).await.unwrap();
+        Ok(())
+    }
+
+    async fn recover(&self, id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError> {
+        self.driver.recover(id).await
     }
 }
 
@@ -82,6 +134,8 @@ impl StatusSink for Witness {
 
 struct Bench {
     driver: SimDriver,
+    wasm: WasmSim,
+    prepared: mpsc::Receiver<String>,
     witness: Arc<Witness>,
     commands: mpsc::Sender<NodeCommand>,
     scratch: tempfile::TempDir,
@@ -91,20 +145,25 @@ struct Bench {
 fn bench() -> Bench {
     let (driver, witness) = (SimDriver::new(), Arc::new(Witness::default()));
     let scratch = tempfile::tempdir().unwrap();
+    let (prepare, prepared) = mpsc::channel(8);
+    let wasm = WasmSim { driver: driver.clone(), told: Arc::default(), prepared: prepare };
     let agent = Agent::new(Parts {
-        wasm: Arc::new(driver.clone()),
+        wasm: Arc::new(wasm.clone()),
         containers: Some(Arc::new(driver.clone())),
         sandboxes: Some(Arc::new(driver.clone())),
         images: Arc::new(SimImages),
         stdio: Arc::new(NullStdio),
         sink: witness.clone(),
-        scratch: scratch.path().to_owned(),
+        scratch: scratch.path().join("scratch"),
+        artifacts: Artifacts::new(scratch.path().join("artifacts")),
+        files_of: ProcessUser::Volumes,
+        listen_on: IpAddr::V4(Ipv4Addr::LOCALHOST),
         now: || Timestamp(1_000),
     });
     let (commands, inbox) = mpsc::channel(64);
     let mut running = JoinSet::new();
     running.spawn(agent.run(inbox));
-    Bench { driver, witness, commands, scratch, _agent: running }
+    Bench { driver, wasm, prepared, witness, commands, scratch, _agent: running }
 }
 
 fn acts(name: &str, words: &str) -> ContainerDefinition {
@@ -112,12 +171,16 @@ fn acts(name: &str, words: &str) -> ContainerDefinition {
     ContainerDefinition { command, ..container(name) }
 }
 
+fn wasm(name: &str, words: &str) -> ContainerDefinition {
+    ContainerDefinition { image: "wasm".to_owned(), ..acts(name, words) }
+}
+
 fn numbered(number: usize, containers: Vec<ContainerDefinition>) -> TaskSpec {
     let mut spec = spec(containers);
     spec.id = TaskId::new(format!("{number:032x}")).unwrap();
     for (index, id) in spec.container_ids.iter_mut().enumerate() {
         let text = format!("{number:08x}-0000-4000-8000-{index:012x}");
-        *id = neargate_model::ContainerId::new(text).unwrap();
+        *id = ContainerId::new(text).unwrap();
     }
     spec
 }
@@ -157,7 +220,8 @@ impl Bench {
 
     fn assert_nothing_held(&self) {
         assert_eq!((self.driver.running(), self.driver.sandboxes()), (0, vec![]));
-        assert_eq!(std::fs::read_dir(self.scratch.path()).unwrap().count(), 0, "scratch is empty");
+        let scratch = std::fs::read_dir(self.scratch.path().join("scratch"));
+        assert_eq!(scratch.map_or(0, Iterator::count), 0, "scratch is empty");
     }
 }
 
@@ -197,7 +261,9 @@ async fn stop_asks_and_then_kills() {
     let bench = bench();
     let polite = numbered(1, vec![acts("a", "sleep 1000000")]);
     let stubborn = numbered(2, vec![acts("a", "sleep 1000000 ignore-stop")]);
-    for (spec, code) in [(polite, 143), (stubborn, 137)] {
+    let polite_wasm = numbered(3, vec![wasm("a", "sleep 1000000")]);
+    let stubborn_wasm = numbered(4, vec![wasm("a", "sleep 1000000 ignore-stop")]);
+    for (spec, code) in [(polite, 143), (stubborn, 137), (polite_wasm, 143), (stubborn_wasm, 137)] {
         let task = bench.assign(&spec).await;
         bench.reached(&task, LastStatus::Running).await;
         let stop = Stop { code: StopCode::UserInitiated, reason: "enough".to_owned() };
@@ -263,4 +329,78 @@ async fn many_tasks_with_stops_at_any_time() {
     let all = starts.len();
     starts.dedup();
     assert_eq!(starts.len(), all, "nothing started twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wasm_container_has_ports_and_leaves_a_core_dump() {
+    let bench = bench();
+    let mapping = PortMapping { container_port: 80, host_port: None, name: None };
+    let web = ContainerDefinition {
+        port_mappings: vec![mapping.clone(), mapping],
+        ..wasm("web", "sleep 60000 exit 134 core")
+    };
+    let mut spec = numbered(1, vec![web, acts("side", "sleep 100000")]);
+    spec.own_workers = true;
+    let task = bench.assign(&spec).await;
+    let status = bench.reached(&task, LastStatus::Running).await;
+    let ports = status.containers[0].host_ports.clone();
+    assert_eq!(ports.len(), 2);
+    for port in ports {
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("somebody listens");
+    }
+    let status = bench.reached(&task, LastStatus::Stopped).await;
+    assert_eq!(status.containers[0].artifacts, ["core"]);
+    assert_eq!(status.containers[1].artifacts, Vec::<String>::new());
+    let artifacts = Artifacts::new(bench.scratch.path().join("artifacts"));
+    assert_eq!(artifacts.list(&task.id).len(), 1);
+    let told = bench.wasm.told.lock().unwrap();
+    let [told] = told.as_slice() else { panic!("one Wasm container was started, not {told:?}") };
+    assert_eq!((told.tenant.as_str(), told.attempt, told.listeners), ("123456789012-us-east-1-c", 1, 2));
+    assert_eq!(told.files_of, ProcessUser::Nobody);
+    bench.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_is_taken_is_named() {
+    let bench = bench();
+    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mapping = PortMapping { container_port: 80, host_port: Some(port), name: None };
+    let web = ContainerDefinition { port_mappings: vec![mapping], ..wasm("web", "exit 0") };
+    let task = bench.assign(&numbered(1, vec![web])).await;
+    let stop = bench.reached(&task, LastStatus::Stopped).await.stop.unwrap();
+    assert_eq!(stop.code, StopCode::TaskFailedToStart);
+    let begin = format!("CannotStartContainerError: listen on port {port}: it is in use");
+    assert!(stop.reason.starts_with(&begin), "{}", stop.reason);
+    assert_eq!(bench.driver.starts(), vec![]);
+    bench.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn wasm_has_a_sandbox_only_where_its_isolation_needs_one() {
+    let bench = bench();
+    for (number, isolation, sandboxes) in
+        [(1, WasmIsolation::Shared, 0), (2, WasmIsolation::Thread, 1), (3, WasmIsolation::Process, 1)]
+    {
+        let mut container = wasm("a", "sleep 50");
+        container.wasm.isolation = isolation;
+        let task = bench.assign(&numbered(number, vec![container])).await;
+        bench.reached(&task, LastStatus::Running).await;
+        assert_eq!(bench.driver.sandboxes().len(), sandboxes, "{isolation:?}");
+        bench.reached(&task, LastStatus::Stopped).await;
+    }
+    let mut container = acts("a", "exit 0");
+    container.wasm.isolation = WasmIsolation::Process;
+    let task = bench.assign(&numbered(4, vec![container])).await;
+    let stop = bench.reached(&task, LastStatus::Stopped).await.stop.unwrap();
+    assert!(stop.reason.contains("labels neargate.wasm"), "{}", stop.reason);
+    bench.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn wasm_images_are_made_ready_before_they_are_needed() {
+    let mut bench = bench();
+    let images = ["image", "missing", "wasm"].map(str::to_owned).to_vec();
+    bench.commands.send(NodeCommand::Prepare { images }).await.unwrap();
+    assert_eq!(bench.prepared.recv().await.as_deref(), Some("sha256:1"));
 }

@@ -48,6 +48,7 @@ pub(super) async fn run_task(
         propagate_definition_tags: input.propagate_tags == Some(ecs::PropagateTags::TaskDefinition),
         changes: changes(input.overrides.as_ref())?,
         token: token(&input),
+        deadline: None,
         face: face::write(&task_face(&input, &definition.shape, launch_type)),
     };
     let accepted = api.control.run_tasks(&request).await;

@@ -72,6 +72,8 @@ pub enum TaskEvent {
         container: usize,
         /// The id that the runtime gave it.
         runtime_id: String,
+        /// The host's ports of its port mappings, in their order.
+        host_ports: Vec<u16>,
     },
     /// A container could not be started; nothing of it is left.
     StartFailed {
@@ -117,6 +119,12 @@ pub struct ContainerExit {
     pub cpu_ns: Option<u64>,
     /// Most memory used, in bytes.
     pub memory_peak_bytes: Option<u64>,
+    /// How long a Wasm container took to be ready, in nanoseconds.
+    pub instantiate_ns: Option<u64>,
+    /// How long a Wasm container's program ran, in nanoseconds.
+    pub run_ns: Option<u64>,
+    /// What it left for the debugger.
+    pub artifacts: Vec<String>,
 }
 
 /// The timers of a task.
@@ -275,7 +283,9 @@ impl Step<'_> {
             }
             TaskEvent::ImageReady { container, digest } => self.image_ready(*container, digest),
             TaskEvent::ImageFailed { container, reason } => self.image_failed(*container, reason),
-            TaskEvent::Started { container, runtime_id } => self.started(*container, runtime_id),
+            TaskEvent::Started { container, runtime_id, host_ports } => {
+                self.started(*container, runtime_id, host_ports);
+            }
             TaskEvent::StartFailed { container, reason, shell_code } => {
                 self.start_failed(*container, reason, *shell_code);
             }

@@ -41,7 +41,7 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn started(&mut self, container: usize, runtime_id: &str) {
+    pub(super) fn started(&mut self, container: usize, runtime_id: &str, host_ports: &[u16]) {
         if self.state.slots[container].phase != SlotPhase::Starting {
             return;
         }
@@ -67,6 +67,7 @@ impl Step<'_> {
         let status = &mut self.state.status.containers[container];
         status.last = ContainerLast::Running;
         status.runtime_id = Some(runtime_id.to_owned());
+        status.host_ports = host_ports.to_vec();
         status.started_at = Some(self.now);
         status.finished_at = None;
         status.exit_code = None;
@@ -102,6 +103,9 @@ impl Step<'_> {
         status.finished_at = Some(self.now);
         status.cpu_ns = exit.cpu_ns;
         status.memory_peak_bytes = exit.memory_peak_bytes;
+        status.instantiate_ns = exit.instantiate_ns;
+        status.run_ns = exit.run_ns;
+        status.artifacts.clone_from(&exit.artifacts);
         if self.state.status.stop.is_some() {
             return;
         }

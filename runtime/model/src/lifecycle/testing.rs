@@ -80,6 +80,8 @@ pub fn spec(containers: Vec<ContainerDefinition>) -> TaskSpec {
         container_ids: (0..containers.len()).map(id).collect(),
         shape: shape(containers),
         launch_type: LaunchType::Fargate,
+        own_workers: false,
+        deadline: None,
         face: String::new(),
     }
 }

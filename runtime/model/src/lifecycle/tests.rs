@@ -39,7 +39,7 @@ impl Run {
                     }
                     Action::Start(container) => {
                         let runtime_id = format!("r{container}");
-                        events.push(TaskEvent::Started { container, runtime_id });
+                        events.push(TaskEvent::Started { container, runtime_id, host_ports: Vec::new() });
                     }
                     Action::Release => events.push(TaskEvent::Released),
                     Action::Arm(timer, _) => self.timers.push(timer),
@@ -259,7 +259,11 @@ fn any_event(containers: usize) -> impl Strategy<Value = TaskEvent> {
         Just(TaskEvent::Released),
         c.clone().prop_map(|container| TaskEvent::ImageReady { container, digest: "d".to_owned() }),
         c.clone().prop_map(|container| TaskEvent::ImageFailed { container, reason: "no".to_owned() }),
-        c.clone().prop_map(|container| TaskEvent::Started { container, runtime_id: "r".to_owned() }),
+        c.clone().prop_map(|container| TaskEvent::Started {
+            container,
+            runtime_id: "r".to_owned(),
+            host_ports: vec![8080],
+        }),
         c.clone().prop_map(|container| TaskEvent::StartFailed {
             container,
             reason: "no".to_owned(),

@@ -1,0 +1,174 @@
+//! One start of one container: from a task's specification to a driver's handle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use neargate_driver::{ContainerSpec, Driver, Handle, Rootfs, Sandbox, StartError, WasmSpec};
+use neargate_model::{ContainerStatus, TaskSpec, Volume, WasmOptions};
+use tokio::task::JoinSet;
+
+use crate::image::chain;
+use crate::logs::ContainerStdio;
+use crate::scratch::Scratch;
+use crate::wasm::{self, Listeners};
+use crate::{Parts, TaskImage, plan};
+
+/// The exit code that a shell would show when a step of ours failed.
+const OURS: i32 = 125;
+
+/// All that a start needs.
+pub(crate) struct Start {
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) scratch: Scratch,
+    pub(crate) container: usize,
+    pub(crate) image: TaskImage,
+    pub(crate) sandbox: Sandbox,
+    /// What is known of the container's life before this start.
+    pub(crate) earlier: ContainerStatus,
+}
+
+/// A container that runs.
+pub(crate) struct Started {
+    pub(crate) handle: Arc<dyn Handle>,
+    /// What takes its output.
+    pub(crate) pumps: JoinSet<()>,
+    /// The host's ports of its port mappings.
+    pub(crate) host_ports: Vec<u16>,
+    /// Whether it may leave something for the debugger.
+    pub(crate) has_artifacts: bool,
+}
+
+/// Why a container was not started.
+pub(crate) struct Failed {
+    /// For people.
+    pub(crate) reason: String,
+    /// The exit code that a shell would show: 125, 126 or 127.
+    pub(crate) shell_code: i32,
+}
+
+impl Failed {
+    fn ours(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), shell_code: OURS }
+    }
+
+    fn of(error: &dyn std::error::Error) -> Self {
+        Self::ours(chain(error))
+    }
+}
+
+impl Start {
+    /// Starts the container; on an error nothing of it is left.
+    pub(crate) async fn run(self) -> Result<Started, Failed> {
+        let driver = self.driver()?;
+        let (wasm, host_ports) = self.wasm()?;
+        let has_artifacts = wasm.as_ref().is_some_and(|wasm| wasm.artifacts.is_some());
+        let started = self.start(driver, wasm).await;
+        if started.is_err() && has_artifacts {
+            self.parts.artifacts.end(&self.spec.id, &self.earlier.name);
+        }
+        started.map(|(handle, pumps)| Started { handle, pumps, host_ports, has_artifacts })
+    }
+
+    fn driver(&self) -> Result<Arc<dyn Driver>, Failed> {
+        match (&self.image.rootfs, &self.parts.containers) {
+            (Rootfs::Wasm(_), _) => Ok(self.parts.wasm.clone()),
+            (Rootfs::Layers(_), Some(driver)) => Ok(driver.clone()),
+            (Rootfs::Layers(_), None) => Err(Failed::ours("containers cannot be run here")),
+        }
+    }
+
+    /// What only a Wasm container has, and the host's ports of its listeners.
+    fn wasm(&self) -> Result<(Option<WasmSpec>, Vec<u16>), Failed> {
+        let definition = &self.spec.shape.containers[self.container];
+        if matches!(self.image.rootfs, Rootfs::Layers(_)) {
+            return match definition.wasm == WasmOptions::default() {
+                true => Ok((None, Vec::new())),
+                false => Err(Failed::ours(
+                    "the labels neargate.wasm.… say how a Wasm image is run, and this is none; take them away",
+                )),
+            };
+        }
+        wasm::check(definition, self.parts.sandboxes.is_some()).map_err(Failed::ours)?;
+        let Listeners { sockets, ports } =
+            wasm::listen(self.parts.listen_on, &definition.port_mappings, &self.earlier.host_ports)
+                .map_err(|error| Failed::of(&error))?;
+        let options = &definition.wasm;
+        let keeps = !options.no_core_dump || options.profile;
+        let begin = || self.parts.artifacts.begin(&self.spec.id, &definition.name);
+        let wasm = WasmSpec {
+            options: options.clone(),
+            tenant: wasm::tenant(&self.spec),
+            files_of: wasm::files_of(definition, self.parts.files_of),
+            listeners: sockets,
+            attempt: self.earlier.restart_count + 1,
+            deadline_ms: self.spec.deadline.and_then(|at| u64::try_from(at.as_millis()).ok()),
+            artifacts: keeps.then(begin).transpose().map_err(|error| Failed::of(&error))?,
+        };
+        Ok((Some(wasm), ports))
+    }
+
+    async fn start(
+        &self,
+        driver: Arc<dyn Driver>,
+        wasm: Option<WasmSpec>,
+    ) -> Result<(Arc<dyn Handle>, JoinSet<()>), Failed> {
+        let (spec, image) = (&*self.spec, &self.image);
+        let definition = &spec.shape.containers[self.container];
+        let (dir, volumes) = self.directories().map_err(|error| Failed::of(&error))?;
+        let ContainerStdio { stdio, pumps } =
+            self.parts.stdio.open(spec, self.container).map_err(|error| Failed::of(&error))?;
+        let plan = ContainerSpec {
+            id: spec.container_ids[self.container].clone(),
+            task: spec.id.clone(),
+            name: definition.name.clone(),
+            rootfs: image.rootfs.clone(),
+            argv: plan::argv(definition, image),
+            env: plan::environment(definition, image),
+            working_dir: plan::working_dir(definition, image),
+            user: definition.user.clone().or_else(|| image.user.clone()),
+            limits: plan::limits(definition),
+            ulimits: plan::ulimits(&definition.ulimits),
+            read_only_root: definition.read_only_root,
+            mounts: plan::mounts(spec, definition, &volumes),
+            capabilities_add: definition.capabilities_add.clone(),
+            capabilities_drop: definition.capabilities_drop.clone(),
+            init: definition.init,
+            stdio,
+            scratch: dir,
+            wasm,
+        };
+        if plan.argv.is_empty() {
+            let reason = "no command is specified by the image or the definition".to_owned();
+            return Err(Failed { reason, shell_code: 127 });
+        }
+        let handle = driver.start(plan, &self.sandbox).await;
+        let failed = |error: StartError| Failed { reason: chain(&error), shell_code: shell_code(&error) };
+        Ok((handle.map_err(failed)?, pumps))
+    }
+
+    fn directories(&self) -> std::io::Result<(PathBuf, Vec<PathBuf>)> {
+        let has_root = matches!(self.image.rootfs, Rootfs::Layers(_));
+        let dir = if has_root { self.scratch.container(self.container)? } else { PathBuf::new() };
+        let volume = |(index, volume): (usize, &Volume)| match &volume.host_path {
+            Some(path) => Ok(PathBuf::from(path)),
+            None => self.scratch.volume(index),
+        };
+        let volumes = self.spec.shape.volumes.iter().enumerate().map(volume).collect::<Result<_, _>>()?;
+        Ok((dir, volumes))
+    }
+}
+
+/// The exit code that a shell would show.
+fn shell_code(error: &StartError) -> i32 {
+    match error {
+        StartError::NotFound { .. } => 127,
+        StartError::NotExecutable { .. } => 126,
+        StartError::UnknownUser { .. }
+        | StartError::InvalidImage { .. }
+        | StartError::Unsupported { .. }
+        | StartError::Mount { .. }
+        | StartError::System { .. }
+        | StartError::Unavailable { .. } => OURS,
+    }
+}
