@@ -59,6 +59,9 @@ pub(crate) struct ServeArgs {
     /// A host directory below which task definitions may mount; may be repeated.
     #[arg(long, value_name = "DIR")]
     allow_host_path: Vec<PathBuf>,
+    /// Let Wasm containers ask for the host's network, by their label neargate.wasm.network.
+    #[arg(long)]
+    allow_host_network: bool,
 }
 
 /// Runs the server until it is asked to end. Called before any thread exists.

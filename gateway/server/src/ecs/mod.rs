@@ -5,8 +5,10 @@
 mod clusters;
 mod definitions;
 mod error;
+mod labels;
 mod names;
 mod page;
+mod ports;
 mod register;
 mod render;
 mod run;
@@ -40,6 +42,8 @@ use crate::RequestContext;
 pub struct TaskPolicy {
     /// Host directories below which task definitions may name `host.sourcePath`.
     pub host_paths: Vec<PathBuf>,
+    /// Whether Wasm containers may ask for the host's network.
+    pub host_network: bool,
 }
 
 /// The ECS API.

@@ -9,8 +9,8 @@ use neargate_model::{
 use neargate_wire::ecs;
 use neargate_wire::ecs::{EcsError, RegisterTaskDefinitionRequest};
 
-use super::TaskPolicy;
 use super::error::client;
+use super::{TaskPolicy, labels, ports};
 
 /// Seconds a restarted container must have run for unless its definition says otherwise (API reference).
 const RESTART_PERIOD_S_DEFAULT: i32 = 300;
@@ -37,6 +37,7 @@ pub(super) fn shape(
             return Err(client(format!("Invalid 'networkMode' setting: {text:.64}")));
         }
     };
+    let container = |input| container(input, network_mode, policy);
     let shape = TaskShape {
         containers: input.container_definitions.iter().map(container).collect::<Result<_, _>>()?,
         volumes: volumes(input.volumes.as_deref().unwrap_or_default(), policy)?,
@@ -45,6 +46,7 @@ pub(super) fn shape(
         memory_mib: input.memory.as_deref().map(memory_mib).transpose()?,
         ephemeral_storage_gib: input.ephemeral_storage.as_ref().map(ephemeral_gib).transpose()?,
     };
+    ports::check_host_ports(&shape.containers)?;
     Ok((shape, requires))
 }
 
@@ -127,7 +129,11 @@ fn bounded(value: Option<i32>, what: &str, default: u32, min: u32, max: u32) -> 
     }
 }
 
-fn container(input: &ecs::ContainerDefinition) -> Result<ContainerDefinition, EcsError> {
+fn container(
+    input: &ecs::ContainerDefinition,
+    network_mode: NetworkMode,
+    policy: &TaskPolicy,
+) -> Result<ContainerDefinition, EcsError> {
     let name = input.name.as_deref().unwrap_or_default();
     let name = ContainerName::new(name).map_err(|_| {
         client(format!(
@@ -139,6 +145,8 @@ fn container(input: &ecs::ContainerDefinition) -> Result<ContainerDefinition, Ec
     let linux = input.linux_parameters.as_ref();
     let capabilities = linux.and_then(|linux| linux.capabilities.as_ref());
     let environment = input.environment.iter().flatten();
+    let own_labels = input.docker_labels.clone().unwrap_or_default();
+    let ports = input.port_mappings.as_deref().unwrap_or_default();
     Ok(ContainerDefinition {
         image: input.image.clone().unwrap_or_default(),
         cpu_units: unsigned(input.cpu.unwrap_or(0), "cpu")?,
@@ -168,8 +176,8 @@ fn container(input: &ecs::ContainerDefinition) -> Result<ContainerDefinition, Ec
             .flatten()
             .map(tmpfs)
             .collect::<Result<_, _>>()?,
-        port_mappings: Vec::new(),
-        wasm: Default::default(),
+        port_mappings: ports::mappings(ports, name.as_str(), network_mode)?,
+        wasm: labels::wasm_options(&own_labels, &name, policy)?,
         name,
     })
 }

@@ -2,8 +2,8 @@
 
 use neargate_control::DescribedTask;
 use neargate_model::{
-    Arn, ContainerLast, ContainerStatus, DefinitionStatus, Health, LastStatus, LaunchType, Phases, Scope,
-    StopCode, TaskDefinition, Timestamp,
+    Arn, ContainerDefinition, ContainerLast, ContainerStatus, DefinitionStatus, Health, LastStatus,
+    LaunchType, Phases, PortMapping, Scope, StopCode, TaskDefinition, Timestamp,
 };
 use neargate_wire::ecs;
 use neargate_wire::{Timestamp as WireTimestamp, ecs::Attribute};
@@ -187,7 +187,7 @@ fn container(described: &DescribedTask, index: usize, task_arn: &str, is_new: bo
         last_status: Some(last.to_owned()),
         exit_code: status.and_then(|status| status.exit_code),
         reason: status.and_then(|status| status.reason.clone()),
-        network_bindings: Some(Vec::new()),
+        network_bindings: Some(status.map_or_else(Vec::new, |status| bindings(definition, status))),
         network_interfaces: Some(Vec::new()),
         health_status: status.filter(|_| !is_new).map(|status| health(status.health)),
         managed_agents: is_new.then(Vec::new),
@@ -197,4 +197,16 @@ fn container(described: &DescribedTask, index: usize, task_arn: &str, is_new: bo
         gpu_ids: is_new.then(Vec::new),
         ..ecs::Container::default()
     }
+}
+
+/// Where the ports of a container can be reached, once that is known.
+fn bindings(definition: &ContainerDefinition, status: &ContainerStatus) -> Vec<ecs::NetworkBinding> {
+    let binding = |(mapping, host_port): (&PortMapping, &u16)| ecs::NetworkBinding {
+        bind_ip: Some("0.0.0.0".to_owned()),
+        container_port: Some(i32::from(mapping.container_port)),
+        host_port: Some(i32::from(*host_port)),
+        protocol: Some(ecs::TransportProtocol::Tcp),
+        ..ecs::NetworkBinding::default()
+    };
+    definition.port_mappings.iter().zip(&status.host_ports).map(binding).collect()
 }

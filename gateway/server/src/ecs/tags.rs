@@ -1,7 +1,7 @@
 //! Tags of clusters, task definitions and tasks.
 
 use neargate_control::Taggable;
-use neargate_model::{Arn, Tags};
+use neargate_model::{Arn, Cluster, Tags};
 use neargate_wire::ecs::{
     EcsError, ListTagsForResourceRequest, ListTagsForResourceResponse, Tag, TagResourceRequest,
     TagResourceResponse, UntagResourceRequest, UntagResourceResponse,
@@ -19,6 +19,11 @@ pub(super) fn to_model(tags: Option<Vec<Tag>>) -> Result<Tags, EcsError> {
         let key = key.ok_or_else(|| invalid_parameter("A tag key must have 1 to 128 characters."))?;
         if key.to_ascii_lowercase().starts_with("aws:") {
             return Err(invalid_parameter("Tag keys that begin with 'aws:' are reserved."));
+        }
+        let value = tag.value.as_deref().unwrap_or_default();
+        if key == Cluster::ISOLATION_TAG && value != Cluster::OWN_WORKERS {
+            let message = format!("The tag {key} has one value: {}.", Cluster::OWN_WORKERS);
+            return Err(invalid_parameter(message));
         }
         if model.insert(key, tag.value.unwrap_or_default()).is_some() {
             return Err(invalid_parameter("A tag key occurs twice."));

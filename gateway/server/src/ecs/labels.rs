@@ -1,0 +1,218 @@
+//! Docker labels that mean something here: `neargate.wasm.…` say how a Wasm image is run.
+//!
+//! Task definitions have no field of their own for that, and labels are what AWS's tools pass through
+//! unchanged. Other labels are kept and shown again, and mean nothing.
+
+use std::collections::BTreeMap;
+
+use neargate_model::{ContainerName, WasmIsolation, WasmOptions};
+use neargate_wire::ecs::EcsError;
+
+use super::TaskPolicy;
+use super::error::client;
+
+/// Labels that begin like this are ours, and an unknown one is a mistake.
+const OURS: &str = "neargate.";
+
+/// What all known labels begin with.
+const WASM: &str = "neargate.wasm.";
+
+/// The known labels, after [`WASM`].
+const KNOWN: [&str; 9] = [
+    "isolation",
+    "export",
+    "reuse",
+    "grants",
+    "config.NAME",
+    "cpu-budget-ms",
+    "network",
+    "core-dump",
+    "profile",
+];
+
+/// Names and values of `wasi:config` may not be longer than this, in bytes.
+const CONFIG_BYTES_MAX: usize = 4096;
+
+/// How a container's labels want a Wasm image to be run.
+pub(super) fn wasm_options(
+    labels: &BTreeMap<String, String>,
+    name: &ContainerName,
+    policy: &TaskPolicy,
+) -> Result<WasmOptions, EcsError> {
+    let mut options = WasmOptions::default();
+    for (label, value) in labels.iter().filter(|(label, _)| label.starts_with(OURS)) {
+        let setting = label.strip_prefix(WASM).unwrap_or_default();
+        set(&mut options, setting, value, policy).map_err(|why| refuse(name, label, value, &why))?;
+    }
+    if options.export.is_some() && options.reuse.is_some() {
+        let why = "a function that is exported by name is called once; leave one of the two labels away";
+        let label = format!("{WASM}reuse");
+        return Err(refuse(name, &label, labels.get(&label).map_or("", String::as_str), why));
+    }
+    Ok(options)
+}
+
+fn refuse(name: &ContainerName, label: &str, value: &str, why: &str) -> EcsError {
+    client(format!("Invalid 'dockerLabels' of container '{name}': {label:.128} = {value:.128?}: {why}."))
+}
+
+fn set(options: &mut WasmOptions, setting: &str, value: &str, policy: &TaskPolicy) -> Result<(), String> {
+    if let Some(name) = setting.strip_prefix("config.") {
+        if name.is_empty() || name.len() + value.len() > CONFIG_BYTES_MAX {
+            return Err(format!("a name, and at most {CONFIG_BYTES_MAX} bytes with its value, are needed"));
+        }
+        options.config.push((name.to_owned(), value.to_owned()));
+        return Ok(());
+    }
+    match setting {
+        "isolation" => options.isolation = isolation(value)?,
+        "export" if value.is_empty() => return Err("the name of an exported function is needed".to_owned()),
+        "export" => options.export = Some(value.to_owned()),
+        "reuse" => options.reuse = Some(number(value, u64::from(WasmOptions::REUSE_MAX))? as u32),
+        "grants" => options.grants = grants(value)?,
+        "cpu-budget-ms" => options.cpu_budget_ms = Some(number(value, WasmOptions::CPU_BUDGET_MS_MAX)?),
+        "network" => options.host_network = network(value, policy)?,
+        "core-dump" => options.no_core_dump = !is_true(value)?,
+        "profile" => options.profile = is_true(value)?,
+        _ => {
+            return Err(format!(
+                "there is no such label; known are {WASM}{}",
+                KNOWN.join(&format!(", {WASM}"))
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn isolation(value: &str) -> Result<WasmIsolation, String> {
+    match value {
+        "shared" => Ok(WasmIsolation::Shared),
+        "thread" => Ok(WasmIsolation::Thread),
+        "process" => Ok(WasmIsolation::Process),
+        _ => Err("known are shared, thread and process".to_owned()),
+    }
+}
+
+fn number(value: &str, max: u64) -> Result<u64, String> {
+    match value.parse() {
+        Ok(number) if (1..=max).contains(&number) => Ok(number),
+        _ => Err(format!("a whole number between 1 and {max} is needed")),
+    }
+}
+
+/// A list with commas; each interface once, however often it is named.
+fn grants(value: &str) -> Result<Vec<String>, String> {
+    let mut grants: Vec<String> = Vec::new();
+    for grant in value.split(',').map(str::trim) {
+        if !WasmOptions::GRANTS.contains(&grant) {
+            return Err(format!(
+                "{grant:.64?} cannot be granted; known are {}",
+                WasmOptions::GRANTS.join(", ")
+            ));
+        }
+        if !grants.iter().any(|earlier| earlier == grant) {
+            grants.push(grant.to_owned());
+        }
+    }
+    Ok(grants)
+}
+
+fn network(value: &str, policy: &TaskPolicy) -> Result<bool, String> {
+    match value {
+        "none" => Ok(false),
+        "host" if policy.host_network => Ok(true),
+        "host" => {
+            Err("the operator does not allow it; `neargate serve --allow-host-network` does".to_owned())
+        }
+        _ => Err("known are none and host".to_owned()),
+    }
+}
+
+fn is_true(value: &str) -> Result<bool, String> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("known are true and false".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(labels: &[(&str, &str)], host_network: bool) -> Result<WasmOptions, String> {
+        let labels = labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let name = ContainerName::new("main").unwrap();
+        let policy = TaskPolicy { host_network, ..TaskPolicy::default() };
+        wasm_options(&labels, &name, &policy).map_err(|error| match error {
+            EcsError::Client { message } => message,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn labels_say_how_wasm_is_run() {
+        let check = |labels: &[(&str, &str)], expect: WasmOptions| {
+            assert_eq!(read(labels, true), Ok(expect), "{labels:?}");
+        };
+        let plain = WasmOptions::default;
+        check(&[], plain());
+        check(&[("com.example", "x"), ("neargate", "x")], plain());
+        check(&[("neargate.wasm.isolation", "shared")], plain());
+        check(
+            &[("neargate.wasm.isolation", "thread")],
+            WasmOptions { isolation: WasmIsolation::Thread, ..plain() },
+        );
+        check(&[("neargate.wasm.reuse", "1000000")], WasmOptions { reuse: Some(1_000_000), ..plain() });
+        check(&[("neargate.wasm.export", "add")], WasmOptions { export: Some("add".to_owned()), ..plain() });
+        check(
+            &[("neargate.wasm.grants", "wasi:config, wasi:keyvalue,wasi:config")],
+            WasmOptions { grants: vec!["wasi:config".to_owned(), "wasi:keyvalue".to_owned()], ..plain() },
+        );
+        check(
+            &[("neargate.wasm.config.b", "2"), ("neargate.wasm.config.a", "")],
+            WasmOptions {
+                config: vec![("a".to_owned(), String::new()), ("b".to_owned(), "2".to_owned())],
+                ..plain()
+            },
+        );
+        check(&[("neargate.wasm.cpu-budget-ms", "250")], WasmOptions { cpu_budget_ms: Some(250), ..plain() });
+        check(&[("neargate.wasm.network", "host")], WasmOptions { host_network: true, ..plain() });
+        check(&[("neargate.wasm.network", "none")], plain());
+        check(
+            &[("neargate.wasm.core-dump", "false"), ("neargate.wasm.profile", "true")],
+            WasmOptions { no_core_dump: true, profile: true, ..plain() },
+        );
+    }
+
+    #[test]
+    fn wrong_labels_are_refused_by_name() {
+        let check = |label: &str, value: &str, expect: &str| {
+            let message = read(&[(label, value)], false).unwrap_err();
+            let begin = format!("Invalid 'dockerLabels' of container 'main': {label} = {value:?}: ");
+            assert!(message.starts_with(&begin) && message.contains(expect), "{message}");
+        };
+        check("neargate.wasm.isolatoin", "shared", "known are neargate.wasm.isolation, neargate.wasm.export");
+        check("neargate.other", "x", "there is no such label");
+        check("neargate.wasm.isolation", "vm", "shared, thread and process");
+        check("neargate.wasm.isolation", "Shared", "shared, thread and process");
+        check("neargate.wasm.export", "", "name of an exported function");
+        check("neargate.wasm.reuse", "0", "between 1 and 1000000");
+        check("neargate.wasm.reuse", "1000001", "between 1 and 1000000");
+        check("neargate.wasm.reuse", "many", "between 1 and 1000000");
+        check("neargate.wasm.grants", "wasi:nn", "\"wasi:nn\" cannot be granted");
+        check("neargate.wasm.grants", "", "\"\" cannot be granted");
+        check("neargate.wasm.config.", "x", "a name");
+        check("neargate.wasm.cpu-budget-ms", "-1", "whole number");
+        check("neargate.wasm.network", "host", "--allow-host-network");
+        check("neargate.wasm.network", "bridge", "none and host");
+        check("neargate.wasm.core-dump", "yes", "true and false");
+        check("neargate.wasm.profile", "", "true and false");
+    }
+
+    #[test]
+    fn what_excludes_each_other_is_refused() {
+        let labels = [("neargate.wasm.export", "add"), ("neargate.wasm.reuse", "5")];
+        assert!(read(&labels, false).unwrap_err().contains("neargate.wasm.reuse = \"5\""));
+    }
+}
