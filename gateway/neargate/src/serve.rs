@@ -17,7 +17,7 @@ use neargate_model::{AccountId, Region};
 use neargate_node::{Artifacts, LocalImages, LogStdio};
 use neargate_server::ecs::{EcsApi, TaskPolicy};
 use neargate_server::logs::LogsApi;
-use neargate_server::{Access, AccountKeys, Apis, Gateway};
+use neargate_server::{Access, AccountKeys, Apis, Gateway, Native};
 use neargate_store::SqliteStore;
 use neargate_telemetry::{LogStore, LogStoreConfig};
 use neargate_wasm_worker::WasmDriver;
@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::assembly::{self, Ingredients, Machine};
+use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
 use crate::containers;
 use crate::data_dir::DataDir;
 
@@ -128,7 +128,8 @@ async fn serve(
         false => Access::signed(AccountKeys { account, root: data.root_key()? }),
     };
     let apis = Apis { ecs: EcsApi::new(control.clone(), policy), logs: LogsApi::new(logs.clone()) };
-    let gateway = Arc::new(Gateway { apis, access, region });
+    let native = Native::new(control.clone(), Arc::new(NodeArtifacts(artifacts.clone())));
+    let gateway = Arc::new(Gateway { apis, native, access, region });
     announce(args, data, &listener)?;
 
     let end = CancellationToken::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::body::Body;
 use crate::pipeline::{Gateway, too_large};
 
 /// The largest body: PutLogEvents carries up to 1 MiB of messages, and JSON may double that.
@@ -103,20 +104,17 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-async fn answer(
-    gateway: Arc<Gateway>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, BODY_BYTES_MAX).collect();
     let response = match tokio::time::timeout(BODY_DEADLINE, body).await {
         Ok(Ok(body)) => gateway.answer(&head, body.to_bytes()).await,
-        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(&head, BODY_BYTES_MAX),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(&head, BODY_BYTES_MAX).map(Body::from),
         Ok(Err(_)) | Err(_) => {
             let mut response = Response::new(Bytes::from_static(b"the request's body did not arrive"));
             *response.status_mut() = http::StatusCode::REQUEST_TIMEOUT;
-            response
+            response.map(Body::from)
         }
     };
-    Ok(response.map(Full::new))
+    Ok(response)
 }

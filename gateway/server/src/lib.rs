@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod body;
 mod context;
 pub mod ecs;
 mod face;
@@ -23,6 +24,7 @@ mod sts;
 pub use access::{Access, AccountKeys};
 pub use context::RequestContext;
 pub use http::{ServeError, serve};
+pub use native::{Artifact, ArtifactSource, Native};
 pub use pipeline::Gateway;
 pub use services::Apis;
 

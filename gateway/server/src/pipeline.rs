@@ -15,12 +15,16 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::access::{Access, Caller, now};
+use crate::body::Body;
+use crate::native::{Native, Problem};
 use crate::{Apis, RequestContext, native};
 
 /// Answers requests.
 pub struct Gateway {
     /// The AWS services.
     pub apis: Apis,
+    /// What is no AWS service's.
+    pub native: Native,
     /// Who may call them.
     pub access: Access,
     /// The region of requests that name none, which only unsigned ones can.
@@ -36,13 +40,34 @@ struct Refusal {
 
 impl Gateway {
     /// The answer to one request.
-    pub async fn answer(&self, head: &Parts, body: Bytes) -> Response<Bytes> {
+    pub(crate) async fn answer(&self, head: &Parts, body: Bytes) -> Response<Body> {
         let request_id = Uuid::new_v4().to_string();
         let span = tracing::info_span!("request", request = %request_id);
         match self.answer_aws(head, &body, &request_id).instrument(span).await {
-            Ok(Some(response)) => response,
-            Ok(None) => native::answer(&head.method, head.uri.path()),
-            Err(refusal) => to_http(refusal.reply.render(refusal.protocol, refusal.service, &request_id)),
+            Ok(Some(response)) => response.map(Body::from),
+            Ok(None) => self.answer_native(head, &body).await,
+            Err(refusal) => {
+                let rendered = refusal.reply.render(refusal.protocol, refusal.service, &request_id);
+                to_http(rendered).map(Body::from)
+            }
+        }
+    }
+
+    async fn answer_native(&self, head: &Parts, body: &[u8]) -> Response<Body> {
+        let path = head.uri.path();
+        if let Some(response) = native::open(&head.method, path) {
+            return response;
+        }
+        if !native::is_served(path) {
+            return native::nothing(path);
+        }
+        match self.authenticate_for(head, native::SERVICE, body) {
+            Ok(caller) => {
+                let region = caller.region.unwrap_or_else(|| self.region.clone());
+                let scope = Scope { account: caller.account, region };
+                self.native.answer(&scope, &head.method, path, head.uri.query(), body).await
+            }
+            Err(error) => Problem::new(StatusCode::FORBIDDEN, error.to_string()).response(),
         }
     }
 
@@ -86,6 +111,15 @@ impl Gateway {
     }
 
     fn authenticate(&self, head: &Parts, route: &Route, body: &[u8]) -> Result<Caller, Refusal> {
+        self.authenticate_for(head, route.service.scope, body).map_err(|error| Refusal {
+            reply: auth_reply(&error, route.protocol),
+            protocol: route.protocol,
+            service: Some(route.service),
+        })
+    }
+
+    /// Believes a request that is signed for this service, or says why not.
+    fn authenticate_for(&self, head: &Parts, service: &str, body: &[u8]) -> Result<Caller, AuthError> {
         let headers = signed_headers(head);
         let request = SignedRequest {
             method: head.method.as_str(),
@@ -94,13 +128,8 @@ impl Gateway {
             headers: &headers,
             now: now(),
         };
-        self.access.authenticate(&request, route.service.scope, body).map_err(|error| {
+        self.access.authenticate(&request, service, body).inspect_err(|error| {
             tracing::debug!(%error, "request refused");
-            Refusal {
-                reply: auth_reply(&error, route.protocol),
-                protocol: route.protocol,
-                service: Some(route.service),
-            }
         })
     }
 

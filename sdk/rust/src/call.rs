@@ -60,7 +60,7 @@ impl Client {
             Protocol::Query => query::decode(operation.name, &answer.body),
             _ => json::decode(&answer.body).map(|(output, _)| output).map_err(AnswerError::from),
         };
-        output.map_err(|source| self.bad_answer(operation, answer.status, source))
+        output.map_err(|source| self.bad_answer(operation.name, answer.status, source))
     }
 
     /// Calls an operation whose answer says nothing beyond its success.
@@ -91,7 +91,7 @@ impl Client {
         let sign = |source| Error::Sign { operation: operation.name, source };
         let headers = self.sign(operation, encoded, region).map_err(sign)?;
         let answer = self.shared.http.post(headers, encoded.body.clone()).await;
-        let answer = answer.map_err(|failure| self.explain(operation, failure))?;
+        let answer = answer.map_err(|failure| self.explain(operation.name, failure))?;
         match answer.status {
             200..=299 => Ok(answer),
             _ => Err(Error::Service(Box::new(service_error(operation, &answer)))),
@@ -140,26 +140,22 @@ impl Client {
         Ok(headers)
     }
 
-    fn explain(&self, operation: Operation, failure: Failure) -> Error {
-        let (operation_name, endpoint) = (operation.name, self.shared.config.endpoint());
+    pub(crate) fn explain(&self, operation: &'static str, failure: Failure) -> Error {
+        let endpoint = self.shared.config.endpoint();
         match failure {
             Failure::Connect(source) => Error::Connect { endpoint, source },
-            Failure::Interrupted(source) => {
-                Error::Interrupted { operation: operation_name, endpoint, source }
+            Failure::Interrupted(source) => Error::Interrupted { operation, endpoint, source },
+            Failure::Timeout => {
+                Error::Timeout { operation, endpoint, limit: self.shared.config.attempt_timeout }
             }
-            Failure::Timeout => Error::Timeout {
-                operation: operation_name,
-                endpoint,
-                limit: self.shared.config.attempt_timeout,
-            },
             Failure::TooLarge => {
                 self.bad_answer(operation, 200, AnswerError::TooLarge { limit_bytes: BODY_BYTES_MAX })
             }
         }
     }
 
-    pub(crate) fn bad_answer(&self, operation: Operation, status: u16, source: AnswerError) -> Error {
-        Error::Answer { operation: operation.name, endpoint: self.shared.config.endpoint(), status, source }
+    pub(crate) fn bad_answer(&self, operation: &'static str, status: u16, source: AnswerError) -> Error {
+        Error::Answer { operation, endpoint: self.shared.config.endpoint(), status, source }
     }
 }
 

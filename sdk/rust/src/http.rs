@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderMap;
-use http::{Request, Uri};
+use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -76,6 +77,12 @@ impl Http {
             .pool_timer(TokioTimer::new())
             .build(with_tls(connector)?);
         Ok(Self { pool, uri, limit: config.attempt_timeout })
+    }
+
+    /// Sends a request to a path of the server's own, and returns when the answer begins.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
+        let exchange = async { self.pool.request(request).await.map_err(failure) };
+        tokio::time::timeout(self.limit, exchange).await.unwrap_or(Err(Failure::Timeout))
     }
 
     /// Posts a body.

@@ -50,6 +50,7 @@ mod http;
 mod ini;
 pub mod local;
 mod logs;
+mod native;
 mod pages;
 mod query;
 mod services;
@@ -62,6 +63,7 @@ pub use config::{Config, ConfigError, Credentials, ENDPOINT_DEFAULT, Explicit, L
 
 pub use error::{AnswerError, Error, ServiceError};
 pub use logs::{LogEvent, TaskLogs};
+pub use native::Artifact;
 pub use neargate_auth::Secret;
 pub use services::{CloudWatchLogs, Ecs, Sts};
 pub use task::{FinishedTask, SubmittedTask, TaskRequest};

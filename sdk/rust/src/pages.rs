@@ -78,7 +78,7 @@ impl Client {
         let operation = Operation { service: &ecs::SERVICE, name, repeat: Repeat::Safe };
         match next.filter(|token| !token.is_empty()) {
             Some(token) if last.as_ref() == Some(&token) => {
-                Err(self.bad_answer(operation, 200, AnswerError::Endless))
+                Err(self.bad_answer(operation.name, 200, AnswerError::Endless))
             }
             next => Ok(next),
         }

@@ -1,0 +1,194 @@
+//! Neargate's own HTTP API: what is no AWS service's.
+//!
+//! ```text
+//! GET  /healthz                                     anyone
+//! GET  /v1/fidelity                                 anyone
+//! GET  /v1/tasks/{id}?cluster=NAME                  signed for the service `neargate`, as all below
+//! GET  /v1/tasks/{id}/artifacts?cluster=NAME
+//! GET  /v1/tasks/{id}/artifacts/{container}/{name}?cluster=NAME
+//! POST /v1/images:prepare                           {"images": ["NAME", …]}
+//! ```
+
+mod tasks;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode};
+use neargate_control::Control;
+use neargate_model::Scope;
+use neargate_wire::{Mark, fidelity};
+use serde_json::{Value, json};
+
+use crate::body::Body;
+
+pub use tasks::{Artifact, ArtifactSource};
+
+/// The name that requests of this API are signed for.
+pub(crate) const SERVICE: &str = "neargate";
+
+/// At most this many images are made ready by one request.
+const IMAGES_MAX: usize = 100;
+
+/// The native API.
+pub struct Native {
+    control: Control,
+    artifacts: Arc<dyn ArtifactSource>,
+}
+
+/// A request that could not be answered as it asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    pub(crate) detail: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+
+    fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    fn ours(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+    }
+
+    /// RFC 9457 problem details.
+    pub(crate) fn response(&self) -> Response<Body> {
+        let body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason().unwrap_or_default(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        reply(self.status, "application/problem+json", &body)
+    }
+}
+
+/// The answer to a request that anyone may make; `None` when it is not one of those.
+pub(crate) fn open(method: &Method, path: &str) -> Option<Response<Body>> {
+    match (method, path) {
+        (&Method::GET, "/healthz") => Some(ok(&json!({ "status": "ok" }))),
+        (&Method::GET, "/v1/fidelity") => Some(ok(&ledger())),
+        _ => None,
+    }
+}
+
+/// Whether there is something at this path for callers who are known.
+pub(crate) fn is_served(path: &str) -> bool {
+    path.starts_with("/v1/tasks/") || path == "/v1/images:prepare"
+}
+
+/// The answer to a path at which nothing is served.
+pub(crate) fn nothing(path: &str) -> Response<Body> {
+    let path: String = path.chars().take(128).collect();
+    Problem::not_found(format!(
+        "nothing is served at {path}; AWS requests are POSTed to / with X-Amz-Target or Action, see GET /v1/fidelity"
+    ))
+    .response()
+}
+
+impl Native {
+    /// The native API over control and what tasks left.
+    pub fn new(control: Control, artifacts: Arc<dyn ArtifactSource>) -> Self {
+        Self { control, artifacts }
+    }
+
+    /// The answer to a request of a caller in this scope.
+    pub(crate) async fn answer(
+        &self,
+        scope: &Scope,
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+        body: &[u8],
+    ) -> Response<Body> {
+        let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let answer = match (method, segments.as_slice()) {
+            (&Method::GET, ["v1", "tasks", id]) => self.get(scope, id, query, Part::Task).await,
+            (&Method::GET, ["v1", "tasks", id, "artifacts"]) => {
+                self.get(scope, id, query, Part::Artifacts).await
+            }
+            (&Method::GET, ["v1", "tasks", id, "artifacts", container, name]) => {
+                self.get(scope, id, query, Part::Artifact(container, name)).await
+            }
+            (&Method::POST, ["v1", "images:prepare"]) => self.prepare(body).await,
+            _ => return nothing(path),
+        };
+        answer.unwrap_or_else(|problem| problem.response())
+    }
+
+    async fn get(
+        &self,
+        scope: &Scope,
+        id: &str,
+        query: Option<&str>,
+        part: Part<'_>,
+    ) -> Result<Response<Body>, Problem> {
+        let key = tasks::key(scope, id, query)?;
+        match part {
+            Part::Task => Ok(ok(&self.describe_task(&key).await?)),
+            Part::Artifacts => Ok(ok(&self.list_artifacts(&key).await?)),
+            Part::Artifact(container, name) => {
+                let file = self.open_artifact(&key, container, name).await?;
+                let body = Body::file(file).map_err(|error| {
+                    tracing::error!(%error, task = %key.id, "what a task left cannot be read");
+                    Problem::ours("what the task left cannot be read; see the server's log")
+                })?;
+                let mut response = Response::new(body);
+                let media_type = HeaderValue::from_static("application/octet-stream");
+                response.headers_mut().insert(http::header::CONTENT_TYPE, media_type);
+                Ok(response)
+            }
+        }
+    }
+
+    /// Lets the node make images ready, for example ones that were imported just now.
+    async fn prepare(&self, body: &[u8]) -> Result<Response<Body>, Problem> {
+        let invalid = || Problem::bad_request("say {\"images\": [\"NAME\", …]}, at most 100 names");
+        let request: Value = serde_json::from_slice(body).map_err(|_| invalid())?;
+        let names = request.get("images").and_then(Value::as_array).ok_or_else(invalid)?;
+        let images: Option<Vec<String>> = names.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+        let images = images.filter(|images| images.len() <= IMAGES_MAX).ok_or_else(invalid)?;
+        self.control.prepare(images.into_iter()).await;
+        Ok(reply(StatusCode::ACCEPTED, "application/json", &json!({})))
+    }
+}
+
+/// What of a task is asked for.
+enum Part<'a> {
+    Task,
+    Artifacts,
+    Artifact(&'a str, &'a str),
+}
+
+/// The fidelity ledger: what each operation of each AWS service really does.
+fn ledger() -> Value {
+    let row = |row: neargate_wire::Fidelity| {
+        let mark = match row.mark {
+            Mark::Real => "real",
+            Mark::Stored => "stored only",
+            Mark::Refused => "refused",
+        };
+        json!({ "service": row.service, "operation": row.operation, "mark": mark, "note": row.note })
+    };
+    json!({ "operations": fidelity().map(row).collect::<Vec<_>>() })
+}
+
+fn ok(body: &Value) -> Response<Body> {
+    reply(StatusCode::OK, "application/json", body)
+}
+
+fn reply(status: StatusCode, media_type: &'static str, body: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
