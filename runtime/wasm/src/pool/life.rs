@@ -77,6 +77,7 @@ impl Pool {
         }
         slot.life = None;
         slot.seats = 0;
+        slot.idle_since = Instant::now();
         slot.note_end(failed_after);
         group.tasks.retain(|_, place| place.slot != at.slot);
         state.remove_if_empty(at.group);

@@ -102,6 +102,7 @@ struct Slot {
     /// Changes with each worker, so that what belonged to an earlier one is told apart.
     generation: u64,
     seats: u32,
+    /// When its last seat was left, or its worker ended.
     idle_since: Instant,
     /// Tells the worker's owner that no seat is taken.
     idle: Arc<Notify>,
@@ -232,6 +233,7 @@ impl Pool {
     }
 
     fn make_group(&self, state: &mut State, need: &Need) -> u64 {
+        state.remove_empty();
         state.next_group += 1;
         let id = state.next_group;
         let own = is_own(need);
@@ -285,14 +287,21 @@ impl State {
         })
     }
 
-    /// Removes a group that holds nothing.
+    /// Removes the groups that hold nothing and of which nothing needs to be remembered.
+    fn remove_empty(&mut self) {
+        let ids: Vec<u64> = self.groups.keys().copied().collect();
+        for id in ids {
+            self.remove_if_empty(id);
+        }
+    }
+
     fn remove_if_empty(&mut self, id: u64) {
-        let now = Instant::now();
         let Some(group) = self.groups.get(&id) else { return };
-        let is_empty = |slot: &Slot| {
-            let paused = group.owner.is_none() && slot.not_before.is_some_and(|time| time > now);
-            slot.life.is_none() && slot.seats == 0 && !paused
-        };
+        // How often a tenant's worker has ended in a row is forgotten when that is long ago; a task's own
+        // worker is started again when its containers are, which has pauses of its own.
+        let is_remembered =
+            |slot: &Slot| group.owner.is_none() && slot.failures > 0 && slot.idle_since.elapsed() < STEADY;
+        let is_empty = |slot: &Slot| slot.life.is_none() && slot.seats == 0 && !is_remembered(slot);
         if !group.slots.iter().all(is_empty) {
             return;
         }

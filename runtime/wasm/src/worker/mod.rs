@@ -38,8 +38,6 @@ pub(crate) use owner::{Retire, own};
 pub(crate) use run::{Ended, Run};
 pub(crate) use spawn::{Fences, SpawnFailure, spawn};
 
-/// Requests of guests that a worker may have open; more are refused at once.
-const CALLS_MAX: usize = 64;
 /// What sending to a worker that has ended gives.
 const GONE: i32 = rustix::io::Errno::PIPE.raw_os_error();
 

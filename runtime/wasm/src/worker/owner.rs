@@ -3,22 +3,27 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use neargate_driver::Process;
 use neargate_ipc::channel::{self, Frame};
-use neargate_ipc::wire::decode;
+use neargate_ipc::wire::{decode, encode};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{CALLS_MAX, Ended, Entry, Loss, Permissions, Run, Worker, artifacts};
+use super::{Ended, Entry, Loss, Permissions, Run, Worker, artifacts};
 use crate::calls::Calls;
 use crate::protocol::{FromWorker, HostReply, HostRequest, RunExit, StartFailure, ToWorker};
 
 /// Messages that are taken in one go, so that a worker that never stops talking does not hold its thread.
 const BATCH: usize = 64;
+/// Questions of guests that a worker may have open; more are refused at once. As many as a worker of ours asks.
+const CALLS_MAX: usize = 1024;
+/// Bytes of these questions together: values to be kept may be large.
+const CALL_BYTES_MAX: usize = 64 << 20;
 /// Messages about runs that are not there. A worker of ours sends none; one that does is out of order.
 const STRAYS_MAX: u32 = 64;
 /// Notices that are logged in [`NOTICE_PERIOD`]; a guest may cause them.
@@ -78,6 +83,7 @@ struct Owner {
     calls: Arc<Calls>,
     jobs: JoinSet<()>,
     buffer: Vec<u8>,
+    open_bytes: Arc<AtomicUsize>,
     strays: u32,
     notices: u32,
     notices_since: Instant,
@@ -90,6 +96,7 @@ impl Owner {
             calls,
             jobs: JoinSet::new(),
             buffer: Vec::new(),
+            open_bytes: Arc::default(),
             strays: 0,
             notices: 0,
             notices_since: Instant::now(),
@@ -153,7 +160,9 @@ impl Owner {
                 }
                 true
             }
-            FromWorker::HostCall { run, call, request } => self.take_call(run, call, request)?,
+            FromWorker::HostCall { run, call, request } => {
+                self.take_call(run, call, request, frame.message.len())?
+            }
             FromWorker::Notice { text } => {
                 self.take_notice(&text);
                 true
@@ -188,16 +197,31 @@ impl Owner {
         true
     }
 
-    fn take_call(&mut self, run: u64, call: u64, request: HostRequest) -> Result<bool, Offence> {
+    fn take_call(
+        &mut self,
+        run: u64,
+        call: u64,
+        request: HostRequest,
+        bytes: usize,
+    ) -> Result<bool, Offence> {
         let Some(may) = self.worker.permissions(run) else { return Ok(false) };
-        if self.jobs.len() >= CALLS_MAX {
-            // A worker of ours keeps to the bound.
-            return Err(Offence("it asks for too much at a time"));
+        let open = Open::take(&self.open_bytes, bytes);
+        if self.jobs.len() >= CALLS_MAX || open.is_none() {
+            let why = "too many questions to the server are open".to_owned();
+            let reply = encode(&ToWorker::HostReply { call, reply: HostReply::Failed { why } });
+            let sent = channel::send(self.worker.socket.get_ref().as_fd(), 0, &reply, &[], false);
+            return match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(Offence("it asks without reading the answers"))
+                }
+                _ => Ok(true),
+            };
         }
         let (worker, calls) = (self.worker.clone(), self.calls.clone());
         self.jobs.spawn(async move {
             let reply = calls.answer(may, request).await;
             worker.reply(call, reply).await;
+            drop(open);
         });
         Ok(true)
     }
@@ -261,6 +285,26 @@ enum Taken {
     All,
     /// There will be no more.
     Last(Reason),
+}
+
+/// The bytes of a question that is being answered.
+struct Open {
+    all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Open {
+    fn take(all: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let before = all.fetch_add(bytes, Ordering::Relaxed);
+        let open = Self { all: all.clone(), bytes };
+        (before + bytes <= CALL_BYTES_MAX).then_some(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// What a worker of ours does not do; the reason why it is killed.

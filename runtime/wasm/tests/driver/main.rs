@@ -1,0 +1,10 @@
+//! The driver over fake processes that speak its protocol, well or badly.
+
+mod bench;
+mod fake;
+
+mod containers;
+mod images;
+mod loss;
+mod messages;
+mod placement;
