@@ -55,12 +55,6 @@ impl WasmDriver {
         Ok(Self { shared: Arc::new(Shared { pool, library, jobs, cancelled }) })
     }
 
-    /// Compiles an image unless that is done, so that no start has to wait for it; to be called when an image
-    /// has been pulled or pushed.
-    pub async fn prepare(&self, module: &WasmModule) -> Result<(), StartError> {
-        self.shared.code(module).await.map(drop)
-    }
-
     /// Ends all workers, and with them what runs, and waits for that.
     pub async fn shut_down(&self) {
         self.shared.cancelled.cancel();
@@ -82,6 +76,13 @@ impl Driver for WasmDriver {
     async fn start(&self, spec: ContainerSpec, sandbox: &Sandbox) -> Result<Arc<dyn Handle>, StartError> {
         // What is needed of the futures below is large, and starts are rare beside what they start.
         Box::pin(self.shared.start(spec, sandbox)).await
+    }
+
+    async fn prepare(&self, rootfs: &Rootfs) -> Result<(), StartError> {
+        match rootfs {
+            Rootfs::Wasm(module) => self.shared.code(module).await.map(drop),
+            Rootfs::Layers(_) => Ok(()),
+        }
     }
 
     async fn recover(&self, _id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError> {

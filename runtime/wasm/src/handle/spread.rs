@@ -37,6 +37,8 @@ struct State {
 #[derive(Default)]
 struct Part {
     run: Option<Arc<Run>>,
+    /// Whether it is about to run for the first time.
+    is_coming: bool,
     /// What its earlier runs have used.
     past: Usage,
 }
@@ -50,8 +52,9 @@ impl Spread {
         first: Arc<Run>,
         parts: u32,
     ) -> Arc<Self> {
-        let mut state = State { parts: (0..parts).map(|_| Part::default()).collect(), stop: None };
-        state.parts[0].run = Some(first.clone());
+        let coming = || Part { is_coming: true, ..Part::default() };
+        let mut state = State { parts: (0..parts).map(|_| coming()).collect(), stop: None };
+        state.parts[0] = Part { run: Some(first.clone()), ..Part::default() };
         let spread =
             Arc::new(Self { state: Mutex::new(state), ended: watch::Sender::new(None), first: first.at() });
         let keeper = Keeper { shared: shared.clone(), spread: spread.clone(), need, order };
@@ -109,17 +112,24 @@ impl Spread {
     /// Notes that a part runs, and tells what to do if all should end.
     fn put(&self, part: usize, run: &Arc<Run>) -> Option<Stop> {
         let mut state = self.lock();
-        state.parts[part].run = Some(run.clone());
+        let part = &mut state.parts[part];
+        (part.run, part.is_coming) = (Some(run.clone()), false);
         state.stop.clone()
     }
 
-    /// Notes that a part's run ended, and tells whether it should be started again.
+    /// Notes that a part's core goes without.
+    fn give_up(&self, part: usize) {
+        self.lock().parts[part].is_coming = false;
+    }
+
+    /// Notes that a part's run ended, and tells whether it should be started again: where all others are lost too,
+    /// the handler itself may be the reason.
     fn take_out(&self, part: usize, usage: &Usage, ended: &Ended) -> bool {
         let mut state = self.lock();
         let gone = &mut state.parts[part];
         gone.run = None;
         gone.past = add(std::mem::take(&mut gone.past), &Usage { memory_bytes: 0, ..usage.clone() });
-        let others_go_on = state.parts.iter().any(|part| part.run.is_some());
+        let others_go_on = state.parts.iter().any(|part| part.run.is_some() || part.is_coming);
         ended.is_loss && state.stop.is_none() && others_go_on
     }
 
@@ -172,7 +182,10 @@ impl Keeper {
                 Some(run) => run,
                 None => match keeper.start(part).await {
                     Some(run) => run,
-                    None => return end,
+                    None => {
+                        keeper.spread.give_up(part);
+                        return end;
+                    }
                 },
             };
             let ended = running.wait().await;

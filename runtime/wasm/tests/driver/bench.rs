@@ -19,20 +19,20 @@ use sha2::{Digest, Sha256};
 use crate::fake::{COMPILER, FakeHost, Host};
 
 /// A driver, its fake processes and its directories.
-pub struct Bench {
-    pub host: Arc<FakeHost>,
-    pub driver: WasmDriver,
-    pub keys: Arc<Keys>,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) host: Arc<FakeHost>,
+    pub(crate) driver: WasmDriver,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Bench {
     /// Two cores, and deadlines that a test can wait for.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (host, keys) = (Arc::<FakeHost>::default(), Arc::<Keys>::default());
         let mut config = config(dir.path());
@@ -42,26 +42,31 @@ impl Bench {
     }
 
     /// An image whose fake binary is this text.
-    pub fn image(&self, text: &str) -> WasmModule {
+    pub(crate) fn image(&self, text: &str) -> WasmModule {
         let digest = hex::encode(Sha256::digest(text));
         let path = self.dir.path().join(&digest);
         std::fs::write(&path, text).unwrap();
         WasmModule { path, digest: format!("sha256:{digest}") }
     }
 
-    pub async fn start(&self, task: Task) -> Result<Arc<dyn Handle>, StartError> {
+    /// Has an image compiled.
+    pub(crate) async fn prepare(&self, text: &str) -> Result<(), StartError> {
+        self.driver.prepare(&Rootfs::Wasm(self.image(text))).await
+    }
+
+    pub(crate) async fn start(&self, task: Task) -> Result<Arc<dyn Handle>, StartError> {
         let sandbox = Sandbox { task: task.id.clone(), limits: task.task_limits.clone() };
         let spec = task.spec(self);
         self.driver.start(spec, &sandbox).await
     }
 
     /// Starts a task that is expected to run.
-    pub async fn run(&self, task: Task) -> Arc<dyn Handle> {
+    pub(crate) async fn run(&self, task: Task) -> Arc<dyn Handle> {
         self.start(task).await.unwrap_or_else(|error| panic!("{error:?}"))
     }
 
     /// Why a task does not start, with all causes.
-    pub async fn refuse(&self, task: Task) -> String {
+    pub(crate) async fn refuse(&self, task: Task) -> String {
         let error = self.start(task).await.err().expect("the task should not start");
         let mut text = error.to_string();
         let mut cause: &dyn std::error::Error = &error;
@@ -73,7 +78,7 @@ impl Bench {
     }
 }
 
-pub fn config(dir: &Path) -> Config {
+pub(crate) fn config(dir: &Path) -> Config {
     let mut config = Config::new(dir.join("code"), COMPILER);
     config.workers = 2;
     config.deadlines.kill = Duration::from_millis(200);
@@ -81,28 +86,28 @@ pub fn config(dir: &Path) -> Config {
     config
 }
 
-pub fn parts(host: &Arc<FakeHost>, keys: &Arc<Keys>) -> Parts {
+pub(crate) fn parts(host: &Arc<FakeHost>, keys: &Arc<Keys>) -> Parts {
     Parts { processes: Arc::new(Host(host.clone())), key_values: keys.clone() }
 }
 
 /// One container to be run.
 #[derive(Clone)]
-pub struct Task {
-    pub id: TaskId,
-    pub tenant: String,
-    pub image: String,
-    pub argv: Vec<String>,
-    pub options: WasmOptions,
-    pub limits: Limits,
-    pub task_limits: Limits,
-    pub mounts: Vec<(PathBuf, &'static str, bool)>,
-    pub listeners: usize,
-    pub artifacts: Option<PathBuf>,
-    pub stdout: Option<Arc<File>>,
+pub(crate) struct Task {
+    pub(crate) id: TaskId,
+    pub(crate) tenant: String,
+    pub(crate) image: String,
+    pub(crate) argv: Vec<String>,
+    pub(crate) options: WasmOptions,
+    pub(crate) limits: Limits,
+    pub(crate) task_limits: Limits,
+    pub(crate) mounts: Vec<(PathBuf, &'static str, bool)>,
+    pub(crate) listeners: usize,
+    pub(crate) artifacts: Option<PathBuf>,
+    pub(crate) stdout: Option<Arc<File>>,
 }
 
 /// A task of tenant `a` with its own id; the words are what the fake program does.
-pub fn task(words: &str) -> Task {
+pub(crate) fn task(words: &str) -> Task {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let id = TaskId::new(format!("{:032x}", NEXT.fetch_add(1, Ordering::Relaxed))).unwrap();
@@ -123,26 +128,26 @@ pub fn task(words: &str) -> Task {
 }
 
 impl Task {
-    pub fn tenant(self, tenant: &str) -> Self {
+    pub(crate) fn tenant(self, tenant: &str) -> Self {
         Self { tenant: tenant.to_owned(), ..self }
     }
 
-    pub fn image(self, image: &str) -> Self {
+    pub(crate) fn image(self, image: &str) -> Self {
         Self { image: image.to_owned(), ..self }
     }
 
     /// Another container of the same task.
-    pub fn beside(self, other: &Task) -> Self {
+    pub(crate) fn beside(self, other: &Task) -> Self {
         Self { id: other.id.clone(), ..self }
     }
 
-    pub fn options(mut self, change: impl FnOnce(&mut WasmOptions)) -> Self {
+    pub(crate) fn options(mut self, change: impl FnOnce(&mut WasmOptions)) -> Self {
         change(&mut self.options);
         self
     }
 
     /// An HTTP handler with one port.
-    pub fn http(self) -> Self {
+    pub(crate) fn http(self) -> Self {
         Self { listeners: 1, ..self.image("http") }
     }
 
@@ -192,18 +197,18 @@ fn container_id(task: &TaskId) -> ContainerId {
     ContainerId::new(parts.join("-")).unwrap()
 }
 
-pub fn null() -> OwnedFd {
+pub(crate) fn null() -> OwnedFd {
     OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into()
 }
 
 /// Key-value buckets in memory.
 #[derive(Default)]
-pub struct Keys {
+pub(crate) struct Keys {
     values: Mutex<HashMap<(String, String, String), Vec<u8>>>,
 }
 
 impl Keys {
-    pub fn tenants(&self) -> Vec<String> {
+    pub(crate) fn tenants(&self) -> Vec<String> {
         self.values.lock().unwrap().keys().map(|(tenant, _, _)| tenant.clone()).collect()
     }
 }

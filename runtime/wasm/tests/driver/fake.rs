@@ -24,38 +24,38 @@ use neargate_wasm::protocol::{
 };
 use tokio::sync::watch;
 
-pub const COMPILER: &str = "fake compiler 1";
+pub(crate) const COMPILER: &str = "fake compiler 1";
 
 /// What a worker was started with, and what it was told.
 #[derive(Clone, Debug)]
-pub enum Event {
-    Spawned { worker: usize, name: String, core: Option<usize>, mounts: Vec<String>, host_network: bool },
-    Loaded { worker: usize, image: u32 },
-    Unloaded { worker: usize, image: u32 },
-    Started { worker: usize, run: u64, plan: RunPlan },
-    Stopped { worker: usize, stop: Stop },
-    Told { worker: usize, reply: HostReply },
+pub(crate) enum Event {
+    Spawned { name: String, core: Option<usize>, mounts: Vec<String>, host_network: bool },
+    Loaded,
+    Unloaded { image: u32 },
+    Started { worker: usize, plan: Box<RunPlan> },
+    Stopped { stop: Stop },
+    Told { reply: HostReply },
     Ended { worker: usize },
-    Compiled { digest: String },
+    Compiled,
 }
 
 /// Starts threads instead of processes.
 #[derive(Default)]
-pub struct FakeHost {
+pub(crate) struct FakeHost {
     events: watch::Sender<Vec<Event>>,
     workers: AtomicUsize,
     processes: Mutex<Vec<Arc<FakeProcess>>>,
     /// Exit codes of further worker spawns: each is a worker that ends before it is ready.
-    pub stillborn: AtomicUsize,
+    pub(crate) stillborn: AtomicUsize,
 }
 
 impl FakeHost {
-    pub fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.events.borrow().clone()
     }
 
     /// Waits until the events are as wanted; a test that waits in vain shows them.
-    pub async fn until(&self, what: &str, wanted: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&[Event]) -> bool) -> Vec<Event> {
         let mut events = self.events.subscribe();
         let waited =
             tokio::time::timeout(Duration::from_secs(20), events.wait_for(|events| wanted(events))).await;
@@ -70,30 +70,30 @@ impl FakeHost {
     }
 
     /// The workers that were started, by number.
-    pub fn workers(&self) -> usize {
+    pub(crate) fn workers(&self) -> usize {
         self.workers.load(Ordering::SeqCst)
     }
 
-    pub fn compilations(&self) -> usize {
-        self.events().iter().filter(|event| matches!(event, Event::Compiled { .. })).count()
+    pub(crate) fn compilations(&self) -> usize {
+        self.events().iter().filter(|event| matches!(event, Event::Compiled)).count()
     }
 
     /// In which worker each start was, with its first argument's successor words.
-    pub fn starts(&self) -> Vec<(usize, RunPlan)> {
+    pub(crate) fn starts(&self) -> Vec<(usize, RunPlan)> {
         let start = |event: Event| match event {
-            Event::Started { worker, plan, .. } => Some((worker, plan)),
+            Event::Started { worker, plan } => Some((worker, *plan)),
             _ => None,
         };
         self.events().into_iter().filter_map(start).collect()
     }
 
     /// Kills a worker as `kill -9` does.
-    pub fn kill(&self, worker: usize) {
+    pub(crate) fn kill(&self, worker: usize) {
         self.processes.lock().unwrap()[worker].kill();
     }
 }
 
-pub struct FakeProcess {
+pub(crate) struct FakeProcess {
     exit: watch::Sender<Option<ProcessExit>>,
     socket: Option<OwnedFd>,
 }
@@ -128,7 +128,7 @@ impl Process for FakeProcess {
 }
 
 /// A host that the threads can keep.
-pub struct Host(pub Arc<FakeHost>);
+pub(crate) struct Host(pub(crate) Arc<FakeHost>);
 
 #[async_trait]
 impl ProcessHost for Host {
@@ -149,7 +149,6 @@ fn worker(host: Arc<FakeHost>, mut spec: ProcessSpec) -> Arc<FakeProcess> {
     let number = host.workers.fetch_add(1, Ordering::SeqCst);
     host.processes.lock().unwrap().push(process.clone());
     host.note(Event::Spawned {
-        worker: number,
         name: spec.name.clone(),
         core: spec.core,
         mounts: spec.mounts.iter().map(|mount| mount.source.display().to_string()).collect(),
@@ -199,12 +198,11 @@ impl Worker {
     }
 
     fn take(&mut self, message: ToWorker, fds: Vec<OwnedFd>) -> bool {
-        let worker = self.number;
         match message {
             ToWorker::Load { image, .. } => {
                 let mut code = String::new();
                 File::from(fds.into_iter().next().unwrap()).read_to_string(&mut code).unwrap();
-                self.host.note(Event::Loaded { worker, image });
+                self.host.note(Event::Loaded);
                 if code.contains("unloadable") {
                     let why = "it is not what it seems".to_owned();
                     self.say(&FromWorker::LoadFailed { image, why }, &[]);
@@ -215,11 +213,11 @@ impl Worker {
             }
             ToWorker::Unload { image } => {
                 assert!(self.images.remove(&image), "image {image} is not loaded");
-                self.host.note(Event::Unloaded { worker, image });
+                self.host.note(Event::Unloaded { image });
             }
             ToWorker::Start { run, plan } => return self.start(run, plan, fds),
             ToWorker::Stop { run, stop } => {
-                self.host.note(Event::Stopped { worker, stop: stop.clone() });
+                self.host.note(Event::Stopped { stop: stop.clone() });
                 let code = match stop {
                     Stop::Ask { code } | Stop::Kill { code } => code,
                 };
@@ -233,7 +231,7 @@ impl Worker {
                     self.say(&FromWorker::Usage { run, usage: usage(100) }, &[]);
                 }
             }
-            ToWorker::HostReply { reply, .. } => self.host.note(Event::Told { worker, reply }),
+            ToWorker::HostReply { reply, .. } => self.host.note(Event::Told { reply }),
         }
         true
     }
@@ -244,7 +242,7 @@ impl Worker {
         let argv = plan.argv.clone();
         let entry = plan.entry.clone();
         let asks_what = plan.argv.get(2).cloned().unwrap_or_default();
-        self.host.note(Event::Started { worker: self.number, run, plan });
+        self.host.note(Event::Started { worker: self.number, plan: Box::new(plan) });
         let word = match &entry {
             // A function's behaviour is its name.
             Entry::Export { name } => name.clone(),
@@ -342,8 +340,8 @@ fn usage(cpu_ns: u64) -> Usage {
 
 /// What a "binary" says: words that are its entries and exports, or what becomes of its compiler.
 fn compiler(host: Arc<FakeHost>, mut spec: ProcessSpec) -> Arc<FakeProcess> {
-    let order: CompileOrder = decode(&spec.input).unwrap();
-    host.note(Event::Compiled { digest: order.digest.clone() });
+    let _: CompileOrder = decode(&spec.input).unwrap();
+    host.note(Event::Compiled);
     let process = Arc::new(FakeProcess { exit: watch::Sender::new(None), socket: None });
     let of_thread = process.clone();
     std::thread::spawn(move || {

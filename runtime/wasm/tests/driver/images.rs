@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use neargate_driver::Signal;
+use neargate_driver::{Driver, Rootfs, Signal};
 use neargate_wasm::{SetupError, WasmDriver};
 
 use crate::bench::{Bench, config, parts, task};
@@ -34,14 +34,14 @@ async fn an_image_is_compiled_once_however_many_ask() {
         assert_eq!(code.unwrap(), Some(0));
     }
     assert_eq!(bench.host.compilations(), 1);
-    let loads = bench.host.events().iter().filter(|event| matches!(event, Event::Loaded { .. })).count();
+    let loads = bench.host.events().iter().filter(|event| matches!(event, Event::Loaded)).count();
     assert_eq!(loads, bench.host.starts().iter().map(|(worker, _)| worker).max().unwrap() + 1);
 }
 
 #[tokio::test]
 async fn code_outlives_the_driver_but_not_another_compiler() {
     let mut bench = Bench::new();
-    bench.driver.prepare(&bench.image("command")).await.unwrap();
+    bench.prepare("command").await.unwrap();
     let again = config(bench.dir.path());
     bench.driver = WasmDriver::new(again, parts(&bench.host, &bench.keys)).unwrap();
     assert_eq!(bench.run(task("exit 0")).await.wait().await.code, Some(0));
@@ -58,7 +58,7 @@ async fn code_outlives_the_driver_but_not_another_compiler() {
 async fn what_is_not_whole_is_compiled_anew() {
     let check = async |what: &str, spoil: &dyn Fn(&Path, &Path)| {
         let mut bench = Bench::new();
-        bench.driver.prepare(&bench.image("command")).await.unwrap();
+        bench.prepare("command").await.unwrap();
         let (code, info) = (
             code_files(bench.dir.path(), ".cwasm").remove(0),
             code_files(bench.dir.path(), ".info").remove(0),
@@ -97,7 +97,7 @@ async fn what_is_not_whole_is_compiled_anew() {
 async fn code_of_another_image_does_not_stand_in() {
     let mut bench = Bench::new();
     for image in ["command one", "command two"] {
-        bench.driver.prepare(&bench.image(image)).await.unwrap();
+        bench.prepare(image).await.unwrap();
     }
     for suffix in [".cwasm", ".info"] {
         let files = code_files(bench.dir.path(), suffix);
@@ -105,7 +105,7 @@ async fn code_of_another_image_does_not_stand_in() {
     }
     bench.driver = WasmDriver::new(config(bench.dir.path()), parts(&bench.host, &bench.keys)).unwrap();
     for image in ["command one", "command two"] {
-        bench.driver.prepare(&bench.image(image)).await.unwrap();
+        bench.prepare(image).await.unwrap();
     }
     assert_eq!(bench.host.compilations(), 3);
 }
@@ -124,7 +124,7 @@ async fn what_was_used_longest_ago_makes_room_but_not_what_is_used() {
     let bench = Bench::with(|config| config.code_bytes_max = 450);
     let held = bench.run(task("hold").image("command held")).await;
     for image in ["command one", "command two", "command three"] {
-        bench.driver.prepare(&bench.image(image)).await.unwrap();
+        bench.prepare(image).await.unwrap();
     }
     let kept: Vec<String> =
         code_files(bench.dir.path(), ".cwasm").iter().map(|path| fs::read_to_string(path).unwrap()).collect();
@@ -134,7 +134,7 @@ async fn what_was_used_longest_ago_makes_room_but_not_what_is_used() {
     assert!(!kept.contains(&"code of command one".to_owned()), "{kept:?}");
     // What is gone is compiled again.
     let before = bench.host.compilations();
-    bench.driver.prepare(&bench.image("command one")).await.unwrap();
+    bench.prepare("command one").await.unwrap();
     assert_eq!(bench.host.compilations(), before + 1);
     drop(held);
 }
@@ -153,7 +153,7 @@ async fn compilers_that_fail_say_how() {
         let left: Vec<_> = code_files(bench.dir.path(), "");
         assert!(left.is_empty(), "{image} left {left:?}");
         // Whether remembered for long or not, another image is not held up.
-        let other = bench.driver.prepare(&bench.image("command")).await;
+        let other = bench.prepare("command").await;
         assert!(other.is_ok(), "{image} {is_remembered}: {other:?}");
     };
     check("sleep", "compile: took longer than 0.3 s", true).await;
@@ -170,10 +170,10 @@ async fn a_missing_file_or_bad_digest_is_named() {
     let bench = Bench::new();
     let mut module = bench.image("command");
     fs::remove_file(&module.path).unwrap();
-    let text = format!("{:?}", bench.driver.prepare(&module).await.unwrap_err());
+    let text = format!("{:?}", bench.driver.prepare(&Rootfs::Wasm(module.clone())).await.unwrap_err());
     assert!(text.contains("read wasm binary"), "{text}");
     module.digest = "sha256:../../etc/passwd".to_owned();
-    let text = bench.driver.prepare(&module).await.unwrap_err().to_string();
+    let text = bench.driver.prepare(&Rootfs::Wasm(module.clone())).await.unwrap_err().to_string();
     assert!(text.contains("does not have the digest"), "{text}");
     module = bench.image("command x");
     fs::remove_file(&module.path).unwrap();
@@ -186,7 +186,7 @@ async fn a_missing_file_or_bad_digest_is_named() {
     );
     status.unwrap();
     // It is not waited for a writer.
-    assert!(bench.driver.prepare(&module).await.is_err());
+    assert!(bench.driver.prepare(&Rootfs::Wasm(module.clone())).await.is_err());
     assert_eq!(bench.host.compilations(), 0);
 }
 

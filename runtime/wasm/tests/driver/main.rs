@@ -1,5 +1,7 @@
 //! The driver over fake processes that speak its protocol, well or badly.
 
+#![allow(clippy::unwrap_used)]
+
 mod bench;
 mod fake;
 
