@@ -6,7 +6,7 @@
 //! kernel's CFS quota does: the guest pays for what it has used by sleeping. A CPU budget ends the run.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -72,6 +72,11 @@ impl Budget {
             }
             Err(_) => false,
         }
+    }
+
+    fn charge(&self, bytes: u64) {
+        let before = self.memory.fetch_add(bytes, Ordering::Relaxed);
+        self.memory_peak.fetch_max(before + bytes, Ordering::Relaxed);
     }
 
     fn give_back(&self, bytes: u64) {
@@ -147,6 +152,13 @@ impl Account {
         taken
     }
 
+    /// Counts memory that is there already, limit or not: what is bounded by itself, as a stream's buffer is. The
+    /// guest can grow by so much less.
+    pub(crate) fn charge(&self, bytes: u64) {
+        self.container.charge(bytes);
+        self.task.charge(bytes);
+    }
+
     pub(crate) fn give_back(&self, bytes: u64) {
         self.container.give_back(bytes);
         self.task.give_back(bytes);
@@ -171,11 +183,14 @@ pub(crate) struct Meter {
     since_ns: AtomicU64,
     /// What tells light guests from those that compute.
     light: Mutex<Share>,
+    heavy: AtomicBool,
 }
 
 /// What a look at the meter says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lap {
+    /// What was used since the last look.
+    pub(crate) used: Duration,
     /// How long the guest has to sleep for what its run or task has used beyond its share.
     pub(crate) sleep: Duration,
     /// Whether it has computed for so long that others come first.
@@ -186,7 +201,7 @@ impl Meter {
     pub(crate) fn new(account: Account) -> Arc<Self> {
         let period = LIGHT_BURST * 1000 / LIGHT_MILLIS;
         let light = Mutex::new(Share::new(LIGHT_MILLIS, period, Instant::now()));
-        Arc::new(Self { account, since_ns: AtomicU64::new(0), light })
+        Arc::new(Self { account, since_ns: AtomicU64::new(0), light, heavy: AtomicBool::new(false) })
     }
 
     fn begin(&self) {
@@ -201,7 +216,14 @@ impl Meter {
         let now = Instant::now();
         let sleep = self.account.spend(used, now);
         let mut light = self.light.lock().unwrap_or_else(PoisonError::into_inner);
-        Lap { sleep, heavy: !light.spend(used, now).is_zero() }
+        let heavy = !light.spend(used, now).is_zero();
+        self.heavy.store(heavy, Ordering::Relaxed);
+        Lap { used, sleep, heavy }
+    }
+
+    /// What the last look said of [`Lap::heavy`].
+    fn is_heavy(&self) -> bool {
+        self.heavy.load(Ordering::Relaxed)
     }
 }
 
@@ -230,7 +252,7 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        let _ticking = this.ticker.enter();
+        let _ticking = this.ticker.enter(this.meter.is_heavy());
         this.meter.begin();
         let polled = this.inner.as_mut().poll(cx);
         // What is owed is asked for at the next epoch; the balance remembers it.

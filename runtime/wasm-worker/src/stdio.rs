@@ -4,18 +4,22 @@
 //! when the kernel says `EAGAIN` is the descriptor registered with the runtime and waited for, so a short
 //! run makes no epoll calls at all. A full pipe therefore stops the guest and nobody else. Regular files
 //! and devices that epoll does not know (`EPERM`, epoll_ctl(2)) are always ready, as they are to poll(2).
+//!
+//! `O_NONBLOCK` belongs to the open file description, which others may share: a shell its terminal, another
+//! container its log pipe. So it is left as it is where the kernel lets us: see [`Manner`].
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use crate::budget::Account;
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{FileType, OFlags};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -24,11 +28,29 @@ use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError};
 
 /// The most bytes that are read, or taken for writing, at once; the capacity of a Linux pipe.
 const CHUNK: usize = 64 * 1024;
+/// The offset by which preadv2(2) and pwritev2(2) mean the current one.
+const CURRENT_OFFSET: u64 = u64::MAX;
+
+/// The most bytes that are written to a terminal at once. Its driver reports room long before it has much.
+const TERMINAL_CHUNK: usize = 1024;
+
+/// How a descriptor is read and written without blocking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// As it is: a file, a device, or a description that has `O_NONBLOCK` already.
+    Plain,
+    /// `MSG_DONTWAIT`: a socket.
+    Socket,
+    /// `RWF_NOWAIT` (preadv2(2)): a pipe, on kernels that know it for pipes (6.5).
+    NoWait,
+    /// Only when poll(2) says that it is ready: a terminal.
+    Polled,
+}
 
 /// A descriptor that is read or written without blocking.
 struct Descriptor {
     fd: Arc<OwnedFd>,
-    socket: bool,
+    manner: Manner,
     terminal: bool,
     interest: Interest,
     /// Set when it was first waited for; `None` inside means that it is always ready.
@@ -47,32 +69,60 @@ impl Descriptor {
     fn new(fd: OwnedFd, interest: Interest) -> io::Result<Self> {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
         let terminal = kind == FileType::CharacterDevice && rustix::termios::isatty(&fd);
-        let fd = match kind {
-            FileType::Fifo => make_nonblocking(fd, interest)?,
-            FileType::CharacterDevice if terminal => make_nonblocking(fd, interest)?,
-            _ => fd,
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        let manner = match kind {
+            FileType::Socket => Manner::Socket,
+            _ if flags.contains(OFlags::NONBLOCK) => Manner::Plain,
+            FileType::Fifo if knows_nowait(&fd, interest) => Manner::NoWait,
+            FileType::Fifo => {
+                // An older kernel leaves nothing but to change what others may share.
+                rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+                Manner::Plain
+            }
+            _ if terminal => Manner::Polled,
+            _ => Manner::Plain,
         };
-        let socket = kind == FileType::Socket;
-        Ok(Self { fd: Arc::new(fd), socket, terminal, interest, registered: OnceLock::new() })
+        Ok(Self { fd: Arc::new(fd), manner, terminal, interest, registered: OnceLock::new() })
     }
 
     /// Reads what is there; an error of [`io::ErrorKind::WouldBlock`] when there is nothing yet.
     fn read(&self, size: usize) -> io::Result<Bytes> {
         let mut bytes: Vec<u8> = Vec::with_capacity(size.min(CHUNK));
-        match self.socket {
-            true => retry(|| {
-                rustix::net::recv(&self.fd, spare_capacity(&mut bytes), RecvFlags::DONTWAIT).map(|(n, _)| n)
-            })?,
-            false => retry(|| rustix::io::read(&self.fd, spare_capacity(&mut bytes)))?,
+        match self.manner {
+            Manner::Socket => {
+                drop(retry(|| rustix::net::recv(&self.fd, spare_capacity(&mut bytes), RecvFlags::DONTWAIT))?)
+            }
+            Manner::NoWait => {
+                // preadv2 takes initialised memory; a pipe holds no more than this anyway.
+                bytes.resize(size.min(CHUNK), 0);
+                let read = retry(|| {
+                    let mut buffers = [IoSliceMut::new(&mut bytes)];
+                    preadv2(&self.fd, &mut buffers, CURRENT_OFFSET, ReadWriteFlags::NOWAIT)
+                })?;
+                bytes.truncate(read);
+            }
+            Manner::Polled if !self.is_ready() => return Err(io::ErrorKind::WouldBlock.into()),
+            Manner::Polled | Manner::Plain => {
+                retry(|| rustix::io::read(&self.fd, spare_capacity(&mut bytes)))?;
+            }
         };
         Ok(bytes.into())
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match self.socket {
-            true => retry(|| rustix::net::send(&self.fd, bytes, flags)),
-            false => retry(|| rustix::io::write(&self.fd, bytes)),
+        match self.manner {
+            Manner::Socket => {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                retry(|| rustix::net::send(&self.fd, bytes, flags))
+            }
+            Manner::NoWait => {
+                retry(|| pwritev2(&self.fd, &[IoSlice::new(bytes)], CURRENT_OFFSET, ReadWriteFlags::NOWAIT))
+            }
+            Manner::Polled if !self.is_ready() => Err(io::ErrorKind::WouldBlock.into()),
+            Manner::Polled => {
+                retry(|| rustix::io::write(&self.fd, &bytes[..bytes.len().min(TERMINAL_CHUNK)]))
+            }
+            Manner::Plain => retry(|| rustix::io::write(&self.fd, bytes)),
         }
     }
 
@@ -131,26 +181,13 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
     }
 }
 
-/// Makes reads and writes of a pipe or terminal not block.
-///
-/// `O_NONBLOCK` belongs to the open file description, which others may share: a shell its terminal, another
-/// container its log pipe. Opening the descriptor's `/proc` entry makes a description of our own. That fails
-/// where the file belongs to another user or a pipe has no reader left (`ENXIO`); then the flag is set on
-/// the shared one.
-fn make_nonblocking(fd: OwnedFd, interest: Interest) -> io::Result<OwnedFd> {
-    let flags = rustix::fs::fcntl_getfl(&fd)?;
-    if flags.contains(OFlags::NONBLOCK) {
-        return Ok(fd);
-    }
-    let access = if interest.is_readable() { OFlags::RDONLY } else { OFlags::WRONLY };
-    let wanted = access | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), wanted, Mode::empty()) {
-        Ok(own) => Ok(own),
-        Err(_) => {
-            rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-            Ok(fd)
-        }
-    }
+/// Whether the kernel knows `RWF_NOWAIT` for this pipe. An empty buffer is asked about, which moves nothing.
+fn knows_nowait(fd: &OwnedFd, interest: Interest) -> bool {
+    let tried = match interest.is_readable() {
+        true => preadv2(fd, &mut [IoSliceMut::new(&mut [])], CURRENT_OFFSET, ReadWriteFlags::NOWAIT),
+        false => pwritev2(fd, &[IoSlice::new(&[])], CURRENT_OFFSET, ReadWriteFlags::NOWAIT),
+    };
+    !matches!(tried, Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL))
 }
 
 impl AsFd for Descriptor {
@@ -241,21 +278,25 @@ pub(crate) struct Output(Arc<Sink>);
 struct Sink {
     descriptor: Descriptor,
     queue: Mutex<Queue>,
+    account: Account,
 }
 
 /// What the guest has written and the kernel has not taken yet.
 #[derive(Default)]
 struct Queue {
     bytes: BytesMut,
+    /// How much of it is on the account.
+    charged: usize,
     /// Why nothing can be written any more, until it has been told.
     error: Option<io::Error>,
     closed: bool,
 }
 
 impl Output {
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+    /// What waits to be written is charged to the account.
+    pub(crate) fn new(fd: OwnedFd, account: Account) -> io::Result<Self> {
         let descriptor = Descriptor::new(fd, Interest::WRITABLE)?;
-        Ok(Self(Arc::new(Sink { descriptor, queue: Mutex::default() })))
+        Ok(Self(Arc::new(Sink { descriptor, queue: Mutex::default(), account })))
     }
 
     /// Waits until the kernel has taken everything, or will take no more.
@@ -276,6 +317,13 @@ impl Output {
     }
 }
 
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let queue = self.queue.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.account.give_back(queue.charged as u64);
+    }
+}
+
 impl Sink {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -291,11 +339,21 @@ impl Sink {
                 Err(error) => queue.fail(error),
             }
         }
+        queue.settle(&self.account);
         queue
     }
 }
 
 impl Queue {
+    /// Brings the account up to date.
+    fn settle(&mut self, account: &Account) {
+        match self.bytes.len().checked_sub(self.charged) {
+            Some(more) => account.charge(more as u64),
+            None => account.give_back((self.charged - self.bytes.len()) as u64),
+        }
+        self.charged = self.bytes.len();
+    }
+
     fn fail(&mut self, error: io::Error) {
         self.bytes.clear();
         self.closed = true;

@@ -2,13 +2,20 @@
 //!
 //! It ticks once a [`TICK`] while a guest is being polled and parks when none is. Waking it costs a
 //! system call, so it parks only after [`IDLE_TICKS`] ticks without work.
+//!
+//! Meanwhile it also waits for something to arrive at the sockets that it was told to watch. If that happens while a
+//! guest runs that has computed for long, the epoch advances at once: who sent it does not wait for the rest of the
+//! guest's slice.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
 use wasmtime::{Engine, EngineWeak};
 
 /// The length of an epoch.
@@ -17,6 +24,8 @@ pub(crate) const TICK: Duration = Duration::from_millis(1);
 const IDLE_TICKS: u32 = 20;
 /// Ticks that are made up for at once; more would end no slice sooner.
 const CATCH_UP_MAX: u128 = 20;
+/// Arrivals that are looked at together.
+const ARRIVALS_MAX: usize = 64;
 
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
@@ -26,14 +35,20 @@ pub(crate) struct Ticker {
 struct Shared {
     /// Their epochs advance together; there are two at most.
     engines: Mutex<Vec<EngineWeak>>,
-    /// Guests that are being polled right now.
+    /// Guests that are being polled right now, and those of them that have computed for long.
     polled: AtomicUsize,
+    heavy: AtomicUsize,
+    /// The watched sockets (epoll(7)), edge-triggered: each arrival is reported once.
+    arrivals: OwnedFd,
     parked: AtomicBool,
     stopped: AtomicBool,
 }
 
 /// Keeps the epoch going until dropped.
-pub(crate) struct Ticking<'a>(&'a Ticker);
+pub(crate) struct Ticking<'a> {
+    shared: &'a Shared,
+    heavy: bool,
+}
 
 impl Ticker {
     /// Starts the thread, parked.
@@ -41,6 +56,8 @@ impl Ticker {
         let shared = Arc::new(Shared {
             engines: Mutex::new(vec![engine.weak()]),
             polled: AtomicUsize::new(0),
+            heavy: AtomicUsize::new(0),
+            arrivals: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             parked: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
@@ -54,13 +71,25 @@ impl Ticker {
         self.shared.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine.weak());
     }
 
-    /// To be held while a guest is polled.
-    pub(crate) fn enter(&self) -> Ticking<'_> {
+    /// Has guests that compute interrupted when something arrives at a socket, until that is closed. A socket that
+    /// cannot be watched only makes others wait for the end of a slice.
+    pub(crate) fn watch(&self, socket: &impl AsFd) {
+        let wanted = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        if let Err(error) = epoll::add(&self.shared.arrivals, socket, epoll::EventData::new_u64(0), wanted) {
+            tracing::debug!(%error, "watch a socket");
+        }
+    }
+
+    /// To be held while a guest is polled; `heavy` when it has computed for long.
+    pub(crate) fn enter(&self, heavy: bool) -> Ticking<'_> {
         self.shared.polled.fetch_add(1, Ordering::SeqCst);
+        if heavy {
+            self.shared.heavy.fetch_add(1, Ordering::SeqCst);
+        }
         if self.shared.parked.swap(false, Ordering::SeqCst) {
             self.unpark();
         }
-        Ticking(self)
+        Ticking { shared: &self.shared, heavy }
     }
 
     fn unpark(&self) {
@@ -72,7 +101,10 @@ impl Ticker {
 
 impl Drop for Ticking<'_> {
     fn drop(&mut self) {
-        self.0.shared.polled.fetch_sub(1, Ordering::SeqCst);
+        self.shared.polled.fetch_sub(1, Ordering::SeqCst);
+        if self.heavy {
+            self.shared.heavy.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -92,13 +124,35 @@ impl Shared {
         let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         engines.iter().filter_map(EngineWeak::upgrade).for_each(|engine| engine.increment_epoch());
     }
+
+    /// Waits for a tick, and meanwhile for arrivals.
+    fn wait(&self) {
+        let begun = Instant::now();
+        // With nothing to wait for but heavy guests' slices, whole milliseconds: epoll_pwait(2).
+        let timeout = Timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as _ };
+        let mut events = Vec::with_capacity(ARRIVALS_MAX);
+        loop {
+            let arrived = epoll::wait(&self.arrivals, spare_capacity(&mut events), Some(&timeout));
+            match arrived {
+                // A failure is no reason to stop ticking, nor to tick faster.
+                Err(_) => return thread::sleep(TICK),
+                Ok(0) => return,
+                Ok(_) if self.heavy.load(Ordering::SeqCst) > 0 => self.advance(),
+                Ok(_) => {}
+            }
+            if begun.elapsed() >= TICK {
+                return;
+            }
+            events.clear();
+        }
+    }
 }
 
 fn tick(shared: &Shared) {
     let mut idle = 0;
     let mut ticked = Instant::now();
     while !shared.stopped.load(Ordering::SeqCst) {
-        thread::sleep(TICK);
+        shared.wait();
         if shared.polled.load(Ordering::SeqCst) > 0 {
             idle = 0;
             // On a busy machine this thread comes late to every tick. Catching up keeps that from adding up

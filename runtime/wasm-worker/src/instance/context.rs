@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -187,8 +187,12 @@ impl RunContext {
         store.set_max_component_handles(HANDLES_MAX);
         store.set_epoch_deadline(SLICE_EPOCHS);
         let (account, turns) = (self.parts.account.clone(), self.parts.turns.clone());
-        store.epoch_deadline_callback(move |cx| {
+        store.epoch_deadline_callback(move |mut cx| {
             let lap = cx.data().meter().lap();
+            if let Some(mut profiler) = cx.data_mut().take_profiler() {
+                profiler.sample(&cx, lap.used);
+                cx.data_mut().profiler = Some(profiler);
+            }
             if let Some((whose, budget)) = account.exhausted() {
                 return Err(Ended::CpuBudget { whose, budget }.into());
             }
@@ -206,6 +210,12 @@ impl RunContext {
             Ok(UpdateDeadline::YieldCustom(SLICE_EPOCHS, Box::pin(pause)))
         });
         store
+    }
+
+    /// Has heavy guests interrupted when something arrives at this socket: a connection or a request. Nothing has to
+    /// be undone; closing the descriptor ends it.
+    pub(crate) fn watch(&self, socket: BorrowedFd<'_>) {
+        self.parts.ticker.watch(&socket);
     }
 
     /// What polls a guest in a store of the run goes through this, which charges its CPU time to the run, keeps
@@ -237,9 +247,10 @@ fn last_of_each_name(env: &[(String, String)]) -> Vec<(String, String)> {
 }
 
 impl RunStdio {
-    /// The streams of these descriptors: input, output, errors.
-    pub(crate) fn new(stdio: [OwnedFd; 3]) -> io::Result<Self> {
+    /// The streams of these descriptors: input, output, errors. What waits in them is on the account.
+    pub(crate) fn new(stdio: [OwnedFd; 3], account: &Account) -> io::Result<Self> {
         let [input, output, errors] = stdio;
-        Ok(Self { input: Input::new(input)?, outputs: [Output::new(output)?, Output::new(errors)?] })
+        let outputs = [Output::new(output, account.clone())?, Output::new(errors, account.clone())?];
+        Ok(Self { input: Input::new(input)?, outputs })
     }
 }

@@ -43,8 +43,8 @@ impl Linkers {
     }
 }
 
-/// The host functions for components, which the compiler role also checks imports against.
-pub(crate) fn component_linker(
+/// The host functions for components.
+fn component_linker(
     engine: &wasmtime::Engine,
     kind: &EngineKind,
 ) -> wasmtime::Result<ComponentLinker<State>> {

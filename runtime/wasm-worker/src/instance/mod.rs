@@ -5,7 +5,7 @@ mod link;
 mod state;
 
 pub(crate) use context::{Directory, RunContext, RunParts, RunStdio};
-pub(crate) use link::{Code, Linkers, component_linker};
+pub(crate) use link::{Code, Linkers};
 pub(crate) use state::State;
 
 /// Why a guest was ended from outside; the error that its call returns.

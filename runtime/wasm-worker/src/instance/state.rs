@@ -41,6 +41,16 @@ impl State {
         &self.meter
     }
 
+    /// Has samples taken at each epoch.
+    pub(crate) fn set_profiler(&mut self, profiler: GuestProfiler) {
+        self.profiler = Some(Box::new(profiler));
+    }
+
+    /// What was sampled.
+    pub(crate) fn take_profiler(&mut self) -> Option<Box<GuestProfiler>> {
+        self.profiler.take()
+    }
+
     /// Whether the guest's most recent attempt to grow a memory or table was refused.
     pub(crate) fn growth_was_refused(&self) -> bool {
         self.memory.refused

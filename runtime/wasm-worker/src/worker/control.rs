@@ -31,8 +31,8 @@ pub(crate) enum ControlError {
         /// How many its plan says.
         expected: usize,
     },
-    /// One of the worker's own tasks panicked.
-    #[error("a task of the worker panicked")]
+    /// The worker's own code panicked; what it holds may be broken.
+    #[error("the worker panicked")]
     Panicked,
 }
 
@@ -48,7 +48,7 @@ impl Control {
         UnixDatagram::from_std(socket).map(Self)
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 
@@ -68,11 +68,12 @@ impl Control {
 
     /// Sends what is queued, until nobody can queue any more or the server has gone.
     pub(crate) async fn send_all(&self, mut queue: mpsc::Receiver<Outgoing>) -> Result<(), ControlError> {
-        while let Some(Outgoing { message, fds }) = queue.recv().await {
+        while let Some(Outgoing { message, fds, then_end }) = queue.recv().await {
             let bytes = wire::encode(&message);
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             let send = || channel::send(self.fd(), 0, &bytes, &fds, false);
             match self.0.async_io(Interest::WRITABLE, send).await {
+                Ok(()) if then_end => return Err(ControlError::Panicked),
                 Ok(()) => {}
                 // The same end as one that is noticed while receiving.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),

@@ -7,21 +7,27 @@
 //!    │ starts
 //!  run       one run from its plan to its exit: a store, its entry, what it left
 //!  thread    the same on a thread of its own
-//!  turns     which guest goes first     stop   how a run is asked to end     remains   dumps and profiles
+//!  turns     which guest goes first             stop     how a run is asked to end
+//!  exit      how an end is told                 remains  core dumps and profiles
 //! ```
 //!
 //! One thread runs all guests, as tasks of a tokio runtime without other threads: two threads of one process
 //! instantiate slower than one, because they share the memory map. A second thread sleeps, and interrupts
 //! guests that compute. Files are opened and read on a few threads that come and go.
 //!
-//! A worker ends when the server closes the control socket or says what is no message.
+//! A worker ends when the server closes the control socket or says what is no message. When its own code panics for
+//! a run, it tells the end of that run and then ends, as what it holds may be broken; the server reports its other
+//! runs as lost and starts another worker.
 
 mod control;
+mod exit;
 mod images;
 mod outgoing;
+mod remains;
 mod run;
 mod runs;
 mod stop;
+mod thread;
 pub(crate) mod turns;
 
 use std::os::fd::OwnedFd;
@@ -90,8 +96,10 @@ fn work(input: &[u8], fds: Vec<OwnedFd>) -> Result<(), WorkerError> {
     let ended = runtime.block_on(async {
         let control = Arc::new(Control::new(control)?);
         let (outgoing, queue) = mpsc::channel(OUTGOING_MAX);
+        let ticker = Arc::clone(engines.ticker());
         let runs = Runs::new(&setup, engines, outgoing.clone());
         let turns = runs.turns().clone();
+        ticker.watch(&control.fd());
         // The first place of an empty queue is free.
         let _ = outgoing.try_send(FromWorker::Ready { version: VERSION }.into());
         // Tasks of their own rather than branches of this future: waking this one costs a system call.

@@ -1,99 +1,74 @@
 //! One run, from its plan to its exit.
 
-use std::any::Any;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 
 use futures_util::FutureExt;
-use neargate_wasm::protocol::{Cause, Entry, FromWorker, RunExit, StartFailure};
+use neargate_wasm::protocol::{Attachment, Cause, Entry, FromWorker, RunExit, StartFailure};
 use tokio::sync::mpsc;
-use wasmtime::{Store, Trap, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
+use wasmtime::Store;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
+use super::exit::End;
 use super::outgoing::Outgoing;
+use super::remains::{self, Remains};
 use super::runs::Table;
 use crate::http::HttpRun;
-use crate::instance::{Code, Ended, RunContext, State};
-
-/// Frames of a trap's backtrace that are told.
-const FRAMES_TOLD_MAX: usize = 8;
-/// Exit code of a trap: 128 + SIGABRT, as `wasmtime run` has it.
-const TRAP_CODE: i32 = 134;
-/// Exit code of a run that went over a limit: 128 + SIGKILL, as the kernel's OOM killer makes it.
-const KILLED_CODE: i32 = 137;
-/// ECS's reason for such an end.
-const OOM_REASON: &str = "OutOfMemoryError: Container killed due to memory usage";
+use crate::instance::{Code, RunContext, State};
 
 /// A run that has all that it needs.
-pub(crate) struct Run {
+pub(super) struct Run {
     context: Arc<RunContext>,
     program: Program,
 }
 
 /// What is run of the image.
 enum Program {
-    /// A call of this instance-to-be.
-    Call(Store<State>),
+    /// A call in this store.
+    Call(Box<Store<State>>),
     /// Requests, each with a store of its own.
     Http(Vec<OwnedFd>, Option<u32>),
 }
 
-/// An end without its usage.
-struct End {
-    code: i32,
-    cause: Cause,
-    reason: Option<String>,
-}
-
-impl End {
-    fn exit(code: i32) -> Self {
-        Self { code, cause: Cause::Exit {}, reason: None }
-    }
-}
-
 impl Run {
     /// Makes the store of what is called once; whatever cannot be given to the guest shows here.
-    pub(crate) fn new(
-        context: Arc<RunContext>,
-        listeners: Vec<OwnedFd>,
-        cgroups: Vec<OwnedFd>,
-    ) -> Result<Self, StartFailure> {
-        drop(cgroups);
+    pub(super) fn new(context: Arc<RunContext>, listeners: Vec<OwnedFd>) -> Result<Self, StartFailure> {
         let program = match (&context.plan().entry, context.code()) {
             (Entry::Http { reuse }, Code::Component(_)) => Program::Http(listeners, *reuse),
             (Entry::Http { .. } | Entry::Handler {}, Code::Module(_)) => {
                 let why = "it is a core module, which has a program and functions of numbers".to_owned();
                 return Err(StartFailure::NoEntry { why });
             }
-            _ => Program::Call(context.new_store()?),
+            _ => Program::Call(Box::new(store(&context)?)),
         };
         Ok(Self { context, program })
     }
 
     /// Runs, and tells the server. By then everything that the run had has been given back.
-    pub(crate) async fn to_its_end(self, table: Table, outgoing: mpsc::Sender<Outgoing>) {
+    pub(super) async fn to_its_end(self, table: Table, outgoing: mpsc::Sender<Outgoing>) {
         let context = Arc::clone(&self.context);
         let run = context.run();
+        // An error means that the worker ends, here and below.
         let _ = outgoing.send(FromWorker::Started { run }.into()).await;
-        let end = match AssertUnwindSafe(self.ended()).catch_unwind().await {
-            Ok(end) => end,
-            Err(panic) => End {
-                code: TRAP_CODE,
-                cause: Cause::Trap {},
-                reason: Some(format!("the worker panicked: {}", panic_text(&*panic))),
-            },
-        };
+        let mut panicked = false;
+        let (end, remains) = AssertUnwindSafe(self.ended()).catch_unwind().await.unwrap_or_else(|panic| {
+            panicked = true;
+            (End::panicked(&*panic), Remains::new())
+        });
         table.lock().unwrap_or_else(PoisonError::into_inner).remove(&run);
-        let End { code, cause, reason } = end;
-        let exit = RunExit { code, cause, reason, usage: context.usage(), attachments: Vec::new() };
+        let usage = context.usage();
         drop(context);
-        let _ = outgoing.send(FromWorker::Exited { run, exit }.into()).await;
+        let (attachments, fds) = remains.into_iter().unzip();
+        let End { code, cause, reason } = end;
+        let exit = RunExit { code, cause, reason, usage, attachments };
+        let message = FromWorker::Exited { run, exit };
+        let _ = outgoing.send(Outgoing { message, fds, then_end: panicked }).await;
     }
 
     /// Runs until it ends by itself or is stopped.
-    async fn ended(self) -> End {
+    async fn ended(self) -> (End, Remains) {
         let Self { context, program } = self;
         let patient = match context.plan().entry {
             Entry::Http { .. } => true,
@@ -101,33 +76,77 @@ impl Run {
         };
         let end = tokio::select! {
             biased;
-            code = context.stop().final_code(patient) => {
-                return End { code, cause: Cause::Stopped {}, reason: None };
-            }
-            end = run(&context, program) => end,
+            code = context.stop().final_code(patient) => return (End::stopped(code), Remains::new()),
+            end = end(&context, program) => end,
         };
-        for output in &context.stdio().outputs {
-            output.drain().await;
+        let drained = async {
+            for output in &context.stdio().outputs {
+                output.drain().await;
+            }
+        };
+        // Whoever does not read the last words is not waited for after a kill.
+        tokio::select! {
+            () = drained => {}
+            _ = context.stop().final_code(patient) => {}
         }
         end
     }
 }
 
-async fn run(context: &Arc<RunContext>, program: Program) -> End {
+/// A store for a call; with a profiler when one is wanted.
+fn store(context: &RunContext) -> Result<Store<State>, StartFailure> {
+    let mut store = context.new_store()?;
+    if context.plan().profile {
+        let profiler = remains::profiler(context, crate::engine::TICK)
+            .map_err(|_| StartFailure::System { step: "set up the profiler".into(), errno: 0 })?;
+        store.data_mut().set_profiler(profiler);
+    }
+    Ok(store)
+}
+
+/// The end of what is run, when nobody stops it.
+async fn end(context: &Arc<RunContext>, program: Program) -> (End, Remains) {
     match program {
         Program::Http(listeners, reuse) => {
             let context = Arc::clone(context);
-            match crate::http::serve(HttpRun { context, listeners, reuse }).await {
-                Ok(()) => End { code: 0, cause: Cause::Stopped {}, reason: None },
-                Err(error) => describe(Err(error), false),
-            }
+            let end = match crate::http::serve(HttpRun { context, listeners, reuse }).await {
+                Ok(()) => End::stopped(0),
+                Err(error) => End::of_call(&Err(error), false),
+            };
+            (end, Remains::new())
         }
         Program::Call(mut store) => {
             let meter = Arc::clone(store.data().meter());
             let ended = context.metered(&meter, call(&mut store, context)).await;
-            describe(ended, store.data().growth_was_refused())
+            let end = End::of_call(&ended, store.data().growth_was_refused());
+            let remains = remains(context, &ended, &end, &mut store);
+            (end, remains)
         }
     }
+}
+
+/// What the guest leaves. What cannot be kept is left out: the exit itself matters more.
+fn remains(
+    context: &RunContext,
+    ended: &wasmtime::Result<i32>,
+    end: &End,
+    store: &mut Store<State>,
+) -> Remains {
+    let mut remains = Remains::new();
+    let mut keep = |attachment, file: io::Result<Option<OwnedFd>>| match file {
+        Ok(file) => remains.extend(file.map(|file| (attachment, file))),
+        Err(error) => tracing::warn!(run = context.run(), %error, "keep what a run left"),
+    };
+    if let (Err(error), Cause::Trap {} | Cause::OutOfMemory {}, true) =
+        (ended, &end.cause, context.plan().core_dump)
+    {
+        let name = context.plan().argv.first().map_or("guest", String::as_str);
+        keep(Attachment::CoreDump {}, remains::core_dump(error, store, name));
+    }
+    if let Some(profiler) = store.data_mut().take_profiler() {
+        keep(Attachment::Profile {}, remains::profile(*profiler).map(Some));
+    }
+    remains
 }
 
 /// Instantiates and calls what the plan says; `Ok` holds the exit code.
@@ -155,59 +174,4 @@ async fn call(store: &mut Store<State>, context: &RunContext) -> wasmtime::Resul
             Ok(i32::from(ended.is_err()))
         }
     }
-}
-
-/// What counts as going over the memory limit: a limit does not end a guest, it makes `memory.grow` fail
-/// (returning -1), and what follows is the guest's choice. If the guest then traps, as an aborting
-/// allocator does, while its most recent attempt to grow was refused, the end is an OOM kill. A guest that
-/// exits with a code of its own, or that grew successfully later on, was not ended by the limit.
-fn describe(ended: wasmtime::Result<i32>, growth_was_refused: bool) -> End {
-    let error = match ended {
-        Ok(code) => return End::exit(code),
-        Err(error) => error,
-    };
-    if let Some(I32Exit(code)) = error.downcast_ref() {
-        return End::exit(*code);
-    }
-    if let Some(ended) = error.downcast_ref::<Ended>() {
-        let (code, cause) = match ended {
-            Ended::CpuBudget { .. } => (KILLED_CODE, Cause::CpuBudget {}),
-            Ended::Denied { .. } => (TRAP_CODE, Cause::Denied {}),
-        };
-        return End { code, cause, reason: Some(ended.to_string()) };
-    }
-    if growth_was_refused {
-        return End { code: KILLED_CODE, cause: Cause::OutOfMemory {}, reason: Some(OOM_REASON.to_owned()) };
-    }
-    End { code: TRAP_CODE, cause: Cause::Trap {}, reason: Some(reason(&error)) }
-}
-
-/// The trap's text and where it happened, innermost frame first.
-fn reason(error: &wasmtime::Error) -> String {
-    let mut text = match error.downcast_ref::<Trap>() {
-        Some(trap) => trap.to_string(),
-        None => error.root_cause().to_string(),
-    };
-    let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
-    for frame in frames.iter().take(FRAMES_TOLD_MAX) {
-        let symbol = frame.symbols().first();
-        let name = symbol.and_then(|symbol| symbol.name()).or_else(|| frame.func_name());
-        text.push_str("\n  at ");
-        match name {
-            Some(name) => text.push_str(name),
-            None => text.push_str(&format!("function {}", frame.func_index())),
-        }
-        if let Some((file, line)) = symbol.and_then(|symbol| Some((symbol.file()?, symbol.line()?))) {
-            text.push_str(&format!(" ({file}:{line})"));
-        }
-    }
-    if frames.len() > FRAMES_TOLD_MAX {
-        text.push_str(&format!("\n  and {} more", frames.len() - FRAMES_TOLD_MAX));
-    }
-    text
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }

@@ -5,15 +5,19 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use neargate_wasm::protocol::{CodeInfo, FromWorker, Preopen, RunPlan, StartFailure, ToWorker, WorkerSetup};
+use neargate_wasm::protocol::{
+    CodeInfo, FromWorker, Preopen, RunPlan, StartFailure, Stop, ToWorker, WorkerSetup,
+};
 use tokio::sync::mpsc;
 use wasmtime_wasi::FsPerms;
 
 use super::control::ControlError;
+use super::exit::KILLED_CODE;
 use super::images::{Image, Loader};
 use super::outgoing::Outgoing;
 use super::run::Run;
 use super::stop::{Stopper, stopping};
+use super::thread::{self, Own};
 use super::turns::Turns;
 use crate::budget::{Account, Budget};
 use crate::engine::Engines;
@@ -122,16 +126,21 @@ impl Runs {
 
     fn start(&mut self, run: u64, plan: RunPlan, fds: Vec<OwnedFd>) -> Result<(), StartFailure> {
         let ordered = Instant::now();
+        if self.table().contains_key(&run) {
+            return Err(StartFailure::NoEntry { why: "a run of this number runs already".into() });
+        }
         let image = self.images.get(&plan.image).cloned();
         let image = image.ok_or_else(|| StartFailure::NoEntry { why: "the image is not loaded".into() })?;
         if self.table().len() >= self.loader.engines().runs_max() as usize {
             return Err(StartFailure::Full {});
         }
         let mut fds = fds.into_iter();
-        let mut next = || fds.next().ok_or(StartFailure::Full {});
+        let mut next = || fds.next().ok_or_else(|| StartFailure::NoEntry { why: "it has no streams".into() });
         let stdio = [next()?, next()?, next()?];
         let listeners = fds.by_ref().take(plan.listeners as usize).collect();
         let cgroups = fds.collect();
+        let own_thread = plan.own_thread;
+        let turns = if own_thread { Turns::new() } else { self.turns.clone() };
         let system = |step: &str| {
             let step = step.to_owned();
             move |error: std::io::Error| StartFailure::System {
@@ -139,9 +148,9 @@ impl Runs {
                 errno: error.raw_os_error().unwrap_or(0),
             }
         };
-        let stdio = RunStdio::new(stdio).map_err(system("set up standard streams"))?;
         let account =
             Account { container: Arc::new(Budget::new(&plan.limits)), task: self.task_budget(&plan) };
+        let stdio = RunStdio::new(stdio, &account).map_err(system("set up standard streams"))?;
         let (stopper, stop) = stopping();
         let directories = plan.preopens.iter().map(directory).collect();
         let context = Arc::new(RunContext::new(RunParts {
@@ -152,14 +161,23 @@ impl Runs {
             upcalls: Upcalls::new(run, self.outgoing.clone(), Arc::clone(&self.open)),
             stop,
             ticker: Arc::clone(self.loader.engines().ticker()),
-            turns: self.turns.clone(),
+            turns: turns.clone(),
             directories,
             ordered,
             plan,
         }));
-        let first = Run::new(Arc::clone(&context), listeners, cgroups)?;
+        let first = Run::new(Arc::clone(&context), listeners)?;
         self.table().insert(run, Entry { context, stopper });
-        tokio::spawn(first.to_its_end(Arc::clone(&self.runs), self.outgoing.clone()));
+        let (table, outgoing) = (Arc::clone(&self.runs), self.outgoing.clone());
+        if own_thread {
+            let own = Own { run, first, turns, cgroups, table, outgoing };
+            thread::start(own).map_err(|error| {
+                self.table().remove(&run);
+                system("start a thread")(error)
+            })?;
+        } else {
+            tokio::spawn(first.to_its_end(table, outgoing));
+        }
         Ok(())
     }
 
@@ -172,6 +190,15 @@ impl Runs {
         let budget = Arc::new(Budget::new(&plan.task_limits));
         self.tasks.insert(plan.task.clone(), Arc::downgrade(&budget));
         budget
+    }
+}
+
+impl Drop for Runs {
+    /// The worker ends. Runs of its main thread are dropped with its runtime; those on other threads are told.
+    fn drop(&mut self) {
+        for entry in self.table().values() {
+            entry.stopper.stop(Stop::Kill { code: KILLED_CODE });
+        }
     }
 }
 
