@@ -299,6 +299,16 @@ impl Output {
         Ok(Self(Arc::new(Sink { descriptor, queue: Mutex::default(), account })))
     }
 
+    /// Adds a text of the host's own. It is left out while the reader is behind: what guests write goes first.
+    pub(crate) fn note(&self, text: &str) {
+        let mut queue = self.0.write_queue();
+        if queue.bytes.is_empty() && !queue.closed {
+            queue.bytes.extend_from_slice(text.as_bytes());
+            drop(queue);
+            drop(self.0.write_queue());
+        }
+    }
+
     /// Waits until the kernel has taken everything, or will take no more.
     pub(crate) async fn drain(&self) {
         std::future::poll_fn(|cx| self.poll_drain(cx)).await;

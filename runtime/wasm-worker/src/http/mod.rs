@@ -1,36 +1,38 @@
 //! `wasi:http`: requests that a guest serves, and those that it sends.
+//!
+//! ```text
+//!  server      listening sockets, connections, their end      send   requests of guests
+//!    │ per connection: hyper, watched by `connection`           │ by
+//!  request     one request → one answer                       tls    and crate::net's policy and names
+//!    │ calls
+//!  handler     a fresh instance for each request, or one that waits      p3   handlers of WASI 0.3
+//!    │ answers with
+//!  reply       what is written, or a body that the guest still writes
+//! ```
+//!
+//! The worker itself accepts and answers; no process is in between.
+
+mod connection;
+mod handler;
+mod p3;
+mod reply;
+mod request;
+mod send;
+mod server;
+mod tls;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use wasmtime::component::Linker;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+use wasmtime::error::Context as _;
+
+pub(crate) use send::{Hooks, Sender};
 
 use crate::instance::{RunContext, State};
-
-/// What of `wasi:http` a store decides by itself.
-pub(crate) struct Hooks {}
-
-impl Hooks {
-    /// For a new store of a run.
-    pub(crate) fn new(_run: &RunContext) -> Self {
-        Self {}
-    }
-}
-
-type Transmitted = Box<dyn Future<Output = Result<(), Error>> + Send>;
-type Sent = Result<(hyper::Response<WasiBody>, Transmitted), Error>;
-
-impl WasiHttpHooks for Hooks {
-    fn send_request(
-        &mut self,
-        _request: hyper::Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _transmitted: Transmitted,
-    ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(async { Err(Error::HttpRequestDenied) })
-    }
-}
+use handler::Handler;
+use request::Calls;
+use server::Server;
 
 /// A run that serves requests.
 pub(crate) struct HttpRun {
@@ -43,14 +45,20 @@ pub(crate) struct HttpRun {
     pub(crate) reuse: Option<u32>,
 }
 
-/// Serves until the run is asked to stop and the last request is answered. An error ends the run.
+/// Serves until the run is asked to stop and the last request is answered. Dropping it ends all at once.
+///
+/// A guest that fails costs its client an answer and the run nothing. An error means that the run cannot
+/// serve at all.
 pub(crate) async fn serve(run: HttpRun) -> wasmtime::Result<()> {
-    drop((run.listeners, run.reuse));
-    run.context.stop().requested().await;
+    let handler = Handler::new(run.context.code())?;
+    let listeners = run.listeners.into_iter().map(server::listener).collect::<Result<Vec<_>, _>>();
+    let listeners = listeners.context("take over the listening sockets")?;
+    let calls = Calls::new(run.context, handler, run.reuse);
+    Server::new(calls).run(listeners).await;
     Ok(())
 }
 
-/// Adds `wasi:http` to the linker of an engine.
+/// Adds `wasi:http` of WASI 0.2 to the linker of an engine.
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
 }

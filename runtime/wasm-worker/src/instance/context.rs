@@ -18,7 +18,8 @@ use super::{Code, Ended, State};
 use crate::budget::{Account, Meter, Metered};
 use crate::engine::Ticker;
 use crate::host::Host;
-use crate::http::Hooks;
+use crate::http::{Hooks, Sender};
+use crate::net::{Policy, Resolver};
 use crate::stdio::{Input, Output};
 use crate::upcall::Upcalls;
 use crate::worker::{Image, Stopping, Turns};
@@ -70,6 +71,8 @@ pub(crate) struct RunContext {
     parts: RunParts,
     /// The environment with each name once.
     env: Vec<(String, String)>,
+    /// Sends requests and looks up names, by the policy of the run.
+    sender: Arc<Sender>,
     instantiate_ns: AtomicU64,
     requests: AtomicU64,
 }
@@ -77,7 +80,9 @@ pub(crate) struct RunContext {
 impl RunContext {
     pub(crate) fn new(parts: RunParts) -> Self {
         let env = last_of_each_name(&parts.plan.env);
-        Self { parts, env, instantiate_ns: AtomicU64::new(0), requests: AtomicU64::new(0) }
+        let policy = Policy::of_plan(&parts.plan);
+        let sender = Sender::new(Resolver::new(Arc::new(policy), parts.upcalls.clone()));
+        Self { parts, env, sender, instantiate_ns: AtomicU64::new(0), requests: AtomicU64::new(0) }
     }
 
     /// The number that the server gave the run.
@@ -105,9 +110,19 @@ impl RunContext {
         &self.parts.stdio
     }
 
+    /// Adds a text of the host's own to the run's standard error.
+    pub(crate) fn log(&self, text: &str) {
+        self.parts.stdio.outputs[1].note(text);
+    }
+
     /// Asks the server on the run's behalf.
     pub(crate) fn upcalls(&self) -> &Upcalls {
         &self.parts.upcalls
+    }
+
+    /// Sends requests and looks up names, by the policy of the run.
+    pub(crate) fn sender(&self) -> &Arc<Sender> {
+        &self.sender
     }
 
     /// How the run learns that it is to end.
@@ -162,9 +177,7 @@ impl RunContext {
                 StartFailure::Preopen { name: directory.guest.clone(), errno: errno(&error) }
             })?;
         }
-        if parts.plan.network {
-            builder.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
-        }
+        self.sender.resolver().policy().configure(&mut builder);
         let mut wasi = builder.build_p1();
         wasmtime_wasi::WasiView::ctx(&mut wasi).table.set_max_capacity(RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();

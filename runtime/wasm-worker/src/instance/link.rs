@@ -57,7 +57,7 @@ fn component_linker(
     crate::http::add_to_linker(&mut component)?;
     crate::host::add_to_linker(&mut component)?;
     component.allow_shadowing(true);
-    crate::net::add_to_linker(&mut component)?;
+    crate::net::add_to_linker(&mut component, kind)?;
     component.allow_shadowing(false);
     Ok(component)
 }

@@ -11,6 +11,7 @@ use crate::budget::{Account, Meter};
 use crate::engine::MEMORY_BYTES_MAX;
 use crate::host::{Host, HostView};
 use crate::http::Hooks;
+use crate::net::Resolver;
 
 /// Bytes that one table element takes: a pointer.
 const TABLE_ELEMENT_BYTES: u64 = 8;
@@ -34,6 +35,11 @@ impl State {
 
     pub(super) fn limiter(&mut self) -> &mut dyn ResourceLimiter {
         &mut self.memory
+    }
+
+    /// Looks up names for the guest.
+    pub(crate) fn resolver(&self) -> &Resolver {
+        self.hooks.resolver()
     }
 
     /// What the store's CPU time is measured with.
