@@ -10,14 +10,13 @@ use neargate_driver::{
 };
 use neargate_model::{ContainerId, WasmIsolation};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::calls;
 use crate::code::{Code, Library, chain};
 use crate::config::{Config, Parts, SetupError};
 use crate::entry;
 use crate::handle::{Container, Spread};
+use crate::jobs::Jobs;
 use crate::plan::{self, Directories};
 use crate::pool::{Need, Pool, Seat};
 use crate::protocol::{Entry, FDS_MAX, RunPlan};
@@ -40,8 +39,7 @@ pub struct WasmDriver {
 pub(crate) struct Shared {
     pub(crate) pool: Arc<Pool>,
     library: Library,
-    pub(crate) jobs: TaskTracker,
-    cancelled: CancellationToken,
+    pub(crate) jobs: Jobs,
 }
 
 impl WasmDriver {
@@ -49,16 +47,15 @@ impl WasmDriver {
     pub fn new(config: Config, parts: Parts) -> Result<Self, SetupError> {
         let Parts { processes, key_values } = parts;
         let library = Library::open(&config, processes.clone())?;
-        let (jobs, cancelled) = (TaskTracker::new(), CancellationToken::new());
+        let jobs = Jobs::new();
         let calls = Arc::new(calls::Shared::new(key_values));
-        let pool = Pool::new(config, processes, calls, jobs.clone(), cancelled.clone());
-        Ok(Self { shared: Arc::new(Shared { pool, library, jobs, cancelled }) })
+        let pool = Pool::new(config, processes, calls, jobs.clone());
+        Ok(Self { shared: Arc::new(Shared { pool, library, jobs }) })
     }
 
     /// Ends all workers, and with them what runs, and waits for that.
     pub async fn shut_down(&self) {
-        self.shared.cancelled.cancel();
-        self.shared.jobs.close();
+        self.shared.jobs.cancel();
         if timeout(SHUTDOWN, self.shared.jobs.wait()).await.is_err() {
             tracing::warn!("Wasm workers did not end in time");
         }
@@ -67,7 +64,7 @@ impl WasmDriver {
 
 impl Drop for WasmDriver {
     fn drop(&mut self) {
-        self.shared.cancelled.cancel();
+        self.shared.jobs.cancel();
     }
 }
 

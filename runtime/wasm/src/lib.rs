@@ -30,6 +30,7 @@ mod driver;
 mod entry;
 mod handle;
 pub mod interfaces;
+mod jobs;
 mod key_values;
 mod plan;
 mod pool;

@@ -17,11 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use neargate_driver::{ProcessError, ProcessHost, StartError, WasmModule};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, SetupError};
+use crate::jobs::Jobs;
 use crate::protocol::{CodeInfo, Inspection};
 use compile::Compiler;
 use store::CodeStore;
@@ -232,7 +231,7 @@ impl Library {
 
     /// The code of an image, from memory, from its file or from the compiler. Cancelling the future leaves the
     /// making of it to go on for others.
-    pub(crate) async fn get(&self, jobs: &TaskTracker, module: &WasmModule) -> Made {
+    pub(crate) async fn get(&self, jobs: &Jobs, module: &WasmModule) -> Made {
         let mut made = match self.look_up(jobs, module)? {
             Found::Code(code) => return Ok(code),
             Found::Making(made) => made,
@@ -243,7 +242,7 @@ impl Library {
         }
     }
 
-    fn look_up(&self, jobs: &TaskTracker, module: &WasmModule) -> Result<Found, Arc<ImageError>> {
+    fn look_up(&self, jobs: &Jobs, module: &WasmModule) -> Result<Found, Arc<ImageError>> {
         let mut images = self.shared.lock();
         images.uses += 1;
         let now = images.uses;
@@ -264,7 +263,7 @@ impl Library {
         let (sender, made) = watch::channel(None);
         images.by_digest.insert(module.digest.clone(), Known::Making(made.clone()));
         let making = make(self.shared.clone(), module.clone(), sender);
-        jobs.spawn_on(making, &Handle::current());
+        jobs.spawn(making);
         Ok(Found::Making(made))
     }
 }

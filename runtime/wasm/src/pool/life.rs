@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use neargate_model::TaskId;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use super::{At, Group, Life, PAUSE_MAX, PAUSE_MIN, Pool, STEADY, Slot};
@@ -39,7 +38,7 @@ impl Pool {
             idle: slot.idle.clone(),
             not_before: slot.not_before,
         };
-        self.jobs.spawn_on(job.run(sender), &Handle::current());
+        self.jobs.spawn(job.run(sender));
         life
     }
 
@@ -142,8 +141,7 @@ impl Job {
         life.send_replace(Life::Ready(worker.clone()));
         let mut end = End { job: &self, worker: worker.clone(), born, loss: None };
         let calls = Calls { shared: self.pool.calls.clone(), tenant: self.fences.tenant.clone() };
-        let cancelled = &self.pool.cancelled;
-        end.loss = Some(own(&worker, &process, &Arc::new(calls), &self, cancelled).await);
+        end.loss = Some(own(&worker, &process, &Arc::new(calls), &self, &self.pool.jobs).await);
     }
 
     async fn start(&self) -> Result<(Arc<Worker>, Arc<dyn neargate_driver::Process>), SpawnFailure> {
@@ -156,7 +154,7 @@ impl Job {
         };
         tokio::select! {
             started = starting => started,
-            () = pool.cancelled.cancelled() => Err(SpawnFailure::Ended),
+            () = pool.jobs.cancelled() => Err(SpawnFailure::Ended),
         }
     }
 

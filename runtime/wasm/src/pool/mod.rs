@@ -24,11 +24,10 @@ use std::time::{Duration, Instant};
 use neargate_driver::{ProcessHost, ProcessMount, ProcessUser};
 use neargate_model::TaskId;
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::calls;
 use crate::config::Config;
+use crate::jobs::Jobs;
 use crate::worker::{Fences, SpawnFailure, Worker};
 use choose::{Candidate, Stage, choose};
 
@@ -67,8 +66,7 @@ pub(crate) struct Pool {
     calls: Arc<calls::Shared>,
     cores: Vec<usize>,
     state: Mutex<State>,
-    jobs: TaskTracker,
-    cancelled: CancellationToken,
+    jobs: Jobs,
 }
 
 #[derive(Default)]
@@ -141,11 +139,10 @@ impl Pool {
         config: Config,
         processes: Arc<dyn ProcessHost>,
         calls: Arc<calls::Shared>,
-        jobs: TaskTracker,
-        cancelled: CancellationToken,
+        jobs: Jobs,
     ) -> Arc<Self> {
         let cores = cores(config.workers);
-        Arc::new(Self { config, processes, calls, cores, state: Mutex::default(), jobs, cancelled })
+        Arc::new(Self { config, processes, calls, cores, state: Mutex::default(), jobs })
     }
 
     pub(crate) fn config(&self) -> &Config {

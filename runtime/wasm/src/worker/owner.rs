@@ -12,10 +12,10 @@ use neargate_ipc::wire::{decode, encode};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::{Ended, Entry, Loss, Permissions, Run, Worker, artifacts};
 use crate::calls::Calls;
+use crate::jobs::Jobs;
 use crate::protocol::{FromWorker, HostReply, HostRequest, RunExit, StartFailure, ToWorker};
 
 /// Messages that are taken in one go, so that a worker that never stops talking does not hold its thread.
@@ -60,7 +60,7 @@ pub(crate) async fn own(
     process: &Arc<dyn Process>,
     calls: &Arc<Calls>,
     retire: &impl Retire,
-    cancelled: &CancellationToken,
+    jobs: &Jobs,
 ) -> Loss {
     let mut owner = Owner::new(worker.clone(), calls.clone());
     let mut condemned = worker.condemned.subscribe();
@@ -72,7 +72,7 @@ pub(crate) async fn own(
                 break Reason::Condemned(why.clone().unwrap_or_default());
             }
             () = retire.idle() => if retire.retire() { break Reason::Retired },
-            () = cancelled.cancelled() => break Reason::Cancelled,
+            () = jobs.cancelled() => break Reason::Cancelled,
         }
     };
     owner.end(reason, process).await
