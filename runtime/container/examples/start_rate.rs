@@ -103,7 +103,7 @@ impl Bench {
             ..Limits::default()
         };
         let spec = SandboxSpec { task, hostname: "bench".to_owned(), limits, linux: true };
-        self.client.prepare(&spec).await.unwrap()
+        SandboxHost::prepare(&self.client, &spec).await.unwrap()
     }
 
     async fn task(&self) -> Times {

@@ -180,6 +180,22 @@ impl Group {
         self.member_of.iter().map(open).collect()
     }
 
+    /// The v1 `tasks` files of CPU time alone, which threads may join by themselves.
+    pub(crate) fn open_thread_tasks(&self) -> io::Result<Vec<fs::File>> {
+        let is_cpu = |controller: &Controller| matches!(controller, Controller::Cpu | Controller::Cpuacct);
+        let open =
+            |(_, dir): &(Controller, PathBuf)| fs::OpenOptions::new().write(true).open(dir.join("tasks"));
+        self.member_of.iter().filter(|(controller, _)| is_cpu(controller)).map(open).collect()
+    }
+
+    /// Kills every process in the group, found by its own list where the kernel does not do it.
+    pub(crate) fn kill_listed(&self) {
+        self.kill();
+        let v1 = self.v1.iter().find(|(controller, _)| *controller == Controller::Pids);
+        let Some((_, dir)) = v1 else { return };
+        kill_listed(dir);
+    }
+
     fn dir(&self, controller: Controller) -> Option<&Path> {
         self.member_of.iter().find(|(own, _)| *own == controller).map(|(_, dir)| dir.as_path())
     }
@@ -336,14 +352,18 @@ fn remove_leftovers(layout: &Layout) {
 fn remove_tree(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     let _ = fs::write(dir.join("cgroup.kill"), "1");
-    for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
-        // A process that has ended meanwhile is as good as killed.
-        let _ = pid.parse().map(|pid: i32| crate::sys::kill(pid, libc::SIGKILL));
-    }
+    kill_listed(dir);
     for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
         remove_tree(&entry.path());
     }
     remove_patiently(dir);
+}
+
+fn kill_listed(dir: &Path) {
+    for pid in fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
+        // A process that has ended meanwhile is as good as killed.
+        let _ = pid.parse().map(|pid: i32| crate::sys::kill(pid, libc::SIGKILL));
+    }
 }
 
 fn remove_patiently(dir: &Path) {

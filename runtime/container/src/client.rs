@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, MountSource, RecoverError, Rootfs, Sandbox,
-    SandboxError, SandboxHost, SandboxSpec, Signal, SignalError, StartError, Stats, StatsError, Stdio,
+    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, MountSource, ProcessError, RecoverError,
+    Rootfs, Sandbox, SandboxError, SandboxHost, SandboxSpec, Signal, SignalError, StartError, Stats,
+    StatsError, Stdio,
 };
 use neargate_model::{ContainerId, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -23,7 +24,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::capabilities;
 use crate::config::SupervisorConfig;
 use crate::failure::Failure;
-use crate::protocol::{ExecPlan, MountPlan, Request, Response, StartPlan};
+use crate::protocol::{ExecPlan, LendPlan, MountPlan, Request, Response, StartPlan};
 use crate::spawn::{self, SpawnError};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
@@ -93,6 +94,8 @@ struct State {
 #[derive(Debug)]
 enum Pending {
     Reply(oneshot::Sender<Response>),
+    /// An answer with descriptors.
+    Lend(oneshot::Sender<(Response, Vec<OwnedFd>)>),
     /// A start is entered among the containers before anyone hears of it, so that a start whose caller has
     /// gone away can be found, and no exit is missed.
     Start {
@@ -136,7 +139,7 @@ impl Shared {
         let mut buffer = Vec::new();
         while let Ok(Some(frame)) = channel::receive(self.socket.as_fd(), &mut buffer, true) {
             match decode::<Response>(&frame.message) {
-                Ok(response) => self.dispatch(&frame, response),
+                Ok(response) => self.dispatch(frame, response),
                 Err(error) => {
                     tracing::error!(%error, "supervisor sent what cannot be read; give it up");
                     break;
@@ -153,7 +156,7 @@ impl Shared {
         }
     }
 
-    fn dispatch(&self, frame: &Frame, response: Response) {
+    fn dispatch(&self, frame: Frame, response: Response) {
         let mut state = self.state();
         if let Response::Exited { container, code, oom, stats } = response {
             if let Some(started) = state.containers.get(&container) {
@@ -164,6 +167,12 @@ impl Shared {
         // Whoever asked may have gone away.
         match state.pending.remove(&frame.id) {
             Some(Pending::Reply(reply)) => drop(reply.send(response)),
+            Some(Pending::Lend(reply)) => {
+                drop(state);
+                if let Err((Response::Lent { .. }, _)) = reply.send((response, frame.fds)) {
+                    self.give_back(frame.id);
+                }
+            }
             Some(Pending::Start { started, reply }) => {
                 if matches!(response, Response::Started {}) {
                     state.containers.insert(started.id.clone(), started);
@@ -172,6 +181,14 @@ impl Shared {
             }
             None => {}
         }
+    }
+}
+
+impl Shared {
+    /// Gives a lent group back without waiting. What cannot be sent now is taken back with its sandbox.
+    fn give_back(&self, lending: u64) {
+        let request = encode(&Request::GiveBack { lending });
+        let _ = channel::send(self.socket.as_fd(), 0, &request, &[], false);
     }
 }
 
@@ -214,8 +231,18 @@ impl Connection {
     }
 
     async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>], pending: Pending) -> io::Result<()> {
-        self.start_receiver();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.send_as(id, request, fds, pending).await
+    }
+
+    async fn send_as(
+        &self,
+        id: u64,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        pending: Pending,
+    ) -> io::Result<()> {
+        self.start_receiver();
         {
             let mut state = self.shared.state();
             if state.closed {
@@ -254,6 +281,33 @@ impl SupervisorClient {
         let _ = rustix::net::shutdown(&self.connection.shared.socket, rustix::net::Shutdown::Both);
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = self.connection.shared.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Makes a group in a sandbox; returns its name, whether its v2 directory is among the descriptors, and those.
+    pub(crate) async fn lend(&self, plan: LendPlan) -> Result<(u64, bool, Vec<OwnedFd>), ProcessError> {
+        let unavailable = |source| ProcessError::Unavailable { source };
+        let connection = &self.connection;
+        let _permit = connection.permits.acquire().await.map_err(|_| unavailable(gone()))?;
+        let (reply, response) = oneshot::channel();
+        let id = connection.next_id.fetch_add(1, Ordering::Relaxed);
+        let pending = Pending::Lend(reply);
+        connection.send_as(id, &Request::Lend { plan }, &[], pending).await.map_err(unavailable)?;
+        match response.await.map_err(|_| unavailable(gone()))? {
+            (Response::Lent { unified }, fds) => Ok((id, unified, fds)),
+            (Response::Failed { failure }, _) => Err(failure.into_process()),
+            _ => Err(unavailable(unexpected())),
+        }
+    }
+
+    /// Whether something in a lent group was killed for going over the memory limit.
+    pub(crate) async fn lent_oom(&self, lending: u64) -> bool {
+        let told = self.connection.call(&Request::LentOom { lending }, &[]).await;
+        matches!(told, Ok(Response::Oom { oom: true }))
+    }
+
+    /// Gives a group back, which is removed once it is empty; does not wait for that.
+    pub(crate) fn give_back(&self, lending: u64) {
+        self.connection.shared.give_back(lending);
     }
 
     fn handle(&self, started: Arc<Started>) -> Arc<dyn Handle> {

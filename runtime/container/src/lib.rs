@@ -43,6 +43,7 @@ mod launcher;
 mod launchpad;
 mod protocol;
 mod rootfs;
+mod sandboxed;
 mod seccomp;
 mod spawn;
 mod supervisor;
@@ -52,6 +53,7 @@ mod user;
 pub use client::{ContainerDriver, Supervisor, SupervisorClient};
 pub use config::{DEFAULT_ID_BASE, SupervisorConfig};
 pub use launcher::{Fences, Launcher, LauncherClient, Role, Roles};
+pub use sandboxed::SandboxProcesses;
 pub use spawn::{SpawnError, SupervisorRole, role_from_args};
 
 /// Runs the supervisor role of this process, which must have been started with it; never returns.

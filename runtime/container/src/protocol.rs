@@ -90,6 +90,20 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// A group, and other things of a sandbox, for a process or a thread that somebody else starts.
+    pub(crate) struct LendPlan {
+        /// The task's id.
+        task: String,
+        /// For people; letters, digits and `-`.
+        name: String,
+        /// Limits of the group.
+        limits: Limits,
+        /// Whether a thread will be in it; else a process.
+        thread: bool,
+    }
+}
+
 wire_enum! {
     /// What the server asks for.
     pub(crate) enum Request {
@@ -107,6 +121,12 @@ wire_enum! {
         5 => Stats { container: String },
         /// Run a second command.
         6 => Exec { plan: ExecPlan },
+        /// Make a group in a sandbox and lend it; the request's id names it.
+        7 => Lend { plan: LendPlan },
+        /// Take a lent group back and remove it once it is empty.
+        8 => GiveBack { lending: u64 },
+        /// Tell whether something in a lent group was killed for going over the memory limit.
+        9 => LentOom { lending: u64 },
     }
 }
 
@@ -125,6 +145,11 @@ wire_enum! {
         4 => Failed { failure: Failure },
         /// Unasked: a container ended. Request id 0.
         5 => Exited { container: String, code: i32, oom: bool, stats: Stats },
+        /// The group was made. Descriptors beside it: the network namespace, then the v2 directory if
+        /// `unified`, then v1 `tasks` files; for a thread only the latter.
+        6 => Lent { unified: bool },
+        /// Whether something in the group was killed for going over the memory limit.
+        7 => Oom { oom: bool },
     }
 }
 

@@ -20,7 +20,7 @@ use neargate_model::{ContainerId, TaskId};
 pub use error::{ExecError, RecoverError, SandboxError, SignalError, StartError, StatsError};
 pub use process::{
     Process, ProcessError, ProcessExit, ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec,
-    ProcessUser,
+    ProcessUser, SandboxProcessHost, ThreadSlot,
 };
 pub use spec::{
     ContainerSpec, ExecSpec, Exit, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxSpec, Signal, Stats,

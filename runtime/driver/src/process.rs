@@ -7,11 +7,61 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::spec::{Limits, Sandbox};
+
 /// Starts processes of this program in fences: Wasm workers and the compiler.
 #[async_trait]
 pub trait ProcessHost: Send + Sync {
     /// Starts a process and returns once it is behind its fences. On an error nothing is left behind.
     async fn spawn(&self, spec: ProcessSpec) -> Result<Arc<dyn Process>, ProcessError>;
+}
+
+/// Starts processes of this program inside a task's sandbox, where they are limited and killed with it.
+#[async_trait]
+pub trait SandboxProcessHost: Send + Sync {
+    /// Starts a process as [`ProcessHost::spawn`] does, but in the sandbox: in a cgroup with `limits` below the
+    /// task's, and in the task's network namespace, in which it can make sockets with
+    /// [`ProcessNetwork::Host`]. The limits replace [`ProcessSpec::memory_bytes`].
+    async fn spawn_in(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+        spec: ProcessSpec,
+    ) -> Result<Arc<dyn Process>, ProcessError>;
+
+    /// Prepares a place in the sandbox for one thread of a process that is elsewhere. Only CPU time can be
+    /// limited for a thread alone; `limits` says nothing else here.
+    async fn thread_slot(&self, sandbox: &Sandbox, limits: &Limits) -> Result<ThreadSlot, ProcessError>;
+}
+
+/// A place for a thread in a sandbox. To be dropped once the thread has ended.
+pub struct ThreadSlot {
+    /// Opened cgroup `tasks` files: a thread that writes `0` to each of them is in. Empty where threads of one
+    /// process cannot be limited apart from each other, which is so in a cgroup v2 hierarchy: a thread can
+    /// only move within the group that its process is in (cgroups(7)).
+    pub tasks: Vec<OwnedFd>,
+    release: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl ThreadSlot {
+    /// A slot that calls `release` when it is dropped.
+    pub fn new(tasks: Vec<OwnedFd>, release: impl FnOnce() + Send + Sync + 'static) -> Self {
+        Self { tasks, release: Some(Box::new(release)) }
+    }
+}
+
+impl std::fmt::Debug for ThreadSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadSlot").field("tasks", &self.tasks).finish_non_exhaustive()
+    }
+}
+
+impl Drop for ThreadSlot {
+    fn drop(&mut self) {
+        if let Some(release) = self.release.take() {
+            release();
+        }
+    }
 }
 
 /// A started process. Dropping the last reference to it kills nothing; it ends when the host does.

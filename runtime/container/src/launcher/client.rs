@@ -15,7 +15,7 @@ use neargate_ipc::channel;
 use neargate_ipc::wire::{decode, encode};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::protocol::{ProcessPlan, Request, Response};
+use super::protocol::{PlacePlan, ProcessPlan, Request, Response};
 use crate::failure::Failure;
 use crate::sys;
 
@@ -269,20 +269,46 @@ impl LauncherClient {
 #[async_trait]
 impl ProcessHost for LauncherClient {
     async fn spawn(&self, spec: ProcessSpec) -> Result<Arc<dyn Process>, ProcessError> {
+        self.spawn_at(spec, None).await
+    }
+}
+
+/// Where a process is put that belongs to a sandbox.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Whether the second descriptor is a v2 cgroup directory.
+    pub(crate) unified: bool,
+    /// A network namespace, the directory, and v1 `tasks` files.
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+impl LauncherClient {
+    /// Starts a process, in a sandbox or by itself.
+    pub(crate) async fn spawn_at(
+        &self,
+        spec: ProcessSpec,
+        place: Option<Place>,
+    ) -> Result<Arc<dyn Process>, ProcessError> {
         let connection = &self.connection;
         let _permit = connection.permits.acquire().await.map_err(|_| unavailable(gone()))?;
-        if spec.fds.len() > channel::FDS_MAX {
-            let step = format!("pass {} descriptors, {} at most", spec.fds.len(), channel::FDS_MAX);
+        let mut plan = ProcessPlan::of(&spec);
+        let mut fds: Vec<BorrowedFd<'_>> = spec.fds.iter().map(AsFd::as_fd).collect();
+        if let Some(place) = &place {
+            let tasks = place.fds.len().saturating_sub(1 + usize::from(place.unified));
+            let tasks = u32::try_from(tasks).unwrap_or(u32::MAX);
+            plan.place = Some(PlacePlan { unified: place.unified, tasks });
+            fds.extend(place.fds.iter().map(AsFd::as_fd));
+        }
+        if fds.len() > channel::FDS_MAX {
+            let step = format!("pass {} descriptors, {} at most", fds.len(), channel::FDS_MAX);
             return Err(ProcessError::System { step, source: io::ErrorKind::InvalidInput.into() });
         }
         let number = connection.next_id();
         let (reply, response) = oneshot::channel();
         let ended = watch::Sender::new(None);
         let exit = ended.subscribe();
-        let request = Request::Spawn { plan: ProcessPlan::of(&spec) };
-        let fds: Vec<BorrowedFd<'_>> = spec.fds.iter().map(AsFd::as_fd).collect();
         let pending = Pending::Spawn(ended, reply);
-        connection.send(number, &request, &fds, pending).await.map_err(unavailable)?;
+        connection.send(number, &Request::Spawn { plan }, &fds, pending).await.map_err(unavailable)?;
         match response.await.map_err(|_| unavailable(gone()))? {
             Response::Spawned { pid } => {
                 Ok(Arc::new(Launched { connection: Arc::clone(connection), number, pid, exit }))

@@ -47,6 +47,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+pub(crate) use client::Place;
 pub use client::{Fences, LauncherClient};
 
 use crate::spawn::{SpawnError, check_threads};

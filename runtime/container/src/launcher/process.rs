@@ -33,6 +33,8 @@ pub(super) struct Start<'a> {
     pub(super) ground: Option<&'a Ground>,
     /// Detached mounts by their names.
     pub(super) mounts: Vec<(String, OwnedFd)>,
+    /// The network namespace of the sandbox that it belongs to.
+    pub(super) network: Option<OwnedFd>,
     /// v1 groups to join.
     pub(super) tasks: Vec<fs::File>,
     pub(super) filters: &'a mut Filters,
@@ -104,6 +106,7 @@ fn keep_only_own(start: &Start<'_>) -> Result<(), Failure> {
     let mut kept: Vec<RawFd> = vec![start.sync.as_raw_fd()];
     kept.extend(start.fds.iter().map(AsRawFd::as_raw_fd));
     kept.extend(start.mounts.iter().map(|(_, mount)| mount.as_raw_fd()));
+    kept.extend(start.network.iter().map(AsRawFd::as_raw_fd));
     if let Some(ground) = start.ground {
         kept.extend([ground.mounts.as_raw_fd(), ground.network.as_raw_fd()]);
     }
@@ -112,8 +115,9 @@ fn keep_only_own(start: &Start<'_>) -> Result<(), Failure> {
 
 /// Enters the launch namespaces, and at last a user namespace that owns none of them.
 fn enter_namespaces(start: &mut Start<'_>, ground: &Ground) -> Result<(), Failure> {
-    if !start.plan.network {
-        sys::setns(ground.network.as_fd(), libc::CLONE_NEWNET).step("enter network namespace")?;
+    let of_ground = (!start.plan.network).then_some(&ground.network);
+    if let Some(network) = start.network.as_ref().or(of_ground) {
+        sys::setns(network.as_fd(), libc::CLONE_NEWNET).step("enter network namespace")?;
     }
     sys::setns(ground.mounts.as_fd(), libc::CLONE_NEWNS).step("enter launch namespace")?;
     sys::unshare(libc::CLONE_NEWNS).step("make mount namespace")?;

@@ -20,6 +20,17 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// Descriptors, after those of the role, that say where a process is put: a network namespace, a v2
+    /// cgroup directory if `unified`, and v1 `tasks` files.
+    pub(crate) struct PlacePlan {
+        /// Whether there is a v2 directory.
+        unified: bool,
+        /// How many `tasks` files there are.
+        tasks: u32,
+    }
+}
+
+wire_struct! {
     /// Everything needed to start one process; its descriptors travel beside it.
     pub(crate) struct ProcessPlan {
         /// [`ProcessRole`], see [`ProcessPlan::role`].
@@ -42,6 +53,8 @@ wire_struct! {
         cpu_seconds: Option<u64>,
         /// The core that it stays on.
         core: Option<u32>,
+        /// The sandbox that it belongs to; else it has a group of the launcher's.
+        place: Option<PlacePlan>,
     }
 }
 
@@ -77,6 +90,7 @@ impl ProcessPlan {
             address_space_bytes: spec.address_space_bytes,
             cpu_seconds: spec.cpu_seconds,
             core: spec.core.and_then(|core| u32::try_from(core).ok()),
+            place: None,
         }
     }
 
@@ -175,6 +189,7 @@ mod tests {
             address_space_bytes: None,
             cpu_seconds: None,
             core: None,
+            place: None,
         };
         assert_eq!(plan.check().is_ok(), expect, "process {name:?}, mount {mount:?}");
     }

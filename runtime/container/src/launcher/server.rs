@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use super::Roles;
 use super::ground::Ground;
 use super::process::{self, GO, Start};
-use super::protocol::{ProcessMountPlan, ProcessPlan, Report, Request, Response};
+use super::protocol::{PlacePlan, ProcessMountPlan, ProcessPlan, Report, Request, Response};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::fence::{Filters, Needs, THREADS_MAX};
@@ -56,6 +56,37 @@ struct Running {
     group: Option<Group>,
     failure: Option<Failure>,
     is_ready: bool,
+}
+
+/// Where a process is put before it puts up its fences.
+#[derive(Default)]
+struct Place {
+    /// `None` for the launcher's own or empty one.
+    network: Option<OwnedFd>,
+    /// v2 directory of its group.
+    unified: Option<OwnedFd>,
+    /// v1 `tasks` files of its groups.
+    tasks: Vec<std::fs::File>,
+}
+
+impl Place {
+    /// A group of the launcher's own.
+    fn of(group: &Group) -> Result<Self, Failure> {
+        const STEP: &str = "open cgroup";
+        let unified = group.unified_fd().map(|fd| fd.try_clone_to_owned()).transpose().step(STEP)?;
+        Ok(Self { network: None, unified, tasks: group.open_tasks().step(STEP)? })
+    }
+
+    /// Takes the descriptors that a plan promises from the end of those that came with it.
+    fn take(plan: &PlacePlan, fds: &mut Vec<OwnedFd>) -> Result<Self, Failure> {
+        let count = 1 + usize::from(plan.unified) + plan.tasks as usize;
+        let at = fds.len().checked_sub(count);
+        let at = at.ok_or(Failure::System { step: "receive sandbox".to_owned(), errno: libc::EBADMSG })?;
+        let mut lent = fds.split_off(at).into_iter();
+        let network = lent.next();
+        let unified = if plan.unified { lent.next() } else { None };
+        Ok(Self { network, unified, tasks: lent.map(std::fs::File::from).collect() })
+    }
 }
 
 struct Server {
@@ -213,18 +244,26 @@ impl Server {
     }
 
     /// Starts a process; the request is answered once it is behind its fences or cannot be.
-    fn spawn(&mut self, request: u64, plan: ProcessPlan, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    fn spawn(&mut self, request: u64, plan: ProcessPlan, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
         plan.check()?;
         if self.processes.len() >= PROCESSES_MAX || self.closing.is_some() {
             return Err(Failure::System { step: "start one more process".to_owned(), errno: libc::EAGAIN });
         }
         self.last_number += 1;
         let number = self.last_number;
+        let lent = plan.place.as_ref().map(|place| Place::take(place, &mut fds)).transpose()?;
         let group = match &self.groups {
-            Ok(groups) => Some(groups.make_process(&format!("{}.{number}", plan.name), &limits_of(&plan))?),
-            Err(_) => None,
+            Ok(groups) if lent.is_none() => {
+                Some(groups.make_process(&format!("{}.{number}", plan.name), &limits_of(&plan))?)
+            }
+            _ => None,
         };
-        let started = self.launch(request, plan, fds, group.as_ref()).and_then(|running| {
+        let place = match (lent, &group) {
+            (Some(place), _) => Ok(place),
+            (None, Some(group)) => Place::of(group),
+            (None, None) => Ok(Place::default()),
+        };
+        let started = place.and_then(|place| self.launch(request, plan, fds, place)).and_then(|running| {
             self.watch(number, &running).inspect_err(|_| {
                 kill(&running.pidfd);
                 // Dies at once, and is nobody's afterwards.
@@ -249,7 +288,7 @@ impl Server {
         request: u64,
         mut plan: ProcessPlan,
         fds: Vec<OwnedFd>,
-        group: Option<&Group>,
+        place: Place,
     ) -> Result<Running, Failure> {
         let mounts = self.open_mounts(&plan)?;
         let ground = self.ground.as_ref().ok();
@@ -258,7 +297,7 @@ impl Server {
             // Compiled here, so that the next process has it, too. Each is the first of its PID namespace.
             self.filters.get(process::needs(&plan, 1)).step("compile seccomp filter")?;
         }
-        let tasks = group.map(Group::open_tasks).transpose().step("open cgroup")?.unwrap_or_default();
+        let Place { network, unified, tasks } = place;
         let (ours, theirs) = rustix::net::socketpair(
             rustix::net::AddressFamily::UNIX,
             rustix::net::SocketType::SEQPACKET,
@@ -267,10 +306,11 @@ impl Server {
         )
         .step("make socket pair")?;
         let flags = if ground.is_some() { NAMESPACES as u64 } else { 0 };
-        match sys::clone3(flags, group.and_then(Group::unified_fd)).step("clone process")? {
+        match sys::clone3(flags, unified.as_ref().map(AsFd::as_fd)).step("clone process")? {
             Clone::Child => {
                 let (roles, filters) = (self.roles, &mut self.filters);
-                process::run(Start { plan, fds, roles, ground, mounts, tasks, filters, sync: theirs })
+                let start = Start { plan, fds, roles, ground, mounts, network, tasks, filters, sync: theirs };
+                process::run(start)
             }
             Clone::Parent { pid, pidfd } => {
                 wipe(&mut plan.input);

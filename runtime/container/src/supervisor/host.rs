@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use neargate_driver::Limits;
 
+use super::lend::Lent;
 use super::{report, unwatch};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
@@ -127,6 +128,10 @@ pub(super) struct Host {
     pub(super) numbers: HashMap<String, u64>,
     pub(super) execs: HashMap<u64, Exec>,
     pub(super) responses: Vec<(u64, Response)>,
+    /// Responses with descriptors.
+    pub(super) lendings: Vec<(u64, Response, Vec<OwnedFd>)>,
+    /// Groups of processes and threads that somebody else has started, by the requests for them.
+    pub(super) lent: HashMap<u64, Lent>,
     // The rest is what `deadline` and `clean_up` look through at every turn, so that a turn costs the same
     // with one container and with thousands.
     leaving: Vec<Leaving>,
@@ -162,6 +167,8 @@ impl Host {
             numbers: HashMap::new(),
             execs: HashMap::new(),
             responses: Vec::new(),
+            lendings: Vec::new(),
+            lent: HashMap::new(),
             leaving: Vec::new(),
             releasing: Vec::new(),
             out_of_memory: Vec::new(),
@@ -189,6 +196,12 @@ impl Host {
                 Some(Response::Usage { stats })
             }),
             Request::Exec { plan } => self.exec(id, plan, fds).map(|()| None),
+            Request::Lend { plan } => self.lend(id, &plan).map(|()| None),
+            Request::GiveBack { lending } => {
+                self.take_back(lending);
+                Ok(Some(Response::Done {}))
+            }
+            Request::LentOom { lending } => Ok(Some(self.lent_oom(lending))),
         };
         match result {
             Ok(Some(response)) => self.responses.push((id, response)),
@@ -262,13 +275,15 @@ impl Host {
     /// Kills what runs in a sandbox; the answer comes when all is removed.
     fn release(&mut self, task: &str, request: Option<u64>) -> Option<Response> {
         let Some(sandbox) = self.sandboxes.get_mut(task) else { return Some(Response::Done {}) };
-        if sandbox.releasing.is_none() {
-            self.releasing.push(task.to_owned());
-        }
+        let is_first = sandbox.releasing.is_none();
         sandbox.releasing.get_or_insert_default().extend(request);
         sandbox.group.kill();
         // Commands are processes of a container's namespace and die with it.
         sandbox.live.iter().filter_map(|n| self.containers.get(n)).for_each(kill);
+        if is_first {
+            self.releasing.push(task.to_owned());
+            self.take_all_back(task);
+        }
         None
     }
 

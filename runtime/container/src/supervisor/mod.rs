@@ -14,6 +14,7 @@
 
 mod exec;
 mod host;
+mod lend;
 mod start;
 
 use std::io::{self, Write};
@@ -53,8 +54,8 @@ struct Supervisor {
     socket: OwnedFd,
     epoll: Rc<OwnedFd>,
     state: State,
-    /// Encoded responses that the socket had no room for.
-    outbox: std::collections::VecDeque<(u64, Vec<u8>)>,
+    /// Encoded responses, with their descriptors, that the socket had no room for.
+    outbox: std::collections::VecDeque<(u64, Vec<u8>, Vec<OwnedFd>)>,
     wants_write: bool,
     closing: Option<Instant>,
 }
@@ -125,7 +126,10 @@ impl Supervisor {
         if let State::Ready(host) = &mut self.state {
             act(host);
             for (id, response) in host.responses.drain(..) {
-                self.outbox.push_back((id, encode(&response)));
+                self.outbox.push_back((id, encode(&response), Vec::new()));
+            }
+            for (id, response, fds) in host.lendings.drain(..) {
+                self.outbox.push_back((id, encode(&response), fds));
             }
         }
     }
@@ -190,12 +194,13 @@ impl Supervisor {
     }
 
     fn answer(&mut self, id: u64, response: Response) {
-        self.outbox.push_back((id, encode(&response)));
+        self.outbox.push_back((id, encode(&response), Vec::new()));
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while let Some((id, message)) = self.outbox.front() {
-            match channel::send(self.socket.as_fd(), *id, message, &[], false) {
+        while let Some((id, message, fds)) = self.outbox.front() {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+            match channel::send(self.socket.as_fd(), *id, message, &fds, false) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The server is gone; the end of the stream follows and starts the farewell.

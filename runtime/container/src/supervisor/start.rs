@@ -70,7 +70,7 @@ impl Host {
         Ok(())
     }
 
-    fn open_sandbox(&self, task: &str) -> Result<&Sandbox, Failure> {
+    pub(super) fn open_sandbox(&self, task: &str) -> Result<&Sandbox, Failure> {
         let missing = || Failure::System { step: "find sandbox".to_owned(), errno: libc::ENOENT };
         self.sandboxes.get(task).filter(|sandbox| sandbox.is_open()).ok_or_else(missing)
     }

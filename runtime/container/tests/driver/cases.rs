@@ -569,7 +569,7 @@ async fn prepare_is_idempotent(fixture: &Fixture) {
         limits: Limits::default(),
         linux: true,
     };
-    fixture.client.prepare(&spec).await.unwrap();
+    SandboxHost::prepare(&fixture.client, &spec).await.unwrap();
     assert_eq!(task.sh("hostname").await.text(), HOSTNAME);
     assert!(tokio::time::timeout(Duration::from_millis(20), handle.wait()).await.is_err());
     task.release().await;
@@ -598,6 +598,6 @@ async fn wasm_only_sandbox(fixture: &Fixture) {
     let task = fixture.task().await.sandbox.task;
     fixture.client.release(&task).await.unwrap();
     let spec = SandboxSpec { task, hostname: "x".to_owned(), limits: Limits::default(), linux: false };
-    let sandbox = fixture.client.prepare(&spec).await.unwrap();
+    let sandbox = SandboxHost::prepare(&fixture.client, &spec).await.unwrap();
     fixture.client.release(&sandbox.task).await.unwrap();
 }

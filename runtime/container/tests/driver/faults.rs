@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio as ProcessStdio};
 use std::time::{Duration, Instant};
 
-use neargate_container::{SpawnError, Supervisor, SupervisorConfig};
+use neargate_container::{Launcher, Roles, SpawnError, Supervisor, SupervisorConfig};
 use neargate_driver::{Limits, SandboxError, SandboxHost, SandboxSpec};
 use neargate_model::TaskId;
 
 use crate::cases;
 use crate::fixture::{Fixture, cgroup_roots};
+use crate::sandboxed;
 
 cases![nothing_accumulates, killed_client, killed_supervisor, threads_are_refused, without_root];
 
@@ -100,9 +101,11 @@ async fn nothing_accumulates(fixture: &Fixture) {
 pub(crate) fn be_client(directory: &str) -> ExitCode {
     let directory = PathBuf::from(directory);
     let config = SupervisorConfig::for_data_dir(&directory);
+    let roles = Roles { worker: sandboxed::role, compiler: sandboxed::role };
+    let launcher = Launcher::fork(roles).unwrap();
     let client = Supervisor::spawn(&config).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let fixture = Fixture::new(&directory, client.clone(), client, &config);
+    let fixture = Fixture::new(&directory, client.clone(), client, launcher, &config);
     runtime.block_on(async {
         let task = fixture.task().await;
         let (handle, _streams) =
@@ -198,8 +201,8 @@ pub(crate) fn be_powerless() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let task = TaskId::new("f".repeat(32)).unwrap();
     let spec = SandboxSpec { task, hostname: "x".to_owned(), limits: Limits::default(), linux: true };
-    let (prepared, released) =
-        runtime.block_on(async { (client.prepare(&spec).await, client.release(&spec.task).await) });
+    let (prepared, released) = runtime
+        .block_on(async { (SandboxHost::prepare(&client, &spec).await, client.release(&spec.task).await) });
     released.unwrap();
     match prepared {
         Err(SandboxError::NotPermitted { what, hint }) => println!("{what}: {hint}"),

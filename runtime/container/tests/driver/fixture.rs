@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use neargate_container::{SupervisorClient, SupervisorConfig};
+use neargate_container::{LauncherClient, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
     ContainerSpec, Driver, ExecSpec, Exit, Handle, Limits, Rootfs, Sandbox, SandboxHost, SandboxSpec,
     StartError, Stdio,
@@ -35,6 +35,7 @@ pub(crate) struct Fixture {
     pub(crate) client: SupervisorClient,
     /// A supervisor that mounts as on kernels before 6.15.
     pub(crate) old_client: SupervisorClient,
+    pub(crate) launcher: LauncherClient,
     /// Name of the first one's cgroups.
     pub(crate) instance: String,
     next: AtomicU64,
@@ -108,6 +109,7 @@ impl Fixture {
         directory: &Path,
         client: SupervisorClient,
         old_client: SupervisorClient,
+        launcher: LauncherClient,
         config: &SupervisorConfig,
     ) -> Self {
         make_rootfs(&directory.join("rootfs"));
@@ -116,6 +118,7 @@ impl Fixture {
             directory,
             client,
             old_client,
+            launcher,
             instance: config.instance().to_owned(),
             next: AtomicU64::new(1),
         }
@@ -155,13 +158,14 @@ impl Fixture {
     pub(crate) async fn task_on<'a>(&'a self, client: &'a SupervisorClient, limits: Limits) -> Task<'a> {
         let task = TaskId::new(format!("{:032x}", self.number())).unwrap();
         let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true };
-        let sandbox = client.prepare(&spec).await.unwrap();
+        let sandbox = SandboxHost::prepare(client, &spec).await.unwrap();
         Task { fixture: self, client, sandbox }
     }
 
     pub(crate) async fn shut_down(&self) {
         self.client.shut_down().await;
         self.old_client.shut_down().await;
+        self.launcher.shut_down().await;
     }
 }
 

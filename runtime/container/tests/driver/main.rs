@@ -12,12 +12,13 @@ mod faults;
 mod fixture;
 mod isolation;
 mod limits;
+mod sandboxed;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use futures::FutureExt;
-use neargate_container::{Supervisor, SupervisorConfig};
+use neargate_container::{Launcher, Roles, Supervisor, SupervisorConfig};
 
 use fixture::Fixture;
 
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|first| first == faults::POWERLESS_ROLE) {
         return faults::be_powerless();
     }
-    let cases: Vec<&Case> = [cases::CASES, isolation::CASES, limits::CASES, faults::CASES]
+    let cases: Vec<&Case> = [cases::CASES, isolation::CASES, limits::CASES, sandboxed::CASES, faults::CASES]
         .into_iter()
         .flatten()
         .filter(|(name, _)| arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str())))
@@ -100,12 +101,14 @@ fn run(cases: &[&Case]) -> ExitCode {
     let other = directory.path().join("old");
     std::fs::create_dir(&other).expect("make directory for the tests");
     let old_config = SupervisorConfig::for_data_dir(&other).with_layers_by_path();
+    let roles = Roles { worker: sandboxed::role, compiler: sandboxed::role };
+    let launcher = Launcher::fork(roles).expect("fork launcher");
     let client = Supervisor::spawn(&config).expect("start supervisor");
     let old_client = Supervisor::spawn(&old_config).expect("start supervisor for old kernels");
     // Made only now, after the supervisors.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("make runtime");
-    let fixture = Fixture::new(directory.path(), client, old_client, &config);
+    let fixture = Fixture::new(directory.path(), client, old_client, launcher, &config);
     let mut failed = Vec::new();
     for (name, case) in cases {
         let passed = runtime.block_on(async {
