@@ -67,7 +67,8 @@ pub struct WasmSpec {
     pub attempt: u32,
     /// When the task will be stopped, in Unix milliseconds.
     pub deadline_ms: Option<u64>,
-    /// An existing directory where a trap leaves `core` and a profiled run `profile.json`; `None` keeps neither.
+    /// A directory, made when there is something for it, where a trap leaves `core` and a profiled run
+    /// `profile.json`; `None` keeps neither.
     pub artifacts: Option<PathBuf>,
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use neargate_model::{ContainerName, TaskId};
@@ -40,24 +40,19 @@ impl Artifacts {
         self.root.join(task.as_str()).join(container)
     }
 
-    /// An empty directory for what a container may leave; what an earlier life of it left is gone.
+    /// The directory for what a container may leave, which its driver makes when it leaves something; what an
+    /// earlier life of it left is gone.
     pub(crate) fn begin(&self, task: &TaskId, container: &ContainerName) -> io::Result<PathBuf> {
         let dir = self.of(task, container.as_str());
         remove(&dir)?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         Ok(dir)
     }
 
-    /// What a container that has ended left, in order; directories that stayed empty go away.
-    pub(crate) fn end(&self, task: &TaskId, container: &ContainerName) -> Vec<String> {
-        let dir = self.of(task, container.as_str());
-        let mut names: Vec<String> = files(&dir).into_iter().map(|(name, _)| name).collect();
+    /// What a container that has ended left, in order.
+    pub(crate) fn left(&self, task: &TaskId, container: &ContainerName) -> Vec<String> {
+        let files = files(&self.of(task, container.as_str())).into_iter();
+        let mut names: Vec<String> = files.map(|(name, _)| name).collect();
         names.sort();
-        if names.is_empty() {
-            // Not empty or not there: both are as they should be.
-            let _ = fs::remove_dir(&dir);
-            let _ = fs::remove_dir(self.root.join(task.as_str()));
-        }
         names
     }
 
@@ -134,16 +129,19 @@ mod tests {
         let artifacts = Artifacts::new(dir.path().join("artifacts"));
         let task = TaskId::new("a".repeat(32)).unwrap();
         let of = artifacts.begin(&task, &name("main")).unwrap();
-        assert_eq!(artifacts.end(&task, &name("main")), Vec::<String>::new());
-        assert_eq!(artifacts.tasks(), [], "an empty directory does not stay");
-        artifacts.begin(&task, &name("main")).unwrap();
+        assert_eq!(artifacts.left(&task, &name("main")), Vec::<String>::new());
+        assert_eq!(artifacts.tasks(), [], "nothing is made for nothing");
+        fs::create_dir_all(&of).unwrap();
         fs::write(of.join("core"), b"\0asm").unwrap();
         fs::write(of.join("profile.json"), b"{}").unwrap();
-        assert_eq!(artifacts.end(&task, &name("main")), ["core", "profile.json"]);
+        assert_eq!(artifacts.left(&task, &name("main")), ["core", "profile.json"]);
         let listed: Vec<_> = artifacts.list(&task).into_iter().map(|a| (a.name, a.bytes)).collect();
         assert_eq!(listed, [("core".to_owned(), 4), ("profile.json".to_owned(), 2)]);
         assert_eq!(artifacts.tasks(), [task.clone()]);
+        artifacts.begin(&task, &name("main")).unwrap();
+        assert_eq!(artifacts.list(&task), [], "a new life begins without the old one's");
         artifacts.forget(&task).unwrap();
+        assert_eq!(artifacts.tasks(), []);
         assert_eq!(artifacts.list(&task), []);
     }
 
@@ -153,6 +151,7 @@ mod tests {
         let artifacts = Artifacts::new(dir.path().to_owned());
         let task = TaskId::new("a".repeat(32)).unwrap();
         let of = artifacts.begin(&task, &name("main")).unwrap();
+        fs::create_dir_all(&of).unwrap();
         fs::write(of.join("core"), b"x").unwrap();
         fs::write(dir.path().join("secret"), b"x").unwrap();
         std::os::unix::fs::symlink(dir.path().join("secret"), of.join("link")).unwrap();

@@ -63,11 +63,8 @@ impl Start {
         let driver = self.driver()?;
         let (wasm, host_ports) = self.wasm()?;
         let has_artifacts = wasm.as_ref().is_some_and(|wasm| wasm.artifacts.is_some());
-        let started = self.start(driver, wasm).await;
-        if started.is_err() && has_artifacts {
-            self.parts.artifacts.end(&self.spec.id, &self.earlier.name);
-        }
-        started.map(|(handle, pumps)| Started { handle, pumps, host_ports, has_artifacts })
+        let (handle, pumps) = self.start(driver, wasm).await?;
+        Ok(Started { handle, pumps, host_ports, has_artifacts })
     }
 
     fn driver(&self) -> Result<Arc<dyn Driver>, Failed> {

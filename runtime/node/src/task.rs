@@ -390,7 +390,7 @@ async fn wait(parts: Arc<Parts>, spec: Arc<TaskSpec>, container: usize, started:
         memory_peak_bytes: stats.as_ref().map(|stats| stats.memory_peak_bytes),
         instantiate_ns: wasm.map(|times| times.instantiate_ns),
         run_ns: wasm.map(|times| times.run_ns),
-        artifacts: if has_artifacts { parts.artifacts.end(&spec.id, name) } else { Vec::new() },
+        artifacts: if has_artifacts { parts.artifacts.left(&spec.id, name) } else { Vec::new() },
     };
     Outcome::Event(TaskEvent::Exited { container, exit })
 }

@@ -77,6 +77,7 @@ impl Driver for WasmSim {
             files_of: wasm.files_of,
         });
         if let (Some(dir), true) = (&wasm.artifacts, spec.argv.iter().any(|word| word == "core")) {
+            std::fs::create_dir_all(dir).unwrap();
             std::fs::write(dir.join("core"), b"dump").unwrap();
         }
         self.driver.start(spec, sandbox).await

@@ -102,13 +102,18 @@ pub(crate) fn check(container: &ContainerDefinition, has_sandboxes: bool) -> Res
             "isolation {class} needs a cgroup of its own, and so root: start `neargate` as root, or use isolation shared"
         ));
     }
-    let program = container.health_check.as_ref().and_then(|check| check.argv.first());
-    if program.is_some_and(|program| program == "/bin/sh") {
-        return Err("its health check asks for a shell, and a Wasm container has none; give the command as \
+    if container.health_check.as_ref().is_some_and(|check| needs_shell(&check.argv)) {
+        return Err("its health check needs a shell, and a Wasm container has none; give the command as \
                     CMD and words instead of CMD-SHELL"
             .to_owned());
     }
     Ok(())
+}
+
+/// Whether words are for a shell, and more than a few words: the driver takes plain ones as they are.
+fn needs_shell(argv: &[String]) -> bool {
+    let is_plain = |c: char| c.is_alphanumeric() || " -_./:=,@%+".contains(c);
+    matches!(argv, [shell, flag, text] if shell == "/bin/sh" && flag == "-c" && !text.chars().all(is_plain))
 }
 
 #[cfg(test)]
@@ -169,7 +174,8 @@ mod tests {
         };
         expect(&container("a"), false, None);
         expect(&check_argv(&["healthy"]), false, None);
-        expect(&check_argv(&["/bin/sh", "-c", "true"]), true, Some("CMD-SHELL"));
+        expect(&check_argv(&["/bin/sh", "-c", "healthy --deep"]), true, None);
+        expect(&check_argv(&["/bin/sh", "-c", "healthy || exit 1"]), true, Some("CMD-SHELL"));
         expect(&isolated(WasmIsolation::Thread), true, None);
         expect(&isolated(WasmIsolation::Thread), false, Some("isolation thread needs"));
         expect(&isolated(WasmIsolation::Process), false, Some("isolation process needs"));

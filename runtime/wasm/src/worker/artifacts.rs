@@ -1,9 +1,9 @@
 //! What a run leaves behind for people: a core dump, a profile.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::protocol::{ATTACHMENT_BYTES_MAX, Attachment};
@@ -11,6 +11,9 @@ use crate::protocol::{ATTACHMENT_BYTES_MAX, Attachment};
 /// Writes what came with an exit to the container's directory. The descriptors come from a process that runs what
 /// users bring: only regular files are read, a bounded part of each, and never to wait.
 pub(super) fn store(dir: &Path, attachments: &[Attachment], fds: Vec<OwnedFd>) -> io::Result<()> {
+    if !attachments.is_empty() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
     for (attachment, fd) in attachments.iter().zip(fds) {
         let name = match attachment {
             Attachment::CoreDump {} => "core",
