@@ -3,7 +3,7 @@
 //     npm install componentize-qjs@0.4.5
 //     $ componentize-qjs --sync --opt-size --wit ../wit/greet.wit --js greet.js --output greet.wasm
 //     neargate run --invoke greet greet.wasm -- '"Ada"' 2
-//     {"ok":["hello, Ada!","hello, Ada!"]}
+//     ["hello, Ada!","hello, Ada!"]
 
 export function greet(name, times) {
   if (name === "") {

@@ -3,7 +3,7 @@
 #     pip install componentize-py==0.25.1
 #     $ componentize-py --quiet --wit-path ../wit/greet.wit --world greet componentize greet --output greet.wasm
 #     neargate run --invoke greet greet.wasm -- '"Ada"' 2
-#     {"ok":["hello, Ada!","hello, Ada!"]}
+#     ["hello, Ada!","hello, Ada!"]
 
 from componentize_py_types import Err
 

@@ -1,28 +1,44 @@
 //! The command line without a server: each user has a home and a data directory of its own.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{self, Finished};
-use crate::{binary, fixtures, server};
+use crate::{Client, Credentials, binary, fixtures, server, target_directory};
 
 /// No command of the suites takes longer.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Lines of a service that nobody has read; it is held up by its pipe at more.
+const LINES_MAX: usize = 4096;
 
 /// The binary with a data directory and a home of its own.
 #[derive(Debug)]
 pub struct Cli {
     scratch: TempDir,
+    data: PathBuf,
 }
 
 impl Cli {
     /// One with nothing in its store.
     pub fn new() -> Result<Self> {
-        Ok(Self { scratch: server::scratch_directory()? })
+        let scratch = server::scratch_directory()?;
+        let data = scratch.path().join("data");
+        Ok(Self { scratch, data })
+    }
+
+    /// One whose compiled code is kept for all that are made so: compiling takes longer than most cases.
+    pub fn with_kept_code() -> Result<Self> {
+        let data = target_directory().join("fixtures/data");
+        Ok(Self { scratch: server::scratch_directory()?, data })
     }
 
     /// One whose store has the busybox image.
@@ -37,7 +53,7 @@ impl Cli {
 
     /// Its data directory.
     pub fn data(&self) -> String {
-        text(&self.scratch.path().join("data"))
+        text(&self.data)
     }
 
     /// A path in its scratch directory, beside the data directory.
@@ -80,6 +96,84 @@ impl Cli {
     /// Any command.
     pub fn any(&self, arguments: &[&str]) -> Result<Finished> {
         process::run(&mut self.command(arguments), b"", LIMIT)
+    }
+}
+
+/// `neargate run --http` of a component, ended when it is dropped.
+pub struct Service {
+    child: Child,
+    /// `http://ADDRESS:PORT`.
+    pub endpoint: String,
+    said: Receiver<String>,
+}
+
+impl Cli {
+    /// Serves a component on a port of the kernel's choice and waits until it listens.
+    pub fn serve(&self, arguments: &[&str]) -> Result<Service> {
+        let mut command = self.run_command(&[&["--http", "127.0.0.1:0"], arguments].concat());
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (said, lines) = sync_channel(LINES_MAX);
+        let streams: [Box<dyn Read + Send>; 2] = [
+            Box::new(child.stdout.take().context("stdout is piped")?),
+            Box::new(child.stderr.take().context("stderr is piped")?),
+        ];
+        for stream in streams {
+            let said = said.clone();
+            thread::spawn(move || {
+                BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|line| said.send(line))
+            });
+        }
+        let mut service = Service { child, endpoint: String::new(), said: lines };
+        let line = service.wait_for("listening http://")?;
+        let endpoint = line.split_whitespace().find(|word| word.starts_with("http://"));
+        service.endpoint = endpoint.context("an address after `listening`")?.trim_end_matches('/').to_owned();
+        Ok(service)
+    }
+}
+
+impl Service {
+    /// A new connection to it.
+    pub fn client(&self) -> Client {
+        let none = || String::new();
+        Client::new(&self.endpoint, Credentials { access_key: none(), secret: none(), region: none() })
+    }
+
+    /// Its address without the scheme.
+    pub fn address(&self) -> &str {
+        self.endpoint.trim_start_matches("http://")
+    }
+
+    /// The process that was started.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Waits for a line, on either of its streams, that contains a text.
+    pub fn wait_for(&mut self, text: &str) -> Result<String> {
+        let deadline = Instant::now() + LIMIT;
+        let mut seen = Vec::new();
+        loop {
+            match self.said.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.contains(text) => return Ok(line),
+                Ok(line) => seen.push(line),
+                Err(_) => bail!("it did not say {text:?}, but:\n{}", seen.join("\n")),
+            }
+        }
+    }
+
+    /// Asks it to end, as Ctrl-C does, and returns its exit code.
+    pub fn stop(&mut self) -> Result<i32> {
+        process::signal(&self.child, Signal::INT)?;
+        let status = process::wait(&mut self.child, LIMIT)?.context("it did not end when asked to")?;
+        Ok(process::code(status))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -45,6 +45,16 @@ pub fn language_example(name: &str) -> Result<PathBuf> {
     built(languages_directory().join(format!("{name}.wasm")))
 }
 
+/// A program of `tests/guests` for a target, built by `cargo xtask` beforehand.
+pub fn guest(name: &str, target: &str) -> Result<PathBuf> {
+    built(guests_directory().join(format!("{target}/release/{name}.wasm")))
+}
+
+/// The target directory of `tests/guests`.
+pub fn guests_directory() -> PathBuf {
+    target_directory().join("guests")
+}
+
 fn built(file: PathBuf) -> Result<PathBuf> {
     ensure!(file.exists(), "{} is not built; `cargo xtask suite wasm` does that first", file.display());
     Ok(file)

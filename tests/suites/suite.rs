@@ -7,6 +7,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use neargate_tests::{fixtures, is_root};
 
 /// What a case needs beyond the binary.
+#[allow(dead_code, reason = "not every suite has cases of all kinds")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
     /// Nothing.

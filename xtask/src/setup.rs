@@ -182,12 +182,25 @@ pub(crate) fn build_command() -> Option<Command> {
     (!is_given).then(|| crate::shell::cargo(&["build", "--release", "--locked", "--package", "neargate"]))
 }
 
-/// The examples' Wasm files, built.
+/// The examples' Wasm files, built, and those of the Wasm suite.
 pub(crate) fn build_examples() -> Result<PathBuf> {
     let mut cargo = crate::shell::cargo(&["build", "--release", "--locked", "--target", "wasm32-wasip2"]);
     let target = target_directory().join("examples");
     // The target directory of the examples is kept apart: two workspaces in one would rebuild each other's crates.
     run(cargo.current_dir(repository().join("examples")).env("CARGO_TARGET_DIR", &target))?;
     languages::build()?;
+    build_guests()?;
     Ok(target.join("wasm32-wasip2/release"))
+}
+
+/// The programs of the Wasm suite, for both versions of WASI.
+fn build_guests() -> Result<()> {
+    let builds: [&[&str]; 2] =
+        [&["--target", "wasm32-wasip2"], &["--target", "wasm32-wasip1", "--bin", "wasi"]];
+    for build in builds {
+        let mut cargo = crate::shell::cargo(&["build", "--release", "--locked"]);
+        cargo.args(build).current_dir(repository().join("tests/guests"));
+        run(cargo.env("CARGO_TARGET_DIR", fixtures::guests_directory()))?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! cd examples && cargo build --release --target wasm32-wasip2
 //! neargate run --invoke greet target/wasm32-wasip2/release/greet.wasm -- '"Ada"' 2
-//! {"ok":["hello, Ada!","hello, Ada!"]}
+//! ["hello, Ada!","hello, Ada!"]
 //! ```
 
 wit_bindgen::generate!({ path: "../wit/greet.wit" });

@@ -10,15 +10,18 @@ use neargate_tests::process;
 use crate::suite::{Case, Needs};
 use crate::text;
 
-pub(crate) const CASES: &[Case] =
-    &[("languages/programs", Needs::Wasm, programs), ("languages/rust_task", Needs::Wasm, rust_task)];
+pub(crate) const CASES: &[Case] = &[
+    ("languages/programs", Needs::Wasm, programs),
+    ("languages/rust_task", Needs::Wasm, rust_task),
+    ("languages/typed_functions", Needs::Wasm, typed_functions),
+];
 
 /// A Python interpreter is 18 MB of code, which is compiled at its first start, here on a busy machine.
 const FIRST_START_LIMIT: Duration = Duration::from_secs(300);
 
 /// Programs of five languages, which take arguments beyond ASCII and print them.
 fn programs() -> Result<()> {
-    let cli = Cli::new()?;
+    let cli = Cli::with_kept_code()?;
     let images = [
         example("hello")?,
         language_example("assemblyscript/hello")?,
@@ -36,7 +39,7 @@ fn programs() -> Result<()> {
 }
 
 fn rust_task() -> Result<()> {
-    let cli = Cli::new()?;
+    let cli = Cli::with_kept_code()?;
     let image = text(&example("greet-task")?);
     let finished = cli.run_with(&["--quiet", &image], br#"{"name": "Ada", "times": 2}"#)?;
     assert_eq!(finished.text(), "{\"greeting\":\"hello, Ada! hello, Ada!\"}\n", "{}", finished.stderr);
@@ -45,5 +48,41 @@ fn rust_task() -> Result<()> {
     let expect = "{\"error\":{\"message\":\"nobody to greet\",\"code\":\"NoName\"}}\n";
     assert_eq!((finished.text().as_str(), finished.stderr.as_str()), ("", expect));
     assert_eq!(finished.code, 1);
+    Ok(())
+}
+
+/// The same typed function in three languages: the same answers and the same errors.
+fn typed_functions() -> Result<()> {
+    let cli = Cli::with_kept_code()?;
+    for image in [example("greet")?, language_example("javascript/greet")?, language_example("python/greet")?]
+    {
+        let image = text(&image);
+        let call = |arguments: &[&str]| {
+            let all = [&["--quiet", "--invoke", "greet", &image, "--"], arguments].concat();
+            process::run(&mut cli.run_command(&all), b"", FIRST_START_LIMIT)
+        };
+        let finished = call(&["\"Ada\"", "2"])?;
+        assert_eq!(finished.text(), "[\"hello, Ada!\",\"hello, Ada!\"]\n", "{image}: {}", finished.stderr);
+        assert_eq!(finished.code, 0);
+        let finished = call(&["\"Ada\"", "0"])?;
+        assert_eq!((finished.text().as_str(), finished.code), ("[]\n", 0), "{image}: {}", finished.stderr);
+        let finished = call(&["\"\"", "2"])?;
+        assert_eq!(finished.stderr, "\"nobody to greet\"\n", "{image}: {}", finished.text());
+        assert_eq!(finished.code, 1, "{image}");
+        let wrong: [(&[&str], &str); 4] = [
+            (&["\"Ada\"", "-1"], "u32"),
+            (&["7", "1"], "string"),
+            (&["Ada", "1"], "JSON"),
+            (&["\"Ada\""], "2 argument"),
+        ];
+        for (arguments, says) in wrong {
+            let finished = call(arguments)?;
+            assert_eq!((finished.text().as_str(), finished.code), ("", 2), "{image} {arguments:?}");
+            assert!(finished.stderr.contains(says), "{says:?} is not in {:?}", finished.stderr);
+        }
+        let finished = cli.run(&["--invoke", "no-such-function", &image])?;
+        assert_ne!(finished.code, 0);
+        assert!(finished.stderr.contains("no-such-function"), "{:?}", finished.stderr);
+    }
     Ok(())
 }

@@ -1,0 +1,67 @@
+//! `wasi:sockets` and outgoing `wasi:http`: what came back, or the error.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket};
+
+/// Sends a line and returns what the other side answers until it closes.
+pub(crate) fn connect(to: &str) -> String {
+    let talk = || {
+        let mut stream = TcpStream::connect(to)?;
+        stream.write_all(b"hello from the guest\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer.trim_end().to_owned())
+    };
+    talk().unwrap_or_else(|error| error.to_string())
+}
+
+/// Listens, and connects to itself.
+pub(crate) fn listen(at: &str) -> String {
+    let listener = TcpListener::bind(at).and_then(|listener| listener.local_addr());
+    listener.map_or_else(|error| error.to_string(), |_| "listens".to_owned())
+}
+
+/// Sends one datagram.
+pub(crate) fn send(to: &str) -> String {
+    let sent = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(b"datagram", to));
+    sent.map_or_else(|error| error.to_string(), |length| format!("sent {length}"))
+}
+
+/// Looks up a name.
+pub(crate) fn resolve(name: &str) -> String {
+    let addresses = (name, 80).to_socket_addrs();
+    addresses.map_or_else(
+        |_| "not found".to_owned(),
+        |found| found.map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" "),
+    )
+}
+
+/// A GET by `wasi:http/outgoing-handler`: status and body.
+#[cfg(target_env = "p2")]
+pub(crate) fn fetch(authority: &str, path: &str) -> String {
+    get(authority, path).unwrap_or_else(|error| format!("{error:?}"))
+}
+
+#[cfg(target_env = "p2")]
+fn get(authority: &str, path: &str) -> Result<String, wasip2::http::types::ErrorCode> {
+    use wasip2::http::outgoing_handler::handle;
+    use wasip2::http::types::{Fields, OutgoingRequest, Scheme};
+
+    let request = OutgoingRequest::new(Fields::new());
+    request.set_scheme(Some(&Scheme::Http)).expect("a scheme");
+    request.set_authority(Some(authority)).expect("an authority");
+    request.set_path_with_query(Some(path)).expect("a path");
+    let response = handle(request, None)?;
+    response.subscribe().block();
+    let response = response.get().expect("it is ready").expect("it is taken once")?;
+    let body = response.consume().expect("the body is taken once");
+    let mut text = String::new();
+    body.stream().expect("the stream is taken once").read_to_string(&mut text).expect("a body of text");
+    Ok(format!("{} {text}", response.status()))
+}
+
+/// Preview 1 knows no HTTP.
+#[cfg(not(target_env = "p2"))]
+pub(crate) fn fetch(_: &str, _: &str) -> String {
+    std::process::exit(64);
+}
