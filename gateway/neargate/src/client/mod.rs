@@ -15,6 +15,7 @@ mod show;
 mod stop;
 mod table;
 mod task_ref;
+mod terminal;
 
 pub(crate) use describe::{DescribeArgs, run as describe};
 pub(crate) use env::{EnvArgs, run as env};
