@@ -3,13 +3,12 @@
 use std::any::Any;
 
 use neargate_wasm::protocol::Cause;
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::Trap;
 use wasmtime_wasi::I32Exit;
 
+use super::trace;
 use crate::instance::Ended;
 
-/// Frames of a trap's backtrace that are told.
-const FRAMES_TOLD_MAX: usize = 8;
 /// Exit code of a trap: 128 + SIGABRT, as `wasmtime run` has it.
 const TRAP_CODE: i32 = 134;
 /// Exit code of a run that went over a limit: 128 + SIGKILL, as the kernel's OOM killer makes it.
@@ -74,21 +73,6 @@ fn reason(error: &wasmtime::Error) -> String {
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
     };
-    let frames = error.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
-    for frame in frames.iter().take(FRAMES_TOLD_MAX) {
-        let symbol = frame.symbols().first();
-        let name = symbol.and_then(|symbol| symbol.name()).or_else(|| frame.func_name());
-        text.push_str("\n  at ");
-        match name {
-            Some(name) => text.push_str(name),
-            None => text.push_str(&format!("function {}", frame.func_index())),
-        }
-        if let Some((file, line)) = symbol.and_then(|symbol| Some((symbol.file()?, symbol.line()?))) {
-            text.push_str(&format!(" ({file}:{line})"));
-        }
-    }
-    if frames.len() > FRAMES_TOLD_MAX {
-        text.push_str(&format!("\n  and {} more", frames.len() - FRAMES_TOLD_MAX));
-    }
+    text.push_str(&trace::told(error.downcast_ref()));
     text
 }

@@ -9,6 +9,7 @@
 //!  thread    the same on a thread of its own
 //!  turns     which guest goes first             stop     how a run is asked to end
 //!  exit      how an end is told                 remains  core dumps and profiles
+//!  trace     where a trap happened
 //! ```
 //!
 //! One thread runs all guests, as tasks of a tokio runtime without other threads: two threads of one process
@@ -28,6 +29,7 @@ mod run;
 mod runs;
 mod stop;
 mod thread;
+mod trace;
 pub(crate) mod turns;
 
 use std::os::fd::OwnedFd;
