@@ -1,4 +1,4 @@
-//! Linux container driver and its supervisor.
+//! Linux container driver and its supervisor; the launcher of fenced processes.
 //!
 //! ```text
 //!  client.rs   Driver and SandboxHost over a socket            (server, any runtime)
@@ -7,12 +7,20 @@
 //!  supervisor/ one thread, root: sandboxes, clone, reap        (supervisor)
 //!  launchpad.rs, rootfs.rs, cgroup.rs                          (supervisor, before the clone)
 //!  init/       from clone to exec                              (in the container)
+//!
+//!  launcher/   processes of this program behind fences         (a fork of the server, before threads)
+//!  fence/      what such a process does to itself              (in the process)
+//!  sandboxed.rs  such processes in a sandbox of the supervisor (server)
 //! ```
 //!
 //! A container has a user namespace with 65,536 host ids that no other task has, PID, mount, IPC, UTS and
 //! cgroup namespaces of its own, its task's network namespace, limits, 11 capabilities, `no_new_privs`
 //! and a seccomp filter. It shares the kernel with the host, and page cache with other containers of the same
 //! image: this is not a virtual machine.
+//!
+//! The [launcher](Launcher) starts what runs or compiles Wasm: processes of this very program, without
+//! `execve(2)`, that have no file, no network, no capability and no descriptor but what their spec names. It
+//! works without root, too. [`SandboxProcesses`] puts them into a task's sandbox.
 //!
 //! Not here yet: a network beyond `lo`, pools of prepared namespaces, and a supervisor that outlives its
 //! server.
@@ -23,6 +31,11 @@
 //! if let Some(role) = neargate_container::role_from_args() {
 //!     role.run();
 //! }
+//! fn work(_input: &[u8], _fds: Vec<std::os::fd::OwnedFd>) -> i32 {
+//!     0
+//! }
+//! let roles = neargate_container::Roles { worker: work, compiler: work };
+//! let launcher = neargate_container::Launcher::fork(roles)?; // before anything secret is in memory
 //! let config = neargate_container::SupervisorConfig::for_data_dir("/var/lib/neargate".as_ref());
 //! let driver = neargate_container::Supervisor::spawn(&config)?; // before the first thread
 //! # Ok::<(), neargate_container::SpawnError>(())

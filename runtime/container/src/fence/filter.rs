@@ -7,6 +7,13 @@
 //! A worker: a tokio runtime on one thread, wasmtime with its signal handlers and code memory, helper
 //! threads. A compiler: memory, threads, and the descriptors that it was given.
 //!
+//! wasmtime would like to find dirty pages with an ioctl on `/proc/self/pagemap`. There is no `/proc`, it notices
+//! that when it opens the file, and resets memory by `madvise` alone.
+//!
+//! `statx` is allowed to all, since std needs it for descriptors and a filter cannot see whether the path is
+//! empty. In the empty root there is nothing to look at; without namespaces, names and sizes of the host's files
+//! can be seen.
+//!
 //! `clone` makes threads only and `clone3`, whose flags a filter cannot see, is answered ENOSYS, so nothing
 //! forks. `socketpair` makes connected streams only: a datagram socket, even one of a pair, could send to any
 //! address in its network namespace.
@@ -130,7 +137,7 @@ const COMMON: &[i64] = calls![
     SYS_memfd_create SYS_mincore SYS_mmap SYS_mprotect SYS_mremap SYS_munmap SYS_nanosleep SYS_ppoll
     SYS_pread64 SYS_preadv SYS_pwrite64 SYS_pwritev SYS_read SYS_readv SYS_restart_syscall SYS_rseq
     SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn SYS_sched_getaffinity SYS_sched_yield SYS_sendmsg
-    SYS_set_robust_list SYS_sigaltstack SYS_sysinfo SYS_uname SYS_write SYS_writev SYS_ftruncate
+    SYS_set_robust_list SYS_sigaltstack SYS_statx SYS_sysinfo SYS_uname SYS_write SYS_writev SYS_ftruncate
 ];
 
 /// Events, pipes, sockets that were handed over, CPU affinity of helper threads.
@@ -138,7 +145,7 @@ const WORKER: &[i64] = calls![
     SYS_accept4 SYS_dup SYS_dup3 SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2
     SYS_getpeername SYS_getsockname SYS_getsockopt SYS_pipe2 SYS_preadv2 SYS_pwritev2 SYS_recvfrom
     SYS_recvmmsg SYS_recvmsg SYS_sched_setaffinity SYS_sendfile SYS_sendmmsg SYS_sendto SYS_setsockopt
-    SYS_shutdown SYS_splice SYS_statx SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime
+    SYS_shutdown SYS_splice SYS_timerfd_create SYS_timerfd_gettime SYS_timerfd_settime
 ];
 
 /// With directories: what `wasi:filesystem` needs.

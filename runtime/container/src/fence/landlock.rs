@@ -3,6 +3,7 @@
 //! Namespaces say the same; this holds when one of them leaks. Each right is handled where the kernel knows it
 //! (landlock(7)): files since Linux 5.13, TCP ports since 6.7, signals and abstract UNIX sockets since 6.12.
 
+use std::error::Error;
 use std::io;
 
 use landlock::{
@@ -35,14 +36,25 @@ pub(super) fn restrict(beneath: &[(String, bool)], network: bool) -> io::Result<
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(TESTED))
         .and_then(|ruleset| ruleset.scope(Scope::from_all(TESTED)))
-        .map_err(io::Error::other)?;
+        .map_err(|error| cause(&error))?;
     if !network {
-        ruleset = ruleset.handle_access(AccessNet::from_all(TESTED)).map_err(io::Error::other)?;
+        ruleset = ruleset.handle_access(AccessNet::from_all(TESTED)).map_err(|error| cause(&error))?;
     }
-    let mut created = ruleset.create().map_err(io::Error::other)?;
+    let mut created = ruleset.create().map_err(|error| cause(&error))?;
     for (name, read_only) in beneath {
-        let dir = PathFd::new(format!("/{name}")).map_err(io::Error::other)?;
-        created = created.add_rule(PathBeneath::new(dir, rights(*read_only))).map_err(io::Error::other)?;
+        let dir = PathFd::new(format!("/{name}")).map_err(|error| cause(&error))?;
+        created =
+            created.add_rule(PathBeneath::new(dir, rights(*read_only))).map_err(|error| cause(&error))?;
     }
-    created.restrict_self().map(drop).map_err(io::Error::other)
+    created.restrict_self().map(drop).map_err(|error| cause(&error))
+}
+
+/// The system error at the bottom of one of the landlock crate.
+fn cause(error: &(dyn Error + 'static)) -> io::Error {
+    let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    match (number, error.source()) {
+        (Some(number), _) => io::Error::from_raw_os_error(number),
+        (None, Some(source)) => cause(source),
+        (None, None) => io::Error::other(error.to_string()),
+    }
 }

@@ -39,6 +39,7 @@
 
 mod client;
 mod ground;
+mod place;
 mod process;
 mod protocol;
 mod server;

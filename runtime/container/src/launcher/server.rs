@@ -15,8 +15,9 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Roles;
 use super::ground::Ground;
+use super::place::Place;
 use super::process::{self, GO, Start};
-use super::protocol::{PlacePlan, ProcessMountPlan, ProcessPlan, Report, Request, Response};
+use super::protocol::{ProcessMountPlan, ProcessPlan, Report, Request, Response};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::fence::{Filters, Needs, THREADS_MAX};
@@ -56,37 +57,6 @@ struct Running {
     group: Option<Group>,
     failure: Option<Failure>,
     is_ready: bool,
-}
-
-/// Where a process is put before it puts up its fences.
-#[derive(Default)]
-struct Place {
-    /// `None` for the launcher's own or empty one.
-    network: Option<OwnedFd>,
-    /// v2 directory of its group.
-    unified: Option<OwnedFd>,
-    /// v1 `tasks` files of its groups.
-    tasks: Vec<std::fs::File>,
-}
-
-impl Place {
-    /// A group of the launcher's own.
-    fn of(group: &Group) -> Result<Self, Failure> {
-        const STEP: &str = "open cgroup";
-        let unified = group.unified_fd().map(|fd| fd.try_clone_to_owned()).transpose().step(STEP)?;
-        Ok(Self { network: None, unified, tasks: group.open_tasks().step(STEP)? })
-    }
-
-    /// Takes the descriptors that a plan promises from the end of those that came with it.
-    fn take(plan: &PlacePlan, fds: &mut Vec<OwnedFd>) -> Result<Self, Failure> {
-        let count = 1 + usize::from(plan.unified) + plan.tasks as usize;
-        let at = fds.len().checked_sub(count);
-        let at = at.ok_or(Failure::System { step: "receive sandbox".to_owned(), errno: libc::EBADMSG })?;
-        let mut lent = fds.split_off(at).into_iter();
-        let network = lent.next();
-        let unified = if plan.unified { lent.next() } else { None };
-        Ok(Self { network, unified, tasks: lent.map(std::fs::File::from).collect() })
-    }
 }
 
 struct Server {
