@@ -9,7 +9,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::{Account, Meter};
 use crate::engine::MEMORY_BYTES_MAX;
-use crate::host::{Host, HostView};
+use crate::host::{Host, HostCtx, HostView};
 use crate::http::Hooks;
 use crate::net::Resolver;
 
@@ -76,8 +76,8 @@ impl WasiHttpView for State {
 }
 
 impl HostView for State {
-    fn host(&mut self) -> &mut Host {
-        &mut self.host
+    fn host(&mut self) -> HostCtx<'_> {
+        HostCtx::new(&mut self.host, self.wasi.ctx().table)
     }
 }
 

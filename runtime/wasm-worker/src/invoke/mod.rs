@@ -1,6 +1,8 @@
-//! Calls of what is no program: typed exports and `neargate:task/handler`.
+//! What of an image is called: its program, `neargate:task/handler`, or any typed export.
 //!
 //! ```text
+//!  program    `wasi:cli/run` of either version
+//!  handler    `neargate:task/handler`
 //!  call       one function by its name, JSON in and out
 //!    │ uses
 //!  function   which function does a name mean?
@@ -10,6 +12,8 @@
 
 mod call;
 pub(crate) mod function;
+mod handler;
+mod program;
 pub(crate) mod signature;
 mod value;
 
@@ -51,13 +55,22 @@ pub(crate) enum CallError {
     Argument { number: usize, name: String, why: String },
 }
 
-/// Calls `neargate:task/handler` and returns the exit code.
+/// Calls `neargate:task/handler` with all of standard input and returns the exit code.
 pub(crate) async fn handler(
-    _store: &mut Store<State>,
-    _pre: &InstancePre<State>,
-    _run: &RunContext,
+    store: &mut Store<State>,
+    pre: &InstancePre<State>,
+    run: &RunContext,
 ) -> wasmtime::Result<i32> {
-    Ok(1)
+    handler::handle(store, pre, run).await
+}
+
+/// Runs a component's program, `wasi:cli/run` of WASI 0.2 or 0.3, and returns the exit code.
+pub(crate) async fn program(
+    store: &mut Store<State>,
+    pre: &InstancePre<State>,
+    run: &RunContext,
+) -> wasmtime::Result<i32> {
+    program::run(store, pre, run).await
 }
 
 /// Calls a component's function of this name with the arguments of the plan that follow the program's name, one

@@ -21,6 +21,8 @@ pub(crate) struct Image {
     pub(crate) code: Code,
     /// Whether it imports the interface by which it learns that it was asked to end.
     pub(crate) knows_stop: bool,
+    /// What a task definition must grant for its imports.
+    pub(crate) grants: Vec<&'static str>,
 }
 
 /// What images are loaded with.
@@ -45,15 +47,16 @@ impl Loader {
         let text = |error: wasmtime::Error| format!("{error:#}");
         let binary = load(engine, &code.kind, file).map_err(text)?;
         let linkers = self.linkers(engine, &code.engine).map_err(text)?;
-        let knows_stop = match &binary {
-            Binary::Module(_) => false,
+        let (knows_stop, grants) = match &binary {
+            Binary::Module(_) => (false, Vec::new()),
             Binary::Component(component) => {
                 let ty = component.component_type();
-                ty.imports(engine).any(|(name, _)| name.starts_with(CONTEXT_INTERFACE))
+                let knows_stop = ty.imports(engine).any(|(name, _)| name.starts_with(CONTEXT_INTERFACE));
+                (knows_stop, crate::host::grants_needed(component))
             }
         };
         let linked = linkers.link(&binary).map_err(text)?;
-        Ok(Image { engine: engine.clone(), kind: code.engine, code: linked, knows_stop })
+        Ok(Image { engine: engine.clone(), kind: code.engine, code: linked, knows_stop, grants })
     }
 
     fn linkers(&self, engine: &wasmtime::Engine, kind: &EngineKind) -> wasmtime::Result<&Linkers> {

@@ -9,14 +9,13 @@ use futures_util::FutureExt;
 use neargate_wasm::protocol::{Attachment, Cause, Entry, FromWorker, RunExit, StartFailure};
 use tokio::sync::mpsc;
 use wasmtime::Store;
-use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::exit::End;
 use super::outgoing::Outgoing;
 use super::remains::{self, Remains};
 use super::runs::Table;
 use crate::http::HttpRun;
-use crate::instance::{Code, RunContext, State};
+use crate::instance::{Code, Ended, RunContext, State};
 
 /// A run that has all that it needs.
 pub(super) struct Run {
@@ -35,6 +34,11 @@ enum Program {
 impl Run {
     /// Makes the store of what is called once; whatever cannot be given to the guest shows here.
     pub(super) fn new(context: Arc<RunContext>, listeners: Vec<OwnedFd>) -> Result<Self, StartFailure> {
+        let (needed, granted) = (&context.image().grants, &context.plan().grants);
+        if let Some(missing) = needed.iter().find(|grant| !granted.iter().any(|given| given == *grant)) {
+            let why = Ended::Denied { what: format!("it imports `{missing}`, which") }.to_string();
+            return Err(StartFailure::Import { why });
+        }
         let program = match (&context.plan().entry, context.code()) {
             (Entry::Http { reuse }, Code::Component(_)) => Program::Http(listeners, *reuse),
             (Entry::Http { .. } | Entry::Handler {}, Code::Module(_)) => {
@@ -167,11 +171,6 @@ async fn call(store: &mut Store<State>, context: &RunContext) -> wasmtime::Resul
     match &context.plan().entry {
         Entry::Handler {} => crate::invoke::handler(store, pre, context).await,
         Entry::Export { name } => crate::invoke::export(store, pre, context, name).await,
-        Entry::Command {} | Entry::Http { .. } => {
-            let command = CommandPre::new(pre.clone())?.instantiate_async(&mut *store).await?;
-            context.instance_is_ready(context.age());
-            let ended = command.wasi_cli_run().call_run(store).await?;
-            Ok(i32::from(ended.is_err()))
-        }
+        Entry::Command {} | Entry::Http { .. } => crate::invoke::program(store, pre, context).await,
     }
 }
