@@ -10,7 +10,7 @@ use neargate_image::{ImageStore, ImageSummary, Imported, Kind, PackOptions};
 use neargate_model::image::ImageReference;
 use serde_json::json;
 
-use crate::client::{Output, table};
+use crate::client::{Output, size, table, tell_server};
 use crate::data_dir::DataDir;
 use crate::progress::Progress;
 
@@ -90,7 +90,9 @@ pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
             let progress = Progress::start(format!("importing {}", path.display()), false);
             let imported = store.import(path, name.clone());
             drop(progress);
-            print_imported(&imported.with_context(|| format!("import {}", path.display()))?, &mut out)?;
+            let imported = imported.with_context(|| format!("import {}", path.display()))?;
+            print_imported(&imported, &mut out)?;
+            tell_server(data.root(), imported.name.canonical());
         }
         ImageCommand::Pack(pack) => {
             let progress = Progress::start(format!("packing {}", pack.dir.display()), false);
@@ -138,18 +140,6 @@ fn kind(kind: &Kind) -> &'static str {
         Kind::Oci => "oci",
         Kind::Wasm => "wasm",
     }
-}
-
-/// A size for people, in powers of 1024.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 fn list(store: &ImageStore, output: Output, out: &mut impl Write) -> Result<()> {
@@ -202,18 +192,4 @@ fn inspect(store: &ImageStore, name: &ImageReference, out: &mut impl Write) -> R
         "layers": layers,
     });
     Ok(writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        let check = |bytes, expect| assert_eq!(size(bytes), expect);
-        check(0, "0 B");
-        check(1023, "1023 B");
-        check(1536, "1.5 KiB");
-        check(5 << 40, "5120.0 GiB");
-    }
 }

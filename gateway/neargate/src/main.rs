@@ -42,6 +42,8 @@ enum Command {
     Stop(client::StopArgs),
     /// Show all that is known of a task.
     Describe(client::DescribeArgs),
+    /// Show why a task ended, and get its core dump or profile.
+    Debug(client::DebugArgs),
     /// Import, pack, list and remove images.
     Image(image::ImageArgs),
     /// Say what this machine can run, what is missing, and how to get it.
@@ -101,6 +103,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => in_runtime(client::logs(args)),
         Command::Stop(args) => in_runtime(client::stop(args)),
         Command::Describe(args) => in_runtime(client::describe(args)),
+        Command::Debug(args) => in_runtime(client::debug(args)),
         Command::Image(args) => image::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => {

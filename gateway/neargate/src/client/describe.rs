@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use neargate_sdk::types::{self, ecs};
+use serde_json::Value;
 
 use super::connect::ClientOptions;
-use super::show::{Output, last_part, phases, span};
+use super::show::{Output, last_part, phases, ports, span, usage};
 use super::table::{pairs, table};
 use super::task_ref;
 
@@ -31,9 +32,13 @@ pub(crate) async fn run(args: DescribeArgs) -> Result<ExitCode> {
     let arn = task_ref::find(&client, &args.task).await?;
     let task = client.task(&arn).await?;
     let text = match args.output {
-        Output::Table => description(&task),
+        Output::Table => {
+            // A server that does not know the native API describes no usage.
+            let details = client.details(&arn).await.unwrap_or_default();
+            description(&task, &details)
+        }
         Output::Json => {
-            let document: serde_json::Value =
+            let document: Value =
                 serde_json::from_slice(&types::json::encode(&task)).context("write the task as JSON")?;
             format!("{document:#}\n")
         }
@@ -42,10 +47,11 @@ pub(crate) async fn run(args: DescribeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn description(task: &ecs::Task) -> String {
+fn description(task: &ecs::Task, details: &Value) -> String {
     let mut text = summary(task);
     text.push('\n');
     text.push_str(&containers(task));
+    text.push_str(&used(details));
     let phases = phases(task);
     if !phases.is_empty() {
         let total = phases.iter().map(|(_, us)| us).sum();
@@ -109,15 +115,34 @@ fn containers(task: &ecs::Task) -> String {
             text(&container.image),
             text(&container.last_status),
             container.exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string()),
+            ports(std::slice::from_ref(container)),
             text(&container.reason),
         ]
     };
     let rows: Vec<_> = task.containers.iter().flatten().map(row).collect();
-    table(&["CONTAINER", "IMAGE", "STATUS", "EXIT", "REASON"], &rows)
+    table(&["CONTAINER", "IMAGE", "STATUS", "EXIT", "PORTS", "REASON"], &rows)
+}
+
+/// What the containers have used, once it is known; the last two columns are of Wasm alone.
+fn used(details: &Value) -> String {
+    let containers = details.get("containers").and_then(Value::as_array).into_iter().flatten();
+    let row = |container: &Value| {
+        let used = usage(container);
+        let name = container.get("name")?.as_str()?.to_owned();
+        let cell = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
+        Some(vec![name, used.cpu?, cell(used.memory_peak), cell(used.instantiate), cell(used.run)])
+    };
+    let rows: Vec<_> = containers.filter_map(row).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    format!("\n{}", table(&["USED BY", "CPU", "PEAK MEMORY", "INSTANTIATE", "RUN"], &rows))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::show::tests::container;
     use super::*;
 
@@ -155,15 +180,22 @@ Address  10.64.0.2
 Stopped  2023-11-14T22:13:20Z
 ARN      arn:aws:ecs:r:1:task/c/0f
 
-CONTAINER  IMAGE  STATUS  EXIT  REASON
-app                       137   OutOfMemoryError
+CONTAINER  IMAGE  STATUS  EXIT  PORTS  REASON
+app                       137          OutOfMemoryError
+
+USED BY  CPU      PEAK MEMORY  INSTANTIATE  RUN
+app      1.50 ms  2.0 MiB      42 µs        1.46 ms
 
 PHASE  TIME
 queue  200 µs
 start  1.30 ms
 total  1.50 ms
 ";
-        assert_eq!(description(&task), expect);
+        let used = json!({ "cpu_ns": 1_500_000, "memory_peak_bytes": 2_097_152, "instantiate_ns": 42_000,
+                           "run_ns": 1_460_000 });
+        let details =
+            json!({ "containers": [{ "name": "app", "usage": used }, { "name": "new", "usage": {} }] });
+        assert_eq!(description(&task, &details), expect);
     }
 
     #[test]
@@ -173,7 +205,7 @@ total  1.50 ms
             desired_status: Some("STOPPED".into()),
             ..Default::default()
         };
-        let expect = "Status  RUNNING (to be STOPPED)\n\nCONTAINER  IMAGE  STATUS  EXIT  REASON\n";
-        assert_eq!(description(&task), expect);
+        let expect = "Status  RUNNING (to be STOPPED)\n\nCONTAINER  IMAGE  STATUS  EXIT  PORTS  REASON\n";
+        assert_eq!(description(&task, &Value::Null), expect);
     }
 }

@@ -60,6 +60,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
             Error::Timeout { .. } | Error::StillRunning { .. } => TIMED_OUT,
             Error::TaskNotFound { .. } => NOT_FOUND,
             Error::Service(error) if error.code.ends_with("NotFoundException") => NOT_FOUND,
+            Error::Service(error) if error.status == 404 => NOT_FOUND,
             Error::Service(error) if error.status == 403 => DENIED,
             Error::Service(error) if error.code == "UnrecognizedClientException" => DENIED,
             _ => 1,

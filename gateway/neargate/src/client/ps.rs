@@ -11,7 +11,7 @@ use neargate_sdk::types::ecs::{DesiredStatus, Task};
 use serde_json::{Value, json};
 
 use super::connect::ClientOptions;
-use super::show::{Output, age, exit_codes, exit_column, last_part, reason};
+use super::show::{Output, age, exit_codes, exit_column, last_part, ports, reason};
 use super::table::table;
 
 /// How much of a task's id is shown: enough to be unique, and to be typed.
@@ -98,10 +98,11 @@ fn rows(tasks: &[Task], now_ms: i64) -> String {
             task.last_status.clone().unwrap_or_default(),
             exit_column(task),
             age(task.created_at, now_ms),
+            ports(task.containers.as_deref().unwrap_or_default()),
             reason(task),
         ]
     };
-    let headers = ["TASK", "CLUSTER", "DEFINITION", "STATUS", "EXIT", "AGE", "REASON"];
+    let headers = ["TASK", "CLUSTER", "DEFINITION", "STATUS", "EXIT", "AGE", "PORTS", "REASON"];
     table(&headers, &tasks.iter().map(row).collect::<Vec<_>>())
 }
 
@@ -114,6 +115,7 @@ fn document(task: &Task) -> Value {
         "definition": part(&task.task_definition_arn),
         "status": task.last_status,
         "exit_codes": exit_codes(task),
+        "ports": ports(task.containers.as_deref().unwrap_or_default()),
         "created_at": task.created_at.map(|at| at.to_string()),
         "reason": Some(reason(task)).filter(|reason| !reason.is_empty()),
     })
@@ -122,9 +124,16 @@ fn document(task: &Task) -> Value {
 #[cfg(test)]
 mod tests {
     use neargate_sdk::types::Timestamp;
+    use neargate_sdk::types::ecs::{Container, NetworkBinding};
 
     use super::super::show::tests::container;
     use super::*;
+
+    fn with_port(container: Container) -> Container {
+        let bound =
+            NetworkBinding { host_port: Some(8080), container_port: Some(80), ..NetworkBinding::default() };
+        Container { network_bindings: Some(vec![bound]), ..container }
+    }
 
     fn task() -> Task {
         Task {
@@ -133,7 +142,7 @@ mod tests {
             task_definition_arn: Some("arn:aws:ecs:r:1:task-definition/web:3".into()),
             last_status: Some("STOPPED".into()),
             created_at: Some(Timestamp::from_millis(0)),
-            containers: Some(vec![container("app", Some(1), None)]),
+            containers: Some(vec![with_port(container("app", Some(1), None))]),
             stopped_reason: Some("Essential container in task exited".into()),
             ..Default::default()
         }
@@ -142,8 +151,8 @@ mod tests {
     #[test]
     fn a_row_has_what_identifies_and_explains_a_task() {
         let text = rows(&[task()], 120_000);
-        let expect = "TASK          CLUSTER  DEFINITION  STATUS   EXIT  AGE  REASON\n\
-                      0123456789ab  c        web:3       STOPPED  1     2m   Essential container in task exited\n";
+        let expect = "TASK          CLUSTER  DEFINITION  STATUS   EXIT  AGE  PORTS     REASON\n\
+                      0123456789ab  c        web:3       STOPPED  1     2m   8080->80  Essential container in task exited\n";
         assert_eq!(text, expect);
     }
 
@@ -152,7 +161,7 @@ mod tests {
         let expect = json!({
             "task": "0123456789abcdef0123456789abcdef",
             "arn": "arn:aws:ecs:r:1:task/c/0123456789abcdef0123456789abcdef",
-            "cluster": "c", "definition": "web:3", "status": "STOPPED", "exit_codes": {"app": 1},
+            "cluster": "c", "definition": "web:3", "status": "STOPPED", "exit_codes": {"app": 1}, "ports": "8080->80",
             "created_at": "1970-01-01T00:00:00Z", "reason": "Essential container in task exited",
         });
         assert_eq!(document(&task()), expect);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::ValueEnum;
 use neargate_sdk::types::{Timestamp, ecs};
+use serde_json::Value;
 
 /// The form of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -71,6 +72,51 @@ pub(crate) fn span(us: u64) -> String {
         1000..1_000_000 => digits(us as f64 / 1e3, "ms"),
         _ => digits(us as f64 / 1e6, "s"),
     }
+}
+
+/// A span in nanoseconds: `850 ns`, and above that as [`span`].
+pub(crate) fn span_ns(ns: u64) -> String {
+    if ns < 1000 { format!("{ns} ns") } else { span(ns / 1000) }
+}
+
+/// A size for people, in powers of 1024.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// What a container has used, for people; what is not known is absent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) cpu: Option<String>,
+    pub(crate) memory_peak: Option<String>,
+    pub(crate) instantiate: Option<String>,
+    pub(crate) run: Option<String>,
+}
+
+/// The usage of a container of [`neargate_sdk::Client::details`].
+pub(crate) fn usage(container: &Value) -> Usage {
+    let number = |name: &str| container.get("usage")?.get(name)?.as_u64();
+    Usage {
+        cpu: number("cpu_ns").map(span_ns),
+        memory_peak: number("memory_peak_bytes").map(size),
+        instantiate: number("instantiate_ns").map(span_ns),
+        run: number("run_ns").map(span_ns),
+    }
+}
+
+/// Where the ports of a task can be reached: `8080->80`, empty when it has none.
+pub(crate) fn ports(containers: &[ecs::Container]) -> String {
+    let bindings = containers.iter().flat_map(|container| container.network_bindings.iter().flatten());
+    let port =
+        |binding: &ecs::NetworkBinding| Some(format!("{}->{}", binding.host_port?, binding.container_port?));
+    bindings.filter_map(port).collect::<Vec<_>>().join(",")
 }
 
 /// The time spent in each phase up to RUNNING, in order, in microseconds; empty before that.
@@ -156,6 +202,29 @@ pub(crate) mod tests {
         ] {
             assert_eq!(span(us), expect);
         }
+    }
+
+    #[test]
+    fn sizes_and_short_spans() {
+        let check = |bytes, expect| assert_eq!(size(bytes), expect);
+        check(0, "0 B");
+        check(1023, "1023 B");
+        check(1536, "1.5 KiB");
+        check(5 << 40, "5120.0 GiB");
+        assert_eq!((span_ns(999), span_ns(1_000)), ("999 ns".to_owned(), "1 µs".to_owned()));
+    }
+
+    #[test]
+    fn ports_are_where_they_can_be_reached() {
+        let bound = |host: i32, container: i32| ecs::NetworkBinding {
+            host_port: Some(host),
+            container_port: Some(container),
+            ..Default::default()
+        };
+        let with = |bindings| ecs::Container { network_bindings: Some(bindings), ..Default::default() };
+        assert_eq!(ports(&[]), "");
+        assert_eq!(ports(&[with(vec![])]), "");
+        assert_eq!(ports(&[with(vec![bound(8080, 80)]), with(vec![bound(1, 2)])]), "8080->80,1->2");
     }
 
     #[test]

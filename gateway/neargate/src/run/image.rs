@@ -1,0 +1,98 @@
+//! The image of `neargate run`: a Wasm file, or one of the store.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use neargate_driver::{Rootfs, WasmModule};
+use neargate_image::{ImageKind, ImageStore};
+use neargate_node::{ImageProblem, Images, LocalImages, TaskImage};
+use sha2::{Digest, Sha256};
+
+use crate::data_dir::DataDir;
+
+/// Where the image was found.
+pub(crate) enum Found {
+    File(WasmModule),
+    Stored { store: ImageStore, is_wasm: bool },
+}
+
+impl Found {
+    pub(crate) fn find(image: &str, data: &DataDir) -> Result<Self> {
+        let path = Path::new(image);
+        if path.is_file() {
+            return wasm_file(path).map(Self::File);
+        }
+        let looks_like_path = image.starts_with(['/', '.']) || image.ends_with(".wasm");
+        if looks_like_path && path.is_dir() {
+            bail!(
+                "{image} is a directory; make an image of it with `neargate image pack {image} --name NAME --entrypoint PROGRAM`"
+            );
+        }
+        if looks_like_path {
+            bail!("{image} does not exist");
+        }
+        let store = ImageStore::open(data.images()).context("open the image store")?;
+        let reference = image.parse().with_context(|| format!("read image name {image:?}"))?;
+        let resolved = store.resolve(&reference).with_context(|| {
+            format!(
+                "find image {image}; `neargate image ls` lists what there is, `neargate image import` adds to it"
+            )
+        })?;
+        let is_wasm = matches!(resolved.kind, ImageKind::Wasm { .. });
+        Ok(Self::Stored { store, is_wasm })
+    }
+
+    pub(crate) fn is_wasm(&self) -> bool {
+        matches!(self, Self::File(_) | Self::Stored { is_wasm: true, .. })
+    }
+
+    pub(crate) fn images(self) -> Arc<dyn Images> {
+        match self {
+            Self::File(module) => Arc::new(OneFile(module)),
+            Self::Stored { store, .. } => Arc::new(LocalImages::new(store)),
+        }
+    }
+}
+
+/// A Wasm file is run from where it is; its digest is the key of its compiled code.
+fn wasm_file(path: &Path) -> Result<WasmModule> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|mut file| file.read_to_end(&mut bytes))
+        .with_context(|| format!("read {}", path.display()))?;
+    if !bytes.starts_with(b"\0asm") {
+        bail!(
+            "{} is not a Wasm binary (they begin with \\0asm); import other images with `neargate image import`",
+            path.display()
+        );
+    }
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
+    let path = std::fs::canonicalize(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(WasmModule { path, digest })
+}
+
+/// The one Wasm file that this run is about.
+struct OneFile(WasmModule);
+
+#[async_trait]
+impl Images for OneFile {
+    async fn resolve(&self, image: &str) -> Result<TaskImage, ImageProblem> {
+        let name =
+            Path::new(image).file_name().map_or(image.to_owned(), |name| name.to_string_lossy().into_owned());
+        Ok(TaskImage {
+            digest: self.0.digest.clone(),
+            rootfs: Rootfs::Wasm(self.0.clone()),
+            entrypoint: vec![name],
+            cmd: Vec::new(),
+            env: Vec::new(),
+            working_dir: PathBuf::new(),
+            user: None,
+            stop_signal: None,
+            pin: Arc::new(()),
+        })
+    }
+}
