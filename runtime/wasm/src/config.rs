@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use neargate_driver::ProcessHost;
+use neargate_driver::{ProcessHost, SandboxProcessHost};
 
 use crate::key_values::KeyValues;
 
@@ -119,6 +119,9 @@ impl Default for Deadlines {
 pub struct Parts {
     /// Starts workers and compilers.
     pub processes: Arc<dyn ProcessHost>,
+    /// Starts workers in the sandboxes of their tasks; `None` where there are none, as without root. Then there is
+    /// no isolation class `process`, and threads of the class `thread` have no cgroup.
+    pub sandbox_processes: Option<Arc<dyn SandboxProcessHost>>,
     /// Holds what guests keep with `wasi:keyvalue`.
     pub key_values: Arc<dyn KeyValues>,
 }

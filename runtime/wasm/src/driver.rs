@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, Handle, RecoverError, Rootfs, Sandbox, StartError, WasmModule, WasmSpec,
+    ContainerSpec, Driver, Handle, Limits, ProcessError, RecoverError, Rootfs, Sandbox, SandboxProcessHost,
+    StartError, ThreadSlot, WasmModule, WasmSpec,
 };
 use neargate_model::{ContainerId, WasmIsolation};
 use tokio::time::timeout;
@@ -20,7 +21,7 @@ use crate::jobs::Jobs;
 use crate::plan::{self, Directories};
 use crate::pool::{Need, Pool, Seat};
 use crate::protocol::{Entry, FDS_MAX, RunPlan};
-use crate::worker::{Order, Run, RunError};
+use crate::worker::{Hosts, Order, Run, RunError};
 
 /// Standard input, output and error.
 const STREAMS: usize = 3;
@@ -39,18 +40,20 @@ pub struct WasmDriver {
 pub(crate) struct Shared {
     pub(crate) pool: Arc<Pool>,
     library: Library,
+    sandboxed: Option<Arc<dyn SandboxProcessHost>>,
     pub(crate) jobs: Jobs,
 }
 
 impl WasmDriver {
     /// A driver that runs nothing yet. No process is started before it is needed.
     pub fn new(config: Config, parts: Parts) -> Result<Self, SetupError> {
-        let Parts { processes, key_values } = parts;
+        let Parts { processes, sandbox_processes, key_values } = parts;
         let library = Library::open(&config, processes.clone())?;
         let jobs = Jobs::new();
+        let hosts = Hosts { processes, sandboxed: sandbox_processes.clone() };
         let calls = Arc::new(calls::Shared::new(key_values));
-        let pool = Pool::new(config, processes, calls, jobs.clone());
-        Ok(Self { shared: Arc::new(Shared { pool, library, jobs }) })
+        let pool = Pool::new(config, hosts, calls, jobs.clone());
+        Ok(Self { shared: Arc::new(Shared { pool, library, jobs, sandboxed: sandbox_processes }) })
     }
 
     /// Ends all workers, and with them what runs, and waits for that.
@@ -111,14 +114,19 @@ impl Shared {
             });
         };
         let directories = directories(&mut spec).await?;
-        let need = need(&spec, &wasm, &directories, &module);
-        check_isolation(&wasm)?;
+        let alone = self.alone(&spec, &wasm, sandbox)?;
+        let need = need(&spec, &wasm, &directories, &module, alone);
         // A worker that has to be started is started while the code is being made.
         let seat = self.seat(&need)?;
         let code = self.code(&module).await?;
         entry::check_grants(&code.inspection, &wasm.options).map_err(invalid)?;
         let entry = entry::choose(&code.inspection, &wasm.options, wasm.listeners.len()).map_err(invalid)?;
         let mut plan = plan::run(&spec, &wasm, &sandbox.limits, directories.preopens, entry);
+        let slot = match plan.own_thread {
+            true => self.thread_slot(sandbox, &spec.limits).await?,
+            false => None,
+        };
+        plan.cgroups = slot.as_ref().map_or(0, |slot| slot.tasks.len() as u32);
         let listeners = std::mem::take(&mut wasm.listeners);
         let fds = descriptors(&plan, spec.stdio, listeners)?;
         let parts = match plan.entry {
@@ -127,7 +135,7 @@ impl Shared {
         };
         plan::divide(&mut plan, parts);
         let may = plan::permissions(&wasm);
-        let order = Order { plan, fds, code, artifacts: wasm.artifacts, may };
+        let order = Order { plan, fds, slot, code, artifacts: wasm.artifacts, may };
         let run = self.start_run(&order, &need, seat).await?;
         let (plan, code) = (order.plan.clone(), order.code.clone());
         let container = match parts {
@@ -138,6 +146,42 @@ impl Shared {
             }
         };
         Ok(Arc::new(container))
+    }
+
+    /// The sandbox in which a container of the class `process` is alone in its worker.
+    fn alone(
+        &self,
+        spec: &ContainerSpec,
+        wasm: &WasmSpec,
+        sandbox: &Sandbox,
+    ) -> Result<Option<(Sandbox, Limits)>, StartError> {
+        match wasm.options.isolation {
+            WasmIsolation::Shared | WasmIsolation::Thread => Ok(None),
+            WasmIsolation::Process if self.sandboxed.is_some() => {
+                Ok(Some((sandbox.clone(), spec.limits.clone())))
+            }
+            WasmIsolation::Process => Err(unsupported(
+                "the isolation class `process`",
+                "it needs sandboxes, and these need root; use `thread` or `shared`",
+            )),
+        }
+    }
+
+    /// A place in the task's cgroup for a thread, where there are cgroups.
+    async fn thread_slot(
+        &self,
+        sandbox: &Sandbox,
+        limits: &Limits,
+    ) -> Result<Option<Arc<ThreadSlot>>, StartError> {
+        let Some(host) = &self.sandboxed else { return Ok(None) };
+        let deadline = self.pool.config().deadlines.spawn;
+        let error = match timeout(deadline, host.thread_slot(sandbox, limits)).await {
+            Ok(Ok(slot)) => return Ok(Some(Arc::new(slot))),
+            Ok(Err(error)) => error,
+            Err(_) => ProcessError::Unavailable { source: io::ErrorKind::TimedOut.into() },
+        };
+        let source = io::Error::other(chain(&error));
+        Err(StartError::System { step: "make a place for the container's thread".into(), source })
     }
 
     fn seat(&self, need: &Need) -> Result<Seat, StartError> {
@@ -189,25 +233,21 @@ async fn directories(spec: &mut ContainerSpec) -> Result<Directories, StartError
     }
 }
 
-fn need(spec: &ContainerSpec, wasm: &WasmSpec, directories: &Directories, module: &WasmModule) -> Need {
+fn need(
+    spec: &ContainerSpec,
+    wasm: &WasmSpec,
+    directories: &Directories,
+    module: &WasmModule,
+    alone: Option<(Sandbox, Limits)>,
+) -> Need {
     Need {
         tenant: wasm.tenant.clone(),
         task: spec.task.clone(),
         mounts: directories.mounts.clone(),
         user: wasm.files_of,
         host_network: wasm.options.host_network,
-        alone: wasm.options.isolation == WasmIsolation::Process,
+        alone,
         digest: module.digest.clone(),
-    }
-}
-
-fn check_isolation(wasm: &WasmSpec) -> Result<(), StartError> {
-    match wasm.options.isolation {
-        WasmIsolation::Shared | WasmIsolation::Thread => Ok(()),
-        WasmIsolation::Process => Err(unsupported(
-            "the isolation class `process`",
-            "it needs containers, and so root; use `thread`",
-        )),
     }
 }
 

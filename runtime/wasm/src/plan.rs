@@ -5,6 +5,8 @@ use std::path::Path;
 
 use neargate_driver::{ContainerSpec, Limits, Mount, MountSource, ProcessMount, StartError, WasmSpec};
 
+use neargate_model::WasmIsolation;
+
 use crate::interfaces::GRANT_KEY_VALUE;
 use crate::protocol::{Entry, Preopen, RunLimits, RunPlan};
 use crate::worker::Permissions;
@@ -99,7 +101,7 @@ pub(crate) fn run(
         grants: options.grants.clone(),
         config: options.config.clone(),
         network: options.host_network,
-        own_thread: false,
+        own_thread: options.isolation == WasmIsolation::Thread,
         cgroups: 0,
         core_dump: wasm.artifacts.is_some() && !options.no_core_dump,
         profile: wasm.artifacts.is_some() && options.profile,
@@ -140,6 +142,9 @@ const PART_MEMORY_MIN: u64 = 128 << 20;
 /// Over how many of `cores` an HTTP handler is spread. A limit is divided among the parts, since each worker
 /// enforces its own; what cannot be divided keeps it on one.
 pub(crate) fn parts(plan: &RunPlan, cores: usize) -> u32 {
+    if plan.own_thread {
+        return 1;
+    }
     let all = u32::try_from(cores).unwrap_or(u32::MAX);
     let of = |limits: &RunLimits| {
         let by_budget = if limits.cpu_budget_ns.is_some() { 1 } else { all };

@@ -46,6 +46,7 @@ pub(super) async fn run(
     let order = Order {
         plan,
         fds: vec![stdio.stdin, stdio.stdout, stdio.stderr],
+        slot: None,
         code: code.clone(),
         artifacts: None,
         may: Default::default(),

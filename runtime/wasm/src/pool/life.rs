@@ -150,7 +150,7 @@ impl Job {
             if let Some(time) = self.not_before {
                 tokio::time::sleep_until(time.into()).await;
             }
-            spawn(&pool.processes, &pool.config, &self.fences, self.core, pool.config.runs_max.max(1)).await
+            spawn(&pool.hosts, &pool.config, &self.fences, self.core, pool.config.runs_max.max(1)).await
         };
         tokio::select! {
             started = starting => started,

@@ -21,14 +21,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use neargate_driver::{ProcessHost, ProcessMount, ProcessUser};
+use neargate_driver::{Limits, ProcessMount, ProcessUser, Sandbox};
 use neargate_model::TaskId;
 use tokio::sync::{Notify, watch};
 
 use crate::calls;
 use crate::config::Config;
 use crate::jobs::Jobs;
-use crate::worker::{Fences, SpawnFailure, Worker};
+use crate::worker::{Fences, Hosts, SpawnFailure, Worker};
 use choose::{Candidate, Stage, choose};
 
 /// Longest pause before a worker is started again that keeps ending.
@@ -48,8 +48,8 @@ pub(crate) struct Need {
     pub(crate) mounts: Vec<ProcessMount>,
     pub(crate) user: ProcessUser,
     pub(crate) host_network: bool,
-    /// Whether nothing else may run in it.
-    pub(crate) alone: bool,
+    /// The sandbox in which it is alone in its worker, with its limits there; `None` where others may join.
+    pub(crate) alone: Option<(Sandbox, Limits)>,
     /// The image, which some workers have loaded already.
     pub(crate) digest: String,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Full(u32);
 /// The workers.
 pub(crate) struct Pool {
     config: Config,
-    processes: Arc<dyn ProcessHost>,
+    hosts: Hosts,
     calls: Arc<calls::Shared>,
     cores: Vec<usize>,
     state: Mutex<State>,
@@ -135,14 +135,9 @@ pub(crate) struct At {
 }
 
 impl Pool {
-    pub(crate) fn new(
-        config: Config,
-        processes: Arc<dyn ProcessHost>,
-        calls: Arc<calls::Shared>,
-        jobs: Jobs,
-    ) -> Arc<Self> {
+    pub(crate) fn new(config: Config, hosts: Hosts, calls: Arc<calls::Shared>, jobs: Jobs) -> Arc<Self> {
         let cores = cores(config.workers);
-        Arc::new(Self { config, processes, calls, cores, state: Mutex::default(), jobs })
+        Arc::new(Self { config, hosts, calls, cores, state: Mutex::default(), jobs })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -239,6 +234,7 @@ impl Pool {
             mounts: need.mounts.clone(),
             user: if need.mounts.is_empty() { ProcessUser::Nobody } else { need.user },
             host_network: need.host_network,
+            sandbox: need.alone.clone(),
             memory_bytes: if own { None } else { self.config.worker_memory_bytes },
         };
         let slots = match own {
@@ -251,7 +247,9 @@ impl Pool {
             Some(task) => state.tasks.entry(task.clone()).or_default().push(id),
             None => drop(state.tenants.insert((need.tenant.clone(), need.host_network), id)),
         }
-        state.groups.insert(id, Group { fences, owner, alone: need.alone, slots, tasks: HashMap::new() });
+        state
+            .groups
+            .insert(id, Group { fences, owner, alone: need.alone.is_some(), slots, tasks: HashMap::new() });
         id
     }
 
@@ -262,13 +260,13 @@ impl Pool {
 
 /// Whether a need takes a worker that only one task uses.
 fn is_own(need: &Need) -> bool {
-    need.alone || !need.mounts.is_empty()
+    need.alone.is_some() || !need.mounts.is_empty()
 }
 
 impl State {
     /// A task's own group that a need may join.
     fn own_group(&self, need: &Need) -> Option<u64> {
-        if need.alone {
+        if need.alone.is_some() {
             return None;
         }
         let groups = self.tasks.get(&need.task)?;

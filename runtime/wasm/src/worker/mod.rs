@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use neargate_driver::{ProcessExit, StartError};
+use neargate_driver::{ProcessExit, StartError, ThreadSlot};
 use neargate_ipc::channel;
 use neargate_ipc::wire::encode;
 use tokio::io::Interest;
@@ -36,7 +36,7 @@ use crate::protocol::{Cause, RunPlan, StartFailure, Stop, ToWorker};
 
 pub(crate) use owner::{Retire, own};
 pub(crate) use run::{Ended, Run};
-pub(crate) use spawn::{Fences, SpawnFailure, spawn};
+pub(crate) use spawn::{Fences, Hosts, SpawnFailure, spawn};
 
 /// What sending to a worker that has ended gives.
 const GONE: i32 = rustix::io::Errno::PIPE.raw_os_error();
@@ -69,9 +69,12 @@ struct Entry {
     started: Option<oneshot::Sender<Result<(), StartFailure>>>,
     artifacts: Option<PathBuf>,
     may: Permissions,
-    /// Its place in the pool, and the code that must stay.
-    held: (Seat, Arc<Code>),
+    /// What must stay while it runs.
+    held: Held,
 }
+
+/// What a run holds: its place in the pool, its code, and its thread's place in a cgroup.
+type Held = (Seat, Arc<Code>, Option<Arc<ThreadSlot>>);
 
 /// What a run may ask the server for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,7 +138,10 @@ impl RunError {
 /// What a run is started with.
 pub(crate) struct Order {
     pub(crate) plan: RunPlan,
+    /// Streams and listening sockets.
     pub(crate) fds: Vec<OwnedFd>,
+    /// For a run with a thread of its own: the cgroups that this joins.
+    pub(crate) slot: Option<Arc<ThreadSlot>>,
     pub(crate) code: Arc<Code>,
     pub(crate) artifacts: Option<PathBuf>,
     pub(crate) may: Permissions,
@@ -184,7 +190,8 @@ impl Worker {
         let guard = KillOnDrop::new(run.clone());
         let message =
             ToWorker::Start { run: run.id(), plan: RunPlan { image: pin.id, ..order.plan.clone() } };
-        let fds: Vec<BorrowedFd<'_>> = order.fds.iter().map(AsFd::as_fd).collect();
+        let cgroups = order.slot.iter().flat_map(|slot| &slot.tasks);
+        let fds: Vec<BorrowedFd<'_>> = order.fds.iter().chain(cgroups).map(AsFd::as_fd).collect();
         if let Err(source) = self.send(&message, &fds).await {
             return Err(self.not_sent(&run, source));
         }
@@ -231,7 +238,7 @@ impl Worker {
             started: Some(started),
             artifacts: order.artifacts.clone(),
             may: order.may,
-            held: (seat, order.code.clone()),
+            held: (seat, order.code.clone(), order.slot.clone()),
         };
         state.runs.insert(run.id(), entry);
         Ok(run)

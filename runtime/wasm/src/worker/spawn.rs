@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use neargate_driver::{
-    Process, ProcessError, ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec, ProcessUser,
+    Limits, Process, ProcessError, ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec,
+    ProcessUser, Sandbox, SandboxProcessHost,
 };
 use neargate_ipc::channel;
 use neargate_ipc::wire::{decode, encode};
@@ -27,6 +28,15 @@ pub(crate) struct Fences {
     pub(crate) user: ProcessUser,
     pub(crate) host_network: bool,
     pub(crate) memory_bytes: Option<u64>,
+    /// The sandbox that it is in, with its own limits there; `None` for workers that tasks share.
+    pub(crate) sandbox: Option<(Sandbox, Limits)>,
+}
+
+/// What starts workers.
+#[derive(Clone)]
+pub(crate) struct Hosts {
+    pub(crate) processes: Arc<dyn ProcessHost>,
+    pub(crate) sandboxed: Option<Arc<dyn SandboxProcessHost>>,
 }
 
 /// Why there is no worker.
@@ -48,7 +58,7 @@ pub(crate) enum SpawnFailure {
 
 /// Starts a worker and waits until it is ready.
 pub(crate) async fn spawn(
-    host: &Arc<dyn ProcessHost>,
+    hosts: &Hosts,
     config: &Config,
     fences: &Fences,
     core: Option<usize>,
@@ -58,7 +68,7 @@ pub(crate) async fn spawn(
     let name = name(&fences.tenant, core);
     let spec = process(config, fences, name.clone(), core, runs_max, theirs);
     let deadline = config.deadlines.spawn;
-    let process = match timeout(deadline, host.spawn(spec)).await {
+    let process = match timeout(deadline, hosts.start(fences, spec)).await {
         Ok(process) => process.map_err(SpawnFailure::Process)?,
         Err(_) => return Err(SpawnFailure::TooSlow(deadline)),
     };
@@ -70,6 +80,17 @@ pub(crate) async fn spawn(
         Ok(Ok(_)) => Err(SpawnFailure::Version),
         Ok(Err(source)) => Err(SpawnFailure::Ready(source)),
         Err(_) => Err(SpawnFailure::TooSlow(deadline)),
+    }
+}
+
+impl Hosts {
+    async fn start(&self, fences: &Fences, spec: ProcessSpec) -> Result<Arc<dyn Process>, ProcessError> {
+        match (&fences.sandbox, &self.sandboxed) {
+            (None, _) => self.processes.spawn(spec).await,
+            (Some((sandbox, limits)), Some(sandboxed)) => sandboxed.spawn_in(sandbox, limits, spec).await,
+            // Such runs are refused before; a fence that is missing must not go unnoticed all the same.
+            (Some(_), None) => Err(ProcessError::Unavailable { source: io::ErrorKind::Unsupported.into() }),
+        }
     }
 }
 

@@ -87,7 +87,11 @@ pub(crate) fn config(dir: &Path) -> Config {
 }
 
 pub(crate) fn parts(host: &Arc<FakeHost>, keys: &Arc<Keys>) -> Parts {
-    Parts { processes: Arc::new(Host(host.clone())), key_values: keys.clone() }
+    Parts {
+        processes: Arc::new(Host(host.clone())),
+        sandbox_processes: Some(Arc::new(Host(host.clone()))),
+        key_values: keys.clone(),
+    }
 }
 
 /// One container to be run.

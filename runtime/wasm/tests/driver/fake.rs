@@ -14,7 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use neargate_driver::{Process, ProcessError, ProcessExit, ProcessHost, ProcessRole, ProcessSpec};
+use neargate_driver::{
+    Limits, Process, ProcessError, ProcessExit, ProcessHost, ProcessRole, ProcessSpec, Sandbox,
+    SandboxProcessHost, ThreadSlot,
+};
 use neargate_ipc::channel;
 use neargate_ipc::wire::{decode, encode};
 use neargate_wasm::protocol::{
@@ -29,14 +32,32 @@ pub(crate) const COMPILER: &str = "fake compiler 1";
 /// What a worker was started with, and what it was told.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
-    Spawned { name: String, core: Option<usize>, mounts: Vec<String>, host_network: bool },
+    Spawned {
+        sandbox: Option<String>,
+        name: String,
+        core: Option<usize>,
+        mounts: Vec<String>,
+        host_network: bool,
+    },
     Loaded,
-    Unloaded { image: u32 },
-    Started { worker: usize, plan: Box<RunPlan> },
-    Stopped { stop: Stop },
-    Told { reply: HostReply },
-    Ended { worker: usize },
+    Unloaded {
+        image: u32,
+    },
+    Started {
+        worker: usize,
+        plan: Box<RunPlan>,
+    },
+    Stopped {
+        stop: Stop,
+    },
+    Told {
+        reply: HostReply,
+    },
+    Ended {
+        worker: usize,
+    },
     Compiled,
+    SlotGivenBack,
 }
 
 /// Starts threads instead of processes.
@@ -135,20 +156,39 @@ impl ProcessHost for Host {
     async fn spawn(&self, spec: ProcessSpec) -> Result<Arc<dyn Process>, ProcessError> {
         let host = self.0.clone();
         let process = match spec.role {
-            ProcessRole::WasmWorker => worker(host, spec),
+            ProcessRole::WasmWorker => worker(host, spec, None),
             ProcessRole::WasmCompiler => compiler(host, spec),
         };
         Ok(process)
     }
 }
 
-fn worker(host: Arc<FakeHost>, mut spec: ProcessSpec) -> Arc<FakeProcess> {
+#[async_trait]
+impl SandboxProcessHost for Host {
+    async fn spawn_in(
+        &self,
+        sandbox: &Sandbox,
+        _limits: &Limits,
+        spec: ProcessSpec,
+    ) -> Result<Arc<dyn Process>, ProcessError> {
+        assert_eq!(spec.role, ProcessRole::WasmWorker);
+        Ok(worker(self.0.clone(), spec, Some(sandbox.task.to_string())))
+    }
+
+    async fn thread_slot(&self, _sandbox: &Sandbox, _limits: &Limits) -> Result<ThreadSlot, ProcessError> {
+        let host = self.0.clone();
+        Ok(ThreadSlot::new(vec![crate::bench::null()], move || host.note(Event::SlotGivenBack)))
+    }
+}
+
+fn worker(host: Arc<FakeHost>, mut spec: ProcessSpec, sandbox: Option<String>) -> Arc<FakeProcess> {
     let socket = spec.fds.remove(0);
     let process =
         Arc::new(FakeProcess { exit: watch::Sender::new(None), socket: Some(socket.try_clone().unwrap()) });
     let number = host.workers.fetch_add(1, Ordering::SeqCst);
     host.processes.lock().unwrap().push(process.clone());
     host.note(Event::Spawned {
+        sandbox,
         name: spec.name.clone(),
         core: spec.core,
         mounts: spec.mounts.iter().map(|mount| mount.source.display().to_string()).collect(),

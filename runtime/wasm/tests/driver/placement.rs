@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use neargate_driver::{Limits, Signal};
+use neargate_driver::{ExecSpec, Limits, Signal};
+use neargate_model::WasmIsolation;
+use neargate_wasm::WasmDriver;
 use neargate_wasm::protocol::ToWorker;
 
-use crate::bench::{Bench, task};
+use crate::bench::{Bench, config, parts, task};
 use crate::fake::Event;
 
 /// In which workers the starts so far were.
@@ -250,4 +252,64 @@ async fn a_plan_says_what_the_container_gets() {
     assert!(plan.profile && plan.core_dump && !plan.network && !plan.own_thread);
     let bytes = neargate_ipc::wire::encode(&ToWorker::Start { run: 1, plan: plan.clone() });
     assert_eq!(neargate_ipc::wire::decode(&bytes), Ok(ToWorker::Start { run: 1, plan }));
+}
+
+#[tokio::test]
+async fn a_container_of_the_process_class_is_alone_in_its_tasks_sandbox() {
+    let bench = Bench::new();
+    let alone = || task("hold").options(|options| options.isolation = WasmIsolation::Process);
+    let first = alone();
+    let handle = bench.run(first.clone()).await;
+    let _beside = bench.run(task("hold").beside(&first)).await;
+    let _second = bench.run(alone().beside(&first)).await;
+    let used = workers(&bench);
+    assert!(used[0] != used[1] && used[0] != used[2] && used[1] != used[2], "{used:?}");
+    let sandboxes: Vec<Option<String>> = bench
+        .host
+        .events()
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Spawned { sandbox, .. } => Some(sandbox),
+            _ => None,
+        })
+        .collect();
+    let of_task = sandboxes.iter().flatten().filter(|task| **task == first.id.to_string()).count();
+    assert_eq!((of_task, sandboxes[used[1]].is_none()), (2, true));
+    // A check is run where the container is.
+    let spec = ExecSpec {
+        argv: vec!["program".to_owned(), "exit".to_owned(), "0".to_owned()],
+        env: Vec::new(),
+        timeout: Duration::from_secs(20),
+        stdio: None,
+    };
+    assert_eq!(handle.exec(spec).await.unwrap().code, Some(0));
+    assert_eq!(workers(&bench)[3], used[0]);
+    handle.signal(Signal::Kill).await.unwrap();
+    bench.host.until("the end of its worker", |events| is_ended(events, used[0])).await;
+}
+
+#[tokio::test]
+async fn a_thread_of_its_own_joins_the_sandbox_for_as_long_as_it_runs() {
+    let bench = Bench::new();
+    let handle = bench.run(task("hold").options(|options| options.isolation = WasmIsolation::Thread)).await;
+    let (_, plan) = bench.host.starts().remove(0);
+    assert!(plan.own_thread && plan.cgroups == 1, "{plan:?}");
+    let is_given_back = |events: &[Event]| events.iter().any(|event| matches!(event, Event::SlotGivenBack));
+    assert!(!is_given_back(&bench.host.events()));
+    handle.signal(Signal::Kill).await.unwrap();
+    handle.wait().await;
+    bench.host.until("the slot", is_given_back).await;
+}
+
+#[tokio::test]
+async fn without_sandboxes_there_is_no_process_class() {
+    let mut bench = Bench::new();
+    let mut parts = parts(&bench.host, &bench.keys);
+    parts.sandbox_processes = None;
+    bench.driver = WasmDriver::new(config(bench.dir.path()), parts).unwrap();
+    let text = bench.refuse(task("hold").options(|o| o.isolation = WasmIsolation::Process)).await;
+    assert!(text.contains("the isolation class `process` is not supported"), "{text}");
+    bench.run(task("hold").options(|o| o.isolation = WasmIsolation::Thread)).await;
+    let (_, plan) = bench.host.starts().remove(0);
+    assert!(plan.own_thread && plan.cgroups == 0, "{plan:?}");
 }
