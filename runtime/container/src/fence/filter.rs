@@ -10,8 +10,8 @@
 //! wasmtime would like to find dirty pages with an ioctl on `/proc/self/pagemap`. There is no `/proc`, it notices
 //! that when it opens the file, and resets memory by `madvise` alone.
 //!
-//! `statx` is allowed to all, since std needs it for descriptors and a filter cannot see whether the path is
-//! empty. In the empty root there is nothing to look at; without namespaces, names and sizes of the host's files
+//! `statx` and `newfstatat` are allowed to all, since std and the C library need them for descriptors and a filter
+//! cannot see whether the path is empty. In the empty root there is nothing to look at; without namespaces, names and sizes of the host's files
 //! can be seen.
 //!
 //! `clone` makes threads only and `clone3`, whose flags a filter cannot see, is answered ENOSYS, so nothing
@@ -134,7 +134,7 @@ const COMMON: &[i64] = calls![
     SYS_brk SYS_clock_getres SYS_clock_gettime SYS_clock_nanosleep SYS_close SYS_close_range SYS_exit
     SYS_exit_group SYS_fcntl SYS_fstat SYS_futex SYS_futex_waitv SYS_getcpu SYS_getegid SYS_geteuid SYS_getgid SYS_getpid SYS_getppid
     SYS_getrandom SYS_getrusage SYS_gettid SYS_gettimeofday SYS_getuid SYS_lseek SYS_madvise SYS_membarrier
-    SYS_memfd_create SYS_mincore SYS_mmap SYS_mprotect SYS_mremap SYS_munmap SYS_nanosleep SYS_ppoll
+    SYS_memfd_create SYS_mincore SYS_mmap SYS_mprotect SYS_mremap SYS_munmap SYS_nanosleep SYS_newfstatat SYS_ppoll
     SYS_pread64 SYS_preadv SYS_pwrite64 SYS_pwritev SYS_read SYS_readv SYS_restart_syscall SYS_rseq
     SYS_rt_sigaction SYS_rt_sigprocmask SYS_rt_sigreturn SYS_sched_getaffinity SYS_sched_yield SYS_sendmsg
     SYS_set_robust_list SYS_sigaltstack SYS_statx SYS_sysinfo SYS_uname SYS_write SYS_writev SYS_ftruncate
@@ -151,7 +151,7 @@ const WORKER: &[i64] = calls![
 /// With directories: what `wasi:filesystem` needs.
 const FILES: &[i64] = calls![
     SYS_copy_file_range SYS_faccessat SYS_faccessat2 SYS_fadvise64 SYS_fallocate SYS_fdatasync SYS_flock
-    SYS_fstatfs SYS_fsync SYS_getdents64 SYS_linkat SYS_mkdirat SYS_newfstatat SYS_openat SYS_openat2
+    SYS_fstatfs SYS_fsync SYS_getdents64 SYS_linkat SYS_mkdirat SYS_openat SYS_openat2
     SYS_readlinkat SYS_renameat SYS_renameat2 SYS_statfs SYS_symlinkat SYS_sync_file_range
     SYS_unlinkat SYS_utimensat
 ];

@@ -144,7 +144,7 @@ fn other_calls_are_refused(fixture: &Fixture) {
     fixture.check(&format!("call {} {} 0", libc::SYS_prctl, libc::PR_SET_PDEATHSIG), "EPERM");
     fixture.check(&format!("call {} {} 1", libc::SYS_prctl, libc::PR_SET_DUMPABLE), "EPERM");
     fixture.check(&format!("call {} 2 {} 0", libc::SYS_ioctl, libc::TIOCSTI), "EPERM");
-    for number in [libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_mkdirat, libc::SYS_getdents64] {
+    for number in [libc::SYS_openat, libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_getdents64] {
         fixture.check(&format!("call {number} -100 0 0 0"), "EPERM");
     }
 }
