@@ -4,9 +4,11 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
+use neargate_container::{Fences, Launcher, Role, Roles};
 use serde::Serialize;
 
 use crate::client::{Output, table};
@@ -14,6 +16,9 @@ use crate::data_dir;
 
 /// Free space below which the data directory is called nearly full, in bytes.
 const FREE_BYTES_MIN: u64 = 1 << 30;
+
+/// How long the launcher may take to say which fences there are.
+const FENCES_LIMIT: Duration = Duration::from_secs(5);
 
 /// The oldest kernel that containers are tested on: cgroup.kill and idmapped overlay layers are older.
 const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -56,7 +61,7 @@ fn require(name: &'static str, is_there: bool, found: impl Into<String>, hint: &
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let data = args.data.clone().unwrap_or_else(data_dir::default_path);
-    let checks = [
+    let mut checks = vec![
         privileges(),
         kernel(),
         user_namespaces(),
@@ -68,6 +73,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         space(&data),
         loopback_port(),
     ];
+    checks.extend(wasm_fences());
     let mut out = std::io::stdout().lock();
     match args.output {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&checks)?)?,
@@ -165,6 +171,59 @@ fn cgroup_controllers() -> Check {
     let found = if missing.is_empty() { wanted.join(" ") } else { format!("no {}", missing.join(", ")) };
     let hint = "enable the controllers on the kernel's command line; limits are not enforced without them";
     require("cgroup controllers", missing.is_empty(), found, hint)
+}
+
+/// The fences of the processes that run Wasm, asked of a launcher as `run` and `serve` have one. Those that do
+/// not depend on the machine (no capabilities, seccomp, resource limits) are not told.
+fn wasm_fences() -> Vec<Check> {
+    let fences = match look_at_fences() {
+        Ok(fences) => fences,
+        Err(error) => {
+            let found = format!("{error:#}");
+            return vec![check("Wasm fences", Status::Warn, found, "Wasm tasks need processes of their own")];
+        }
+    };
+    let one = |name, missing: Option<std::io::Error>, there: &str, hint| match missing {
+        None => check(name, Status::Ok, there, hint),
+        Some(error) => check(name, Status::Warn, format!("none: {error}"), hint),
+    };
+    let landlock = match fences.landlock_abi {
+        0 => check(
+            "Wasm: Landlock",
+            Status::Warn,
+            "none",
+            "use a kernel with CONFIG_SECURITY_LANDLOCK and landlock in its lsm= list",
+        ),
+        abi => check("Wasm: Landlock", Status::Ok, format!("version {abi}"), ""),
+    };
+    vec![
+        one(
+            "Wasm: namespaces",
+            fences.namespaces,
+            "user, pid, mount, network, ipc, uts",
+            "allow user namespaces to this user, or start `neargate` as root",
+        ),
+        one(
+            "Wasm: cgroup",
+            fences.cgroup,
+            "a cgroup for each worker",
+            "start `neargate` as root; without it wasmtime alone limits the memory of Wasm",
+        ),
+        landlock,
+    ]
+}
+
+fn look_at_fences() -> Result<Fences> {
+    // No process is started, so that the roles are never played.
+    let nothing: Role = |_, _| 0;
+    let launcher =
+        Launcher::fork(Roles { worker: nothing, compiler: nothing }).context("start the launcher")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let fences = tokio::time::timeout(FENCES_LIMIT, launcher.fences()).await;
+        launcher.shut_down().await;
+        fences.context("wait for the launcher")?.context("ask the launcher")
+    })
 }
 
 fn memory() -> Check {
