@@ -75,8 +75,10 @@ fn enclose(start: &mut Start<'_>) -> Result<(), Failure> {
     // The launcher takes some of them by a descriptor.
     sys::set_blocked(&[], libc::SIG_SETMASK);
     keep_only_own(start)?;
-    if let Some(ground) = start.ground {
-        enter_namespaces(start, ground)?;
+    match start.ground {
+        Some(ground) => enter_namespaces(start, ground)?,
+        // The launcher does this when it writes the id maps. Only lowering can be refused.
+        None => drop(fs::write("/proc/self/oom_score_adj", "0")),
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let plan = &start.plan;

@@ -274,6 +274,8 @@ fn seen_from_outside(fixture: &Fixture) {
     for key in ["SigBlk", "SigPnd"] {
         assert_eq!(status(pid, key), "0000000000000000", "{key}");
     }
+    let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    assert!(score.trim().parse::<i32>().unwrap() >= 0, "{score}");
     if fixture.mode == Mode::Root {
         let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let limit = |name: &str| limits.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
