@@ -170,6 +170,12 @@ impl ImageError {
         }
     }
 
+    /// Whether another try would end in the same way, or cost too much to be made soon.
+    fn is_lasting(&self) -> bool {
+        // The digest is that of the right file, which may come to be there.
+        self.is_of_image() && !matches!(self, Self::Digest { .. })
+    }
+
     /// The same for the starter of a container; several may wait for one image, so the cause is copied as text.
     pub(crate) fn to_start_error(&self) -> StartError {
         if self.is_of_image() {
@@ -311,7 +317,7 @@ async fn make(shared: Arc<Shared>, module: WasmModule, sender: watch::Sender<Opt
         let known = match &made {
             Ok(code) => Known::Ready { code: code.clone(), used },
             Err(error) => {
-                let pause = if error.is_of_image() { REFUSED } else { FAILED };
+                let pause = if error.is_lasting() { REFUSED } else { FAILED };
                 Known::Refused { error: error.clone(), until: Instant::now() + pause }
             }
         };
