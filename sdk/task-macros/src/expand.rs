@@ -4,7 +4,8 @@ use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::{Error, FnArg, ItemFn, Result, ReturnType, Safety, Type};
 
-/// Wraps the function in a real `fn main` that hands it to the run time of `neargate-task`.
+/// Wraps the function in a real `fn main` that hands it to the run time of `neargate-task`, and exports it as
+/// the handler of a component where there are components.
 pub(crate) fn task(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     if !arguments.is_empty() {
         return Err(Error::new_spanned(arguments, "#[task] takes no arguments"));
@@ -13,12 +14,13 @@ pub(crate) fn task(arguments: TokenStream, item: TokenStream) -> Result<TokenStr
         Error::new_spanned(item, "#[task] goes on a function: `fn main(input: Input) -> Output`")
     })?;
     check(&function)?;
-    let run = run_time_function(&function);
+    let [run, handle] = run_time_functions(&function);
     // The user's `main` is an item of the generated one and hides it there, so it keeps its name in
-    // messages and backtraces.
+    // messages and backtraces. The handler is an item beside it and sees the same `main`.
     Ok(quote! {
         fn main() -> ::std::process::ExitCode {
             #function
+            ::neargate_task::__export_handler!(|input| ::neargate_task::run_time::#handle(main, input));
             ::neargate_task::run_time::#run(main)
         }
     })
@@ -58,20 +60,20 @@ fn check(function: &ItemFn) -> Result<()> {
     }
 }
 
-/// Which function of the run time fits. Whether the return type is a `Result` is told from its name, as
-/// `Result` is itself something that serde can write.
-fn run_time_function(function: &ItemFn) -> Ident {
+/// Which functions of the run time fit: for the program and for the handler. Whether the return type is a
+/// `Result` is told from its name, as `Result` is itself something that serde can write.
+fn run_time_functions(function: &ItemFn) -> [Ident; 2] {
     let fails = match &function.sig.output {
         ReturnType::Type(_, ty) => is_result(ty),
         ReturnType::Default => false,
     };
-    let name = match (function.sig.inputs.is_empty(), fails) {
-        (false, false) => "run",
-        (false, true) => "try_run",
-        (true, false) => "run_without_input",
-        (true, true) => "try_run_without_input",
+    let names = match (function.sig.inputs.is_empty(), fails) {
+        (false, false) => ["run", "handle"],
+        (false, true) => ["try_run", "try_handle"],
+        (true, false) => ["run_without_input", "handle_without_input"],
+        (true, true) => ["try_run_without_input", "try_handle_without_input"],
     };
-    Ident::new(name, Span::call_site())
+    names.map(|name| Ident::new(name, Span::call_site()))
 }
 
 fn is_result(ty: &Type) -> bool {
@@ -91,9 +93,14 @@ mod tests {
         task(arguments.parse().unwrap(), item.parse().unwrap()).map(|tokens| tokens.to_string())
     }
 
-    fn check_call(item: &str, call: &str) {
+    fn check_call(item: &str, run: &str) {
+        let handle = run.replace("run", "handle");
         let expect: TokenStream = format!(
-            "fn main() -> ::std::process::ExitCode {{ {item} ::neargate_task::run_time::{call}(main) }}"
+            "fn main() -> ::std::process::ExitCode {{
+                {item}
+                ::neargate_task::__export_handler!(|input| ::neargate_task::run_time::{handle}(main, input));
+                ::neargate_task::run_time::{run}(main)
+            }}"
         )
         .parse()
         .unwrap();

@@ -13,12 +13,14 @@ pub struct Error {
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    retryable: bool,
 }
 
 impl Error {
     /// An error without a code.
     pub fn new(message: impl Display) -> Self {
-        Self { message: message.to_string(), code: None }
+        Self { message: message.to_string(), code: None, retryable: false }
     }
 
     /// The same error with a code, a short name such as `EmptyOrder` that callers may compare.
@@ -26,6 +28,19 @@ impl Error {
     pub fn code(mut self, code: impl Into<String>) -> Self {
         self.code = Some(code.into());
         self
+    }
+
+    /// The same error, of which trying again may be the cure: a service that was busy, say.
+    #[must_use]
+    pub fn retryable(mut self) -> Self {
+        self.retryable = true;
+        self
+    }
+
+    /// Code, message, and whether trying again may help.
+    #[cfg(all(target_os = "wasi", target_env = "p2"))]
+    pub(crate) fn into_parts(self) -> (Option<String>, String, bool) {
+        (self.code, self.message, self.retryable)
     }
 }
 

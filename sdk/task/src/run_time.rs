@@ -34,6 +34,47 @@ pub fn try_run_without_input<U: Serialize, E: Into<Error>>(task: impl FnOnce() -
     finish(|| task().map_err(Into::into))
 }
 
+/// The handler of a function with an input that cannot fail.
+pub fn handle<T: DeserializeOwned, U: Serialize>(
+    task: impl FnOnce(T) -> U,
+    input: Vec<u8>,
+) -> Result<Vec<u8>, Error> {
+    try_handle(|input| Ok::<U, Infallible>(task(input)), input)
+}
+
+/// The handler of a function with an input that can fail.
+pub fn try_handle<T, U, E>(task: impl FnOnce(T) -> Result<U, E>, input: Vec<u8>) -> Result<Vec<u8>, Error>
+where
+    T: DeserializeOwned,
+    U: Serialize,
+    E: Into<Error>,
+{
+    to_line(task(read_input(&input[..])?).map_err(Into::into)?)
+}
+
+/// The handler of a function without input that cannot fail.
+pub fn handle_without_input<U: Serialize>(
+    task: impl FnOnce() -> U,
+    input: Vec<u8>,
+) -> Result<Vec<u8>, Error> {
+    try_handle_without_input(|| Ok::<U, Infallible>(task()), input)
+}
+
+/// The handler of a function without input that can fail.
+pub fn try_handle_without_input<U: Serialize, E: Into<Error>>(
+    task: impl FnOnce() -> Result<U, E>,
+    _input: Vec<u8>,
+) -> Result<Vec<u8>, Error> {
+    to_line(task().map_err(Into::into)?)
+}
+
+/// What the program would write.
+fn to_line(value: impl Serialize) -> Result<Vec<u8>, Error> {
+    let mut line = Vec::new();
+    write_line(&mut line, &value).map_err(|error| Error::new(format_args!("write the output: {error}")))?;
+    Ok(line)
+}
+
 fn finish<U: Serialize>(task: impl FnOnce() -> Result<U, Error>) -> ExitCode {
     ExitCode::from(report(task(), io::stdout().lock(), io::stderr().lock()))
 }
@@ -119,6 +160,26 @@ mod tests {
         assert_eq!(report(Ok(value), &mut out, &mut err), 1);
         assert_eq!(out, b"");
         assert_eq!(err, b"{\"error\":{\"message\":\"write the output: key must be a string\"}}\n");
+    }
+
+    #[test]
+    fn handlers_say_what_programs_write() {
+        let double = |number: u32| match number {
+            13 => Err(Error::new("unlucky").code("Thirteen").retryable()),
+            other => Ok(other * 2),
+        };
+        assert_eq!(try_handle(double, b" 21\n".to_vec()), Ok(b"42\n".to_vec()));
+        assert_eq!(try_handle(double, b"13".to_vec()), double(13).map(|_| Vec::new()));
+        assert_eq!(handle(|n: Option<u32>| n, Vec::new()), Ok(b"null\n".to_vec()));
+        assert_eq!(handle_without_input(|| "hi", b"ignored".to_vec()), Ok(b"\"hi\"\n".to_vec()));
+        let error = handle(|n: u32| n, b"x".to_vec()).unwrap_err();
+        assert!(format!("{error:?}").contains("InvalidInput"));
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        assert_eq!(report(double(13), &mut out, &mut err), 1);
+        assert_eq!(
+            String::from_utf8(err).unwrap(),
+            "{\"error\":{\"message\":\"unlucky\",\"code\":\"Thirteen\",\"retryable\":true}}\n"
+        );
     }
 
     #[test]
