@@ -90,7 +90,7 @@ impl Descriptor {
         let mut bytes: Vec<u8> = Vec::with_capacity(size.min(CHUNK));
         match self.manner {
             Manner::Socket => {
-                drop(retry(|| rustix::net::recv(&self.fd, spare_capacity(&mut bytes), RecvFlags::DONTWAIT))?)
+                retry(|| rustix::net::recv(&self.fd, spare_capacity(&mut bytes), RecvFlags::DONTWAIT))?;
             }
             Manner::NoWait => {
                 // preadv2 takes initialised memory; a pipe holds no more than this anyway.

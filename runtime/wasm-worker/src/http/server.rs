@@ -12,7 +12,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener as StdListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -56,6 +56,7 @@ impl Server {
     /// Accepts until the run is asked to stop, then lets the requests that are being served finish.
     pub(super) async fn run(mut self, listeners: Vec<TcpListener>) {
         let context = Arc::clone(self.calls.context());
+        listeners.iter().for_each(|listener| context.watch(listener.as_fd()));
         let mut sweep = tokio::time::interval(SWEEP);
         let mut stopped = std::pin::pin!(context.stop().requested());
         loop {
@@ -99,6 +100,7 @@ impl Server {
         // Parts of a response are written when the guest writes them, not when there is more (RFC 896). It fails
         // for a connection that is gone, which reading will tell.
         let _ = stream.set_nodelay(true);
+        self.calls.context().watch(stream.as_fd());
         let marks = Marks::new(Arc::clone(&self.clock));
         let io = TokioIo::new(Watched::new(stream, Arc::clone(&marks)));
         let (calls, of_requests) = (Arc::clone(&self.calls), Arc::clone(&marks));

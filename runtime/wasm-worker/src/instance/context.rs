@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use neargate_wasm::protocol::{RunPlan, StartFailure, Usage};
+use tokio::sync::Notify;
 use wasmtime::{Store, UpdateDeadline};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use wasmtime_wasi_http::WasiHttpCtx;
@@ -75,6 +76,8 @@ pub(crate) struct RunContext {
     sender: Arc<Sender>,
     instantiate_ns: AtomicU64,
     requests: AtomicU64,
+    /// Told when a CPU budget has been found used up.
+    exhausted: Arc<Notify>,
 }
 
 impl RunContext {
@@ -82,7 +85,14 @@ impl RunContext {
         let env = last_of_each_name(&parts.plan.env);
         let policy = Policy::of_plan(&parts.plan);
         let sender = Sender::new(Resolver::new(Arc::new(policy), parts.upcalls.clone()));
-        Self { parts, env, sender, instantiate_ns: AtomicU64::new(0), requests: AtomicU64::new(0) }
+        Self {
+            parts,
+            env,
+            sender,
+            instantiate_ns: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            exhausted: Arc::default(),
+        }
     }
 
     /// The number that the server gave the run.
@@ -133,6 +143,16 @@ impl RunContext {
     /// What the run may use. Host buffers that grow with a guest's behaviour are taken from it, and given back.
     pub(crate) fn account(&self) -> &Account {
         &self.parts.account
+    }
+
+    /// Waits until an instance of the run was ended because a CPU budget has been used up, and tells which.
+    pub(crate) async fn cpu_is_used_up(&self) -> Ended {
+        loop {
+            self.exhausted.notified().await;
+            if let Some((whose, budget)) = self.parts.account.exhausted() {
+                return Ended::CpuBudget { whose, budget };
+            }
+        }
     }
 
     /// Counts a request that was answered.
@@ -200,6 +220,7 @@ impl RunContext {
         store.set_max_component_handles(HANDLES_MAX);
         store.set_epoch_deadline(SLICE_EPOCHS);
         let (account, turns) = (self.parts.account.clone(), self.parts.turns.clone());
+        let exhausted = Arc::clone(&self.exhausted);
         store.epoch_deadline_callback(move |mut cx| {
             let lap = cx.data().meter().lap();
             if let Some(mut profiler) = cx.data_mut().take_profiler() {
@@ -207,6 +228,7 @@ impl RunContext {
                 cx.data_mut().profiler = Some(profiler);
             }
             if let Some((whose, budget)) = account.exhausted() {
+                exhausted.notify_one();
                 return Err(Ended::CpuBudget { whose, budget }.into());
             }
             // Yielding also lets the select around the call see that it is to end.

@@ -1,7 +1,6 @@
-//! What of an image is called: its program, `neargate:task/handler`, or any typed export.
+//! What of an image is called, other than its program: `neargate:task/handler`, or any typed export.
 //!
 //! ```text
-//!  program    `wasi:cli/run` of either version
 //!  handler    `neargate:task/handler`
 //!  call       one function by its name, JSON in and out
 //!    │ uses
@@ -13,7 +12,6 @@
 mod call;
 pub(crate) mod function;
 mod handler;
-mod program;
 pub(crate) mod signature;
 mod value;
 
@@ -62,15 +60,6 @@ pub(crate) async fn handler(
     run: &RunContext,
 ) -> wasmtime::Result<i32> {
     handler::handle(store, pre, run).await
-}
-
-/// Runs a component's program, `wasi:cli/run` of WASI 0.2 or 0.3, and returns the exit code.
-pub(crate) async fn program(
-    store: &mut Store<State>,
-    pre: &InstancePre<State>,
-    run: &RunContext,
-) -> wasmtime::Result<i32> {
-    program::run(store, pre, run).await
 }
 
 /// Calls a component's function of this name with the arguments of the plan that follow the program's name, one

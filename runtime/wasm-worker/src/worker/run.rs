@@ -20,11 +20,11 @@ use crate::instance::{Code, Ended, RunContext, State};
 /// A run that has all that it needs.
 pub(super) struct Run {
     context: Arc<RunContext>,
-    program: Program,
+    what: What,
 }
 
 /// What is run of the image.
-enum Program {
+enum What {
     /// A call in this store.
     Call(Box<Store<State>>),
     /// Requests, each with a store of its own.
@@ -39,15 +39,18 @@ impl Run {
             let why = Ended::Denied { what: format!("it imports `{missing}`, which") }.to_string();
             return Err(StartFailure::Import { why });
         }
-        let program = match (&context.plan().entry, context.code()) {
-            (Entry::Http { reuse }, Code::Component(_)) => Program::Http(listeners, *reuse),
+        let what = match (&context.plan().entry, context.code()) {
+            (Entry::Http { reuse }, Code::Component(_)) => What::Http(listeners, *reuse),
             (Entry::Http { .. } | Entry::Handler {}, Code::Module(_)) => {
                 let why = "it is a core module, which has a program and functions of numbers".to_owned();
                 return Err(StartFailure::NoEntry { why });
             }
-            _ => Program::Call(Box::new(store(&context)?)),
+            (Entry::Command {}, _) if let Err(why) = &context.image().program => {
+                return Err(StartFailure::NoEntry { why: (*why).to_owned() });
+            }
+            _ => What::Call(Box::new(store(&context)?)),
         };
-        Ok(Self { context, program })
+        Ok(Self { context, what })
     }
 
     /// Runs, and tells the server. By then everything that the run had has been given back.
@@ -73,7 +76,7 @@ impl Run {
 
     /// Runs until it ends by itself or is stopped.
     async fn ended(self) -> (End, Remains) {
-        let Self { context, program } = self;
+        let Self { context, what } = self;
         let patient = match context.plan().entry {
             Entry::Http { .. } => true,
             _ => context.image().knows_stop,
@@ -81,7 +84,7 @@ impl Run {
         let end = tokio::select! {
             biased;
             code = context.stop().final_code(patient) => return (End::stopped(code), Remains::new()),
-            end = end(&context, program) => end,
+            end = end(&context, what) => end,
         };
         let drained = async {
             for output in &context.stdio().outputs {
@@ -109,17 +112,20 @@ fn store(context: &RunContext) -> Result<Store<State>, StartFailure> {
 }
 
 /// The end of what is run, when nobody stops it.
-async fn end(context: &Arc<RunContext>, program: Program) -> (End, Remains) {
-    match program {
-        Program::Http(listeners, reuse) => {
-            let context = Arc::clone(context);
-            let end = match crate::http::serve(HttpRun { context, listeners, reuse }).await {
-                Ok(()) => End::stopped(0),
-                Err(error) => End::of_call(&Err(error), false),
+async fn end(context: &Arc<RunContext>, what: What) -> (End, Remains) {
+    match what {
+        What::Http(listeners, reuse) => {
+            let http = HttpRun { context: Arc::clone(context), listeners, reuse };
+            let end = tokio::select! {
+                served = crate::http::serve(http) => match served {
+                    Ok(()) => End::stopped(0),
+                    Err(error) => End::of_call(&Err(error), false),
+                },
+                ended = context.cpu_is_used_up() => End::of_call(&Err(ended.into()), false),
             };
             (end, Remains::new())
         }
-        Program::Call(mut store) => {
+        What::Call(mut store) => {
             let meter = Arc::clone(store.data().meter());
             let ended = context.metered(&meter, call(&mut store, context)).await;
             let end = End::of_call(&ended, store.data().growth_was_refused());
@@ -155,22 +161,17 @@ fn remains(
 
 /// Instantiates and calls what the plan says; `Ok` holds the exit code.
 async fn call(store: &mut Store<State>, context: &RunContext) -> wasmtime::Result<i32> {
-    let pre = match context.code() {
-        Code::Module(pre) => {
-            if let Entry::Export { name } = &context.plan().entry {
-                return crate::invoke::core_export(store, pre, context, name).await;
-            }
-            let instance = pre.instantiate_async(&mut *store).await?;
-            let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-            context.instance_is_ready(context.age());
-            start.call_async(store, ()).await?;
-            return Ok(0);
+    match (&context.plan().entry, context.code()) {
+        (Entry::Handler {}, Code::Component(pre)) => crate::invoke::handler(store, pre, context).await,
+        (Entry::Export { name }, Code::Component(pre)) => {
+            crate::invoke::export(store, pre, context, name).await
         }
-        Code::Component(pre) => pre,
-    };
-    match &context.plan().entry {
-        Entry::Handler {} => crate::invoke::handler(store, pre, context).await,
-        Entry::Export { name } => crate::invoke::export(store, pre, context, name).await,
-        Entry::Command {} | Entry::Http { .. } => crate::invoke::program(store, pre, context).await,
+        (Entry::Export { name }, Code::Module(pre)) => {
+            crate::invoke::core_export(store, pre, context, name).await
+        }
+        _ => match &context.image().program {
+            Ok(program) => program.run(store, || context.instance_is_ready(context.age())).await,
+            Err(why) => Err(wasmtime::Error::msg(*why)),
+        },
     }
 }

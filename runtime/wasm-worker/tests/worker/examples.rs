@@ -5,6 +5,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs};
 
+use neargate_wasm::protocol::EngineKind;
+
 use crate::harness::{Setup, Worker, exited, told};
 
 const TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-wasip2"];
@@ -44,6 +46,18 @@ fn hello() {
             assert_eq!((told(&outcome.exit), outcome.stdout()), (exited(0), expect), "{target}");
             assert_eq!(outcome.stderr(), "", "{target}");
         }
+    }
+}
+
+/// What needs no concurrency also runs on the engine that has it.
+#[test]
+fn hello_on_the_other_engine() {
+    let worker = Worker::new();
+    for target in TARGETS {
+        let wasm = example("hello", target);
+        worker.load_for(&wasm, &EngineKind::Concurrent {}).unwrap();
+        let outcome = worker.run(&wasm, Setup { argv: &["hello", "world"], ..Setup::default() });
+        assert_eq!((told(&outcome.exit), outcome.stdout()), (exited(0), "hello, world\n"), "{target}");
     }
 }
 

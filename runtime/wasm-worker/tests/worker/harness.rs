@@ -244,10 +244,15 @@ impl Worker {
 
     /// Compiles and loads, unless that is done.
     pub(crate) fn load(&self, wasm: &[u8]) -> Result<u32, String> {
+        self.load_for(wasm, &EngineKind::Sync {})
+    }
+
+    /// Compiles for an engine and loads, unless that is done for this engine or the other.
+    pub(crate) fn load_for(&self, wasm: &[u8], engine: &EngineKind) -> Result<u32, String> {
         if let Some(image) = self.images.borrow().get(wasm) {
             return Ok(*image);
         }
-        let (code, bytes) = testing::compile(wasm, &EngineKind::Sync {})?;
+        let (code, bytes) = testing::compile(wasm, engine)?;
         let image = self.load_code(code, &bytes)?;
         self.images.borrow_mut().insert(wasm.to_vec(), image);
         Ok(image)

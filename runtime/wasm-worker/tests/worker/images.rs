@@ -53,6 +53,17 @@ fn runs_that_are_refused() {
     let failure = worker.start(&exit(0), &setup).map(|started| started.run).unwrap_err();
     assert!(matches!(failure, StartFailure::NoEntry { .. }), "{failure:?}");
 
+    for (text, expect) in [
+        ("(component)", "`wasi:cli/run`"),
+        ("(module)", "no function `_start`"),
+        (r#"(module (func (export "_start") (result i32) (i32.const 1)))"#, "`_start` is not a function"),
+        (r#"(module (global (export "_start") i32 (i32.const 1)))"#, "`_start` is not a function"),
+    ] {
+        let failure = worker.start(&encode(text), &Setup::default()).map(|started| started.run).unwrap_err();
+        let StartFailure::NoEntry { why } = failure else { panic!("{failure:?}") };
+        assert!(why.contains(expect), "{why:?} lacks {expect:?}");
+    }
+
     // The image goes, its runs go on.
     let wait = waits();
     let started = worker.start(&wait, &Setup::default()).unwrap();
