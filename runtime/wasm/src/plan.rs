@@ -164,3 +164,94 @@ pub(crate) fn divide(plan: &mut RunPlan, parts: u32) {
         limits.memory_bytes = limits.memory_bytes.map(|bytes| bytes / u64::from(parts));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn plan(limits: RunLimits) -> RunPlan {
+        RunPlan {
+            image: 0,
+            entry: Entry::Http { reuse: None },
+            task: String::new(),
+            attempt: 1,
+            deadline_ms: None,
+            argv: Vec::new(),
+            env: Vec::new(),
+            preopens: Vec::new(),
+            limits: RunLimits::default(),
+            task_limits: limits,
+            grants: Vec::new(),
+            config: Vec::new(),
+            network: false,
+            own_thread: false,
+            listeners: 1,
+            cgroups: 0,
+            core_dump: false,
+            profile: false,
+        }
+    }
+
+    #[test]
+    fn parts_by_limits() {
+        let check = |cpu_millis: Option<u32>, memory_mib: Option<u64>, budget: Option<u64>, expect: u32| {
+            let memory_bytes = memory_mib.map(|mib| mib * MIB);
+            let mut plan = plan(RunLimits { cpu_millis, cpu_budget_ns: budget, memory_bytes });
+            for _ in 0..2 {
+                assert_eq!(parts(&plan, 8), expect, "{:?} {:?}", plan.limits, plan.task_limits);
+                // It is the same whether the task or the container is limited.
+                std::mem::swap(&mut plan.limits, &mut plan.task_limits);
+            }
+        };
+        check(None, None, None, 8);
+        check(Some(250), None, None, 1);
+        check(Some(1000), None, None, 1);
+        check(Some(1001), None, None, 2);
+        check(Some(64_000), None, None, 8);
+        check(None, Some(10), None, 1);
+        check(None, Some(300), None, 2);
+        check(Some(8000), Some(512), None, 4);
+        check(None, None, Some(1), 1);
+    }
+
+    #[test]
+    fn a_part_has_its_share() {
+        let mut plan =
+            plan(RunLimits { cpu_millis: Some(3000), cpu_budget_ns: None, memory_bytes: Some(900 * MIB) });
+        divide(&mut plan, 3);
+        assert_eq!(plan.task_limits.cpu_millis, Some(1000));
+        assert_eq!(plan.task_limits.memory_bytes, Some(300 * MIB));
+        assert_eq!(plan.limits, RunLimits::default());
+    }
+
+    #[test]
+    fn one_directory_has_one_name() {
+        let mount = |source: &str, target: &str, read_only| Mount {
+            source: MountSource::Host(source.into()),
+            target: target.into(),
+            read_only,
+        };
+        let found = directories(&[
+            mount("/nowhere/b", "/one", false),
+            mount("/nowhere/a", "/two", true),
+            mount("/nowhere/b", "/three", false),
+            mount("/nowhere/b", "/four", true),
+        ])
+        .unwrap();
+        let other = directories(&[
+            mount("/nowhere/b", "/x", true),
+            mount("/nowhere/a", "/y", true),
+            mount("/nowhere/b", "/z", false),
+        ])
+        .unwrap();
+        assert_eq!(found.mounts, other.mounts, "in whatever order they are named");
+        assert_eq!(found.mounts.len(), 3);
+        let names: Vec<&str> = found.preopens.iter().map(|preopen| preopen.name.as_str()).collect();
+        assert_eq!(names[0], names[2]);
+        assert!(names[0] != names[3] && names[0] != names[1]);
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        assert!(names.iter().all(|name| name.chars().all(is_plain)), "{names:?}");
+    }
+}

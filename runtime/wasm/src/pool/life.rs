@@ -109,7 +109,7 @@ impl Slot {
 }
 
 /// The pause after so many failures in a row.
-pub(super) fn pause(failures: u32) -> Option<Duration> {
+fn pause(failures: u32) -> Option<Duration> {
     let doublings = failures.checked_sub(2)?.min(16);
     Some((PAUSE_MIN * (1 << doublings)).min(PAUSE_MAX))
 }
@@ -192,5 +192,24 @@ impl Drop for End<'_> {
         let failed_after = (!loss.intended).then(|| self.born.elapsed());
         self.job.pool.clear(self.job.at, failed_after);
         self.worker.lose(loss);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        let check = |failures: u32, expect_ms: Option<u64>| {
+            assert_eq!(pause(failures), expect_ms.map(Duration::from_millis), "{failures}");
+        };
+        check(0, None);
+        check(1, None);
+        check(2, Some(100));
+        check(3, Some(200));
+        check(8, Some(6_400));
+        check(9, Some(10_000));
+        check(u32::MAX, Some(10_000));
     }
 }

@@ -146,6 +146,11 @@ async fn a_core_dump_is_there_when_the_end_is_told() {
     let mut bytes = Vec::new();
     dump.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes, b"\0asm core");
+    // A pipe is none, however long it is held out.
+    let mut holding_out = task("dump-pipe");
+    holding_out.artifacts = Some(bench.dir.path().to_owned());
+    assert_eq!(bench.run(holding_out).await.wait().await.code, Some(134));
+    assert!(!bench.dir.path().join("core").exists());
     // Without a directory it is dropped.
     assert_eq!(bench.run(task("dump")).await.wait().await.code, Some(134));
 }

@@ -334,7 +334,18 @@ impl Worker {
                 }
                 self.exit(run, 0, Cause::Exit {}, None);
             }
-            "dump" => self.dump(run),
+            "dump" => {
+                let dump = rustix::fs::memfd_create(c"core", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+                File::from(dump.try_clone().unwrap()).write_all(b"\0asm core").unwrap();
+                self.dump(run, dump.as_fd());
+            }
+            // What would never end if it were read.
+            "dump-pipe" => {
+                let (reader, writer) = std::io::pipe().unwrap();
+                self.dump(run, reader.as_fd());
+                // It stays open for as long as its reader.
+                std::mem::forget(writer);
+            }
             "ask" => {
                 let (bucket, key) = ("b".to_owned(), "k".to_owned());
                 let set =
@@ -352,9 +363,7 @@ impl Worker {
         true
     }
 
-    fn dump(&mut self, run: u64) {
-        let dump = rustix::fs::memfd_create(c"core", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        File::from(dump.try_clone().unwrap()).write_all(b"\0asm core").unwrap();
+    fn dump(&mut self, run: u64, dump: BorrowedFd<'_>) {
         let exit = RunExit {
             code: 134,
             cause: Cause::Trap {},
@@ -363,7 +372,7 @@ impl Worker {
             attachments: vec![Attachment::CoreDump {}],
         };
         self.runs.remove(&run);
-        self.say(&FromWorker::Exited { run, exit }, &[dump.as_fd()]);
+        self.say(&FromWorker::Exited { run, exit }, &[dump]);
     }
 
     fn exit(&mut self, run: u64, code: i32, cause: Cause, reason: Option<&str>) {
