@@ -78,6 +78,10 @@ impl DataDir {
         self.root.join("artifacts")
     }
 
+    pub(crate) fn key_values(&self) -> PathBuf {
+        self.root.join("key-values.sqlite")
+    }
+
     pub(crate) fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
     }

@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod run;
 mod serve;
+mod wasm;
 
 use std::process::ExitCode;
 

@@ -23,7 +23,6 @@ use neargate_model::{
 };
 use neargate_node::{Artifacts, ContainerStdio, StdioError, StdioSource};
 use neargate_store::MemoryStore;
-use neargate_wasm_worker::WasmDriver;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -33,6 +32,7 @@ use crate::assembly::{self, Ingredients, Machine};
 use crate::containers;
 use crate::data_dir::DataDir;
 use crate::progress::Progress;
+use crate::wasm;
 
 pub(crate) use self::args::RunArgs;
 
@@ -44,6 +44,9 @@ pub(crate) const EXIT_DID_NOT_RUN: u8 = 125;
 
 /// The exit code of what had to be killed.
 const KILLED: u8 = 137;
+
+/// Instances that the one task of a run may have at a time: an HTTP handler has one for each request.
+const RUNS_MAX: u32 = 1000;
 
 /// Runs the task. Called before any thread exists.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
@@ -60,22 +63,20 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         false => None,
     };
     let artifacts = Artifacts::new(scratch.path().join("artifacts"));
+    let launcher = wasm::launch()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start threads")?;
     let code = runtime.block_on(async {
-        let wasm_config = neargate_wasm_worker::Config {
-            runs_max: 4,
-            ..neargate_wasm_worker::Config::new(data.wasm_code())
-        };
-        let wasm = WasmDriver::new(&wasm_config).context("set up Wasm")?;
+        let config = neargate_wasm::Config { runs_max: RUNS_MAX, ..wasm::config(&data) };
+        let wasm = wasm::driver(config, &data, &launcher, containers.as_ref())?;
         let machine = assembly::assemble(Ingredients {
             store: Arc::new(MemoryStore::new()),
             capacity: assembly::capacity(1.0),
             containers: containers.clone(),
-            wasm: Arc::new(wasm),
+            wasm: wasm.clone(),
             images: image.images(),
             stdio: Arc::new(OwnStreams),
             scratch: scratch.path().join("containers"),
@@ -86,6 +87,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         let code = run_task(args, &machine, &artifacts, timeout).await;
         let Machine { mut node, .. } = machine;
         node.shutdown().await;
+        wasm.shut_down().await;
+        launcher.shut_down().await;
         if let Some(containers) = containers {
             containers.shut_down().await;
         }

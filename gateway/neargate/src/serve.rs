@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use neargate_container::ContainerDriver;
+use neargate_container::{ContainerDriver, LauncherClient};
 use neargate_control::{Control, RetentionConfig};
 use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
@@ -20,7 +20,6 @@ use neargate_server::logs::LogsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway, Native};
 use neargate_store::SqliteStore;
 use neargate_telemetry::{LogStore, LogStoreConfig};
-use neargate_wasm_worker::WasmDriver;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
 use crate::containers;
 use crate::data_dir::DataDir;
+use crate::wasm;
 
 /// How often what was kept long enough is forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -79,9 +79,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     }
     let data = DataDir::open(args.data.as_deref())?;
     let containers = containers::start(data.root())?;
+    let launcher = wasm::launch()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
-    let served = runtime.block_on(serve(args, account, region, &data, containers));
+    let served = runtime.block_on(serve(args, account, region, &data, containers, launcher));
     runtime.shutdown_timeout(Duration::from_secs(2));
     served.map(|()| ExitCode::SUCCESS)
 }
@@ -92,6 +93,7 @@ async fn serve(
     region: Region,
     data: &DataDir,
     containers: Option<ContainerDriver>,
+    launcher: LauncherClient,
 ) -> Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("listen on {}; is another server running? Choose another port with --listen", args.listen)
@@ -101,8 +103,7 @@ async fn serve(
     let store = SqliteStore::open(data.database()).context("open the control state")?;
     let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
     let images = ImageStore::open(data.images()).context("open the image store")?;
-    let wasm_config = neargate_wasm_worker::Config::new(data.wasm_code());
-    let wasm = WasmDriver::new(&wasm_config).context("set up Wasm")?;
+    let wasm = wasm::driver(wasm::config(data), data, &launcher, containers.as_ref())?;
     clear_scratch(data)?;
     let policy =
         TaskPolicy { host_paths: real_paths(&args.allow_host_path)?, host_network: args.allow_host_network };
@@ -111,7 +112,7 @@ async fn serve(
         store: Arc::new(store),
         capacity: assembly::capacity(args.memory_overcommit),
         containers: containers.clone(),
-        wasm: Arc::new(wasm),
+        wasm: wasm.clone(),
         images: Arc::new(LocalImages::new(images)),
         stdio: Arc::new(LogStdio::new(logs.clone(), assembly::now)),
         scratch: data.scratch(),
@@ -149,6 +150,8 @@ async fn serve(
         tracing::warn!(tasks = left, "tasks did not end in time; they are reported at the next start");
     }
     node.shutdown().await;
+    wasm.shut_down().await;
+    launcher.shut_down().await;
     if let Some(containers) = containers {
         containers.shut_down().await;
     }

@@ -84,6 +84,9 @@ impl Launcher {
         match sys::fork().map_err(SpawnError::Fork)? {
             0 => {
                 drop(ours);
+                // rustix reads the auxiliary vector once, from /proc or by a prctl(2) that the fences refuse;
+                // its clock needs it. Whatever is started from here has what was read.
+                let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
                 server::run(theirs, roles)
             }
             pid => Ok(LauncherClient::new(ours, pid)),

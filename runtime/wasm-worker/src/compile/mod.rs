@@ -99,7 +99,7 @@ fn compile(order: &CompileOrder, wasm: File, mut code: File) -> Result<CompileRe
         let (bytes, bytes_max) = (bytes.len() as u64, order.code_bytes_max);
         return Err(CompileRefusal::TooLarge { bytes, bytes_max }.into());
     }
-    code.write_all(&bytes).and_then(|()| code.sync_all()).map_err(Failure::at("write compiled code"))?;
+    code.write_all(&bytes).map_err(Failure::at("write compiled code"))?;
     Ok(CompileReply::Done { inspection })
 }
 
