@@ -18,11 +18,13 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 BINARY = os.environ.get("NEARGATE_BIN", str(TARGET / "release/neargate"))
 FIXTURES = pathlib.Path(os.environ.get("NEARGATE_FIXTURES", TARGET / "fixtures"))
 MODULE = FIXTURES / "probe-wasm32-wasip1.wasm"
+SERVICE = TARGET / "guests/wasm32-wasip2/release/service.wasm"
 CLUSTER = "python"
 STOP_LIMIT_S = 60
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root: container tasks cannot run")
 needs_wasm = pytest.mark.skipif(not MODULE.exists(), reason="no compiler for wasm32-wasip1")
+needs_service = pytest.mark.skipif(not SERVICE.exists(), reason=f"{SERVICE} is not built")
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -94,6 +96,8 @@ def server(tmp_path_factory):
     server = Server(directory)
     if MODULE.exists():
         server.neargate("image", "import", str(MODULE), "--name", "probe", "--data", str(server.data))
+    if SERVICE.exists():
+        server.neargate("image", "import", str(SERVICE), "--name", "service", "--data", str(server.data))
     if os.geteuid() == 0:
         server.neargate("image", "pack", str(FIXTURES / "busybox"), "--name", "busybox",
                         "--entrypoint", "/bin/busybox", "--data", str(server.data))
