@@ -29,13 +29,10 @@ mod http;
 mod instance;
 mod invoke;
 mod net;
-mod old;
 mod stdio;
 pub mod testing;
 mod upcall;
 mod worker;
 
 pub use compile::{compiler_id, compiler_main};
-pub use old::driver::WasmDriver;
-pub use old::engine::{Config, ImageError, SetupError, WasmKind};
 pub use worker::worker_main;
