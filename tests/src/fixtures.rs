@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{process, repository, target_directory};
 
@@ -68,11 +68,6 @@ pub fn module() -> Option<PathBuf> {
 /// The probe as a component of WASI 0.2. `None` if the compiler lacks the target.
 pub fn component() -> Option<PathBuf> {
     probe("wasm32-wasip2").ok()
-}
-
-/// A handler of `wasi:http` that answers every request with a short text.
-pub fn http_component() -> Result<PathBuf> {
-    bail!("not yet")
 }
 
 /// Builds the probe for a target, unless it is there and newer than its source.

@@ -119,8 +119,7 @@ mod tests {
 
     #[test]
     fn shows_figures_and_gaps() {
-        let figures =
-            Figures { columns: vec!["a", "b"], rows: vec![("x".to_owned(), vec![1.5, f64::NAN])] };
+        let figures = Figures { columns: vec!["a", "b"], rows: vec![("x".to_owned(), vec![1.5, f64::NAN])] };
         let words: Vec<String> = figures.table().split_whitespace().map(str::to_owned).collect();
         assert_eq!(words, ["a", "b", "x", "1.50", "-"]);
         assert_eq!(figures.to_json(), json!([{"name": "x", "a": 1.5, "b": null}]));

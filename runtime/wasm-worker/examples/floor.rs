@@ -171,8 +171,8 @@ impl Floor {
         let mut store = Store::new(self.pre.engine(), State::default());
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Continue(1)));
-        let request =
-            Request::get("http://localhost/").body(Empty::<Bytes>::new().map_err(|never: Infallible| -> Error { match never {} }))?;
+        let request = Request::get("http://localhost/")
+            .body(Empty::<Bytes>::new().map_err(|never: Infallible| -> Error { match never {} }))?;
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let out = store.data_mut().http().new_response_outparam(sender)?;
@@ -182,7 +182,8 @@ impl Floor {
             drop(store);
             ended
         };
-        let answered = async { receiver.await?.map_err(wasmtime::Error::from)?.collect().await.map_err(Into::into) };
+        let answered =
+            async { receiver.await?.map_err(wasmtime::Error::from)?.collect().await.map_err(Into::into) };
         let (ended, answer) = tokio::join!(handled, answered);
         ended?;
         let _: http_body_util::Collected<Bytes> = answer.map_err(|error: wasmtime::Error| error)?;

@@ -18,7 +18,7 @@ pub(crate) enum EntryError {
     #[error("the {binary} exports no function `{name}`; it exports: {exports}")]
     NoExport { binary: &'static str, name: String, exports: String },
     #[error(
-        "the {binary} is no program: it has no `_start` or `wasi:cli/run`; it exports: {exports} (name a function with the label `neargate.wasm.export` or --export)"
+        "the {binary} is no program: it has no `_start` or `wasi:cli/run`; it exports: {exports} (name a function with the label `neargate.wasm.export` or --invoke)"
     )]
     NoProgram { binary: &'static str, exports: String },
     #[error(

@@ -26,7 +26,8 @@ pub(super) fn density() -> Result<Figures> {
         let container = json!({
             "name": "main", "image": "probe", "essential": true, "memory": 6, "command": ["sleep", "3600000"],
         });
-        client.ecs("RegisterTaskDefinition", &json!({"family": "idle", "containerDefinitions": [container]}))?;
+        client
+            .ecs("RegisterTaskDefinition", &json!({"family": "idle", "containerDefinitions": [container]}))?;
         // The first tasks start the workers and map the code.
         start(&server, 2 * BATCH)?;
         let before = Memory::of(&server)?;
@@ -80,7 +81,8 @@ struct Memory {
 
 impl Memory {
     fn of(server: &Server) -> Result<Self> {
-        let mut memory = Self { workers: 0, tables: 0, server: figure(server.pid(), "smaps_rollup", "Pss:")? };
+        let mut memory =
+            Self { workers: 0, tables: 0, server: figure(server.pid(), "smaps_rollup", "Pss:")? };
         for pid in descendants(server.pid())? {
             memory.workers += figure(pid, "smaps_rollup", "Pss:")?;
             memory.tables += figure(pid, "status", "VmPTE:")?;

@@ -10,6 +10,7 @@ use neargate_tests::{Server, fixtures};
 use serde_json::{Value, json};
 
 use super::{CLUSTER, TASK_LIMIT, floor, wasmtime, wrk};
+use crate::setup;
 use crate::shell::output;
 use crate::statistics::{Figures, median};
 
@@ -85,14 +86,20 @@ pub(super) fn http() -> Result<Figures> {
     drop(peers);
     let call_us: f64 = output(Command::new(&floor).arg("call").arg(&component))?.trim().parse()?;
     let over_http = figures.rows.first().map_or(f64::NAN, |(_, values)| values[1]);
-    figures.rows.push(("the same call in process: instantiate, handle".to_owned(), vec![1e6 / call_us, call_us, f64::NAN]));
+    figures.rows.push((
+        "the same call in process: instantiate, handle".to_owned(),
+        vec![1e6 / call_us, call_us, f64::NAN],
+    ));
     figures.rows.push((
         "added by network and worker at c=1 (accept to result)".to_owned(),
         vec![f64::NAN, over_http - call_us, f64::NAN],
     ));
     for (name, processes) in [("one core", "1"), ("two cores", "2")] {
-        let floor: f64 = output(Command::new(&floor).args(["instances", processes]).arg(&component))?.trim().parse()?;
-        figures.rows.push((format!("instances in process, {name}: the floor"), vec![floor, f64::NAN, f64::NAN]));
+        let floor: f64 =
+            output(Command::new(&floor).args(["instances", processes]).arg(&component))?.trim().parse()?;
+        figures
+            .rows
+            .push((format!("instances in process, {name}: the floor"), vec![floor, f64::NAN, f64::NAN]));
     }
     Ok(figures)
 }
@@ -146,7 +153,16 @@ fn start_peer(command: &mut Command) -> Result<(Peer, String)> {
 pub(super) fn load(url: &str, connections: u32, seconds: u32) -> Result<Load> {
     let threads = connections.min(2).to_string();
     let mut wrk = wrk()?;
-    wrk.args(["--latency", "-t", &threads, "-c", &connections.to_string(), "-d", &format!("{seconds}s"), url]);
+    wrk.args([
+        "--latency",
+        "-t",
+        &threads,
+        "-c",
+        &connections.to_string(),
+        "-d",
+        &format!("{seconds}s"),
+        url,
+    ]);
     parse(&output(&mut wrk)?).with_context(|| format!("load {url}"))
 }
 
@@ -172,9 +188,10 @@ fn microseconds(text: &str) -> Result<f64> {
     Ok(number.parse::<f64>()? * factor)
 }
 
-/// The HTTP handler of the bench, for other rows.
+/// The HTTP handler of the bench, for other rows: the example.
 pub(super) fn component() -> Result<PathBuf> {
-    fixtures::http_component().context("build the HTTP handler")
+    setup::build_examples()?;
+    fixtures::example("web")
 }
 
 #[cfg(test)]

@@ -228,4 +228,3 @@ fn timed(command: &mut Command) -> Result<Vec<f64>> {
     ensure!(status.success(), "{command:?} ended with {status}");
     Ok(vec![elapsed])
 }
-

@@ -21,7 +21,8 @@ pub(super) fn neighbour() -> Result<Figures> {
     let mut figures = Figures { columns, rows: Vec::new() };
     let alone = (small_task(&server)?, load(&url, 1, SECONDS)?);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let spin = json!({"name": "main", "image": "probe", "essential": true, "memory": 16, "command": ["spin"]});
+    let spin =
+        json!({"name": "main", "image": "probe", "essential": true, "memory": 16, "command": ["spin"]});
     let mut client = server.client();
     client.ecs("RegisterTaskDefinition", &json!({"family": "spin", "containerDefinitions": [spin]}))?;
     client.ecs("RunTask", &json!({"cluster": CLUSTER, "taskDefinition": "spin", "count": cores}))?;

@@ -21,9 +21,8 @@ pub(super) fn wasm_run() -> Result<Vec<Row>> {
     let server = Server::start()?;
     server.import(&probe, "probe")?;
     prepare(&server, "probe", "probe", &["echo", "hello"])?;
-    let whole = |_: &mut Worker| {
-        timed(Command::new(binary()).arg("run").arg(&probe).args(["--", "echo", "hello"]))
-    };
+    let whole =
+        |_: &mut Worker| timed(Command::new(binary()).arg("run").arg(&probe).args(["--", "echo", "hello"]));
     let mut ways: Vec<Way<'_>> = vec![
         (vec!["neargate run, whole process".to_owned()], Box::new(whole)),
         (
@@ -67,7 +66,10 @@ pub(super) fn first_start() -> Result<Vec<Row>> {
             let (image, code) = (fresh()?, scratch.path().join("code.cwasm"));
             let compiling = timed(Command::new(&wasmtime).arg("compile").arg(&image).arg("-o").arg(&code))?;
             let running = timed(
-                Command::new(&wasmtime).args(["run", "--allow-precompiled"]).arg(&code).args(["echo", "hello"]),
+                Command::new(&wasmtime)
+                    .args(["run", "--allow-precompiled"])
+                    .arg(&code)
+                    .args(["echo", "hello"]),
             )?;
             theirs.push(compiling.iter().chain(&running).sum());
         }
