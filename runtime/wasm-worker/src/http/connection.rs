@@ -7,16 +7,22 @@
 //!  idle ── first byte ──► head ── head is whole ──► serving ── response is out ──► idle
 //!  60 s                   10 s                      │ the client's next part of the body   60 s
 //!                                                   │ the client's taking the next part    60 s
+//!                                                   │ a client that has hung up            10 s
 //!                                                   └ the guest: no limit but its own
 //! ```
+//!
+//! A client that has hung up is mostly noticed at once, by reading. hyper does not read while a guest leaves a
+//! body alone, and such a guest is ended by the sweep.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -26,6 +32,8 @@ const IDLE_S: u32 = 60;
 const HEAD_S: u32 = 10;
 /// Seconds that a client may take to send or to take the next part of a body.
 const BODY_S: u32 = 60;
+/// Seconds that a guest may go on with what a client had sent before it hung up.
+const HANG_UP_S: u32 = 10;
 /// How often connections are looked at.
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
 
@@ -74,6 +82,7 @@ pub(super) struct Marks {
     head: Since,
     body: Since,
     write: Since,
+    hung_up: Since,
     /// Set once the connection is to end after its present request.
     closing: AtomicBool,
     waker: std::sync::OnceLock<Waker>,
@@ -87,6 +96,7 @@ impl Marks {
             head: Since::default(),
             body: Since::default(),
             write: Since::default(),
+            hung_up: Since::default(),
             closing: AtomicBool::new(false),
             waker: std::sync::OnceLock::new(),
             clock,
@@ -111,6 +121,15 @@ impl Marks {
         }
     }
 
+    /// Whether the client of a guest at work has closed its side, which costs a system call to find out.
+    pub(super) fn look_at(&self, stream: &TcpStream) {
+        let gone = self.serving.load(Ordering::Relaxed) > 0 && is_hung_up(stream);
+        match gone {
+            true => self.hung_up.set(self.clock.now()),
+            false => self.hung_up.clear(),
+        }
+    }
+
     /// Whether the client has taken too long.
     pub(super) fn is_overdue(&self) -> bool {
         let now = self.clock.now();
@@ -118,6 +137,7 @@ impl Marks {
             || self.head.is_older(now, HEAD_S)
             || self.body.is_older(now, BODY_S)
             || self.write.is_older(now, BODY_S)
+            || self.hung_up.is_older(now, HANG_UP_S)
     }
 
     /// Asks the connection to end after its present request.
@@ -162,66 +182,89 @@ impl Drop for Serving {
     }
 }
 
-/// The socket, watched.
+/// Whether the peer will send no more, or is gone (poll(2)).
+fn is_hung_up(stream: &TcpStream) -> bool {
+    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// The socket, watched. The sweep has it as well.
 pub(super) struct Watched {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     marks: Arc<Marks>,
 }
 
 impl Watched {
-    pub(super) fn new(stream: TcpStream, marks: Arc<Marks>) -> Self {
+    pub(super) fn new(stream: Arc<TcpStream>, marks: Arc<Marks>) -> Self {
         Self { stream, marks }
     }
 
-    fn written<T>(&self, polled: Poll<T>) -> Poll<T> {
-        match polled {
-            Poll::Pending => self.marks.write.set(self.marks.clock.now()),
-            Poll::Ready(_) => self.marks.write.clear(),
+    /// Writes when there is room.
+    fn poll_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.stream.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => {
+                    self.marks.write.set(self.marks.clock.now());
+                    return Poll::Pending;
+                }
+            }
+            match write(&self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => {
+                    self.marks.write.clear();
+                    return Poll::Ready(done);
+                }
+            }
         }
-        polled
     }
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if polled.is_ready() && buf.filled().len() > before {
-            self.marks.read_some();
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read_buf(buf) {
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(_) => {
+                    self.marks.read_some();
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
         }
-        polled
     }
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.written(polled)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_with(cx, |stream| stream.try_write(buf))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.written(polled)
+        self.poll_with(cx, |stream| stream.try_write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    /// There is nothing between us and the kernel.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(rustix::net::shutdown(&*self.stream, Shutdown::Write).map_err(Into::into))
     }
 }
 
@@ -266,6 +309,12 @@ mod tests {
         seconds(&clock, BODY_S + 1);
         assert!(marks.is_overdue(), "the client takes nothing");
         marks.write.clear();
+        marks.hung_up.set(clock.now());
+        seconds(&clock, HANG_UP_S);
+        assert!(!marks.is_overdue());
+        seconds(&clock, 1);
+        assert!(marks.is_overdue(), "nobody waits for the answer");
+        marks.hung_up.clear();
 
         drop(serving);
         seconds(&clock, IDLE_S);

@@ -33,6 +33,7 @@ use super::connection::Marks;
 use super::handler::{Handler, Idle};
 use super::reply::Reply;
 use crate::instance::RunContext;
+use crate::worker::reason;
 
 /// Requests of one run in one worker that guests work on at a time. The others wait.
 const PLACES: usize = 512;
@@ -302,7 +303,7 @@ impl Failure {
             Some(exit) => Self::Exited { code: exit.0 },
             None => {
                 let memory = if growth_refused { "its memory limit was reached; " } else { "" };
-                Self::Trapped { what: format!("{memory}{error:?}") }
+                Self::Trapped { what: format!("{memory}{}", reason(error)) }
             }
         }
     }

@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -35,13 +35,21 @@ const BUFFER_BYTES_MAX: usize = 128 << 10;
 /// How long to wait when the process has no descriptor or memory for another connection.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
+/// What the sweep knows of a connection.
+struct Open {
+    marks: Arc<Marks>,
+    /// Gone with the connection's task, which must not wait for the sweep to close it.
+    stream: Weak<TcpStream>,
+    task: AbortHandle,
+}
+
 /// The connections of a run.
 pub(super) struct Server {
     calls: Arc<Calls>,
     http: http1::Builder,
     clock: Arc<Seconds>,
     connections: JoinSet<()>,
-    open: Vec<(Arc<Marks>, AbortHandle)>,
+    open: Vec<Open>,
 }
 
 impl Server {
@@ -71,7 +79,7 @@ impl Server {
             }
         }
         drop(listeners);
-        self.open.iter().for_each(|(marks, _)| marks.close());
+        self.open.iter().for_each(|open| open.marks.close());
         while !self.connections.is_empty() {
             tokio::select! {
                 _ = sweep.tick() => self.sweep(),
@@ -102,6 +110,8 @@ impl Server {
         let _ = stream.set_nodelay(true);
         self.calls.context().watch(stream.as_fd());
         let marks = Marks::new(Arc::clone(&self.clock));
+        let stream = Arc::new(stream);
+        let of_sweep = Arc::downgrade(&stream);
         let io = TokioIo::new(Watched::new(stream, Arc::clone(&marks)));
         let (calls, of_requests) = (Arc::clone(&self.calls), Arc::clone(&marks));
         let service = service_fn(move |request| {
@@ -122,13 +132,16 @@ impl Server {
             })
             .await;
         });
-        self.open.push((marks, task));
+        self.open.push(Open { marks, stream: of_sweep, task });
     }
 
     fn sweep(&mut self) {
         self.clock.tick();
         self.calls.sweep();
-        self.open.retain(|(marks, task)| {
+        self.open.retain(|Open { marks, stream, task }| {
+            if let Some(stream) = stream.upgrade() {
+                marks.look_at(&stream);
+            }
             if marks.is_overdue() {
                 task.abort();
             }
@@ -144,7 +157,7 @@ impl Server {
         }
         // The list follows by the sweep; clients that connect for each request must not outgrow it before.
         if self.open.len() > 2 * self.connections.len() + 1024 {
-            self.open.retain(|(_, task)| !task.is_finished());
+            self.open.retain(|open| !open.task.is_finished());
         }
     }
 }

@@ -40,6 +40,7 @@ use neargate_ipc::wire;
 use neargate_wasm::protocol::{FromWorker, VERSION, WorkerSetup};
 use tokio::sync::mpsc;
 
+pub(crate) use exit::reason;
 pub(crate) use images::Image;
 pub(crate) use outgoing::Outgoing;
 pub(crate) use stop::Stopping;
