@@ -4,7 +4,9 @@
 //! between, and no hop. The kernel wakes all that wait, and the first to come gets the connection; the others
 //! are told that there is none, which costs them a microsecond per connection. A worker accepts one connection
 //! at a time and then lets all others of its tasks have a turn, so the one that has less to do comes first, and
-//! a connection is never queued behind a guest while another core is idle. The two ways of the kernel to
+//! a connection is never queued behind a guest while another core is idle. That alone is not enough when many
+//! connections come at once, as one worker may take all before the scheduler lets the next one run; so a worker
+//! that takes more than it had lately pauses after each ([`Pace`]). The two ways of the kernel to
 //! choose by itself are worse here: `SO_REUSEPORT` spreads connections by a hash, whether a worker has time for
 //! them or not, and `EPOLLEXCLUSIVE` wakes the same worker again and again (epoll(7) keeps the waiters in a
 //! last-in, first-out order).
@@ -32,6 +34,11 @@ const CONNECTIONS_MAX: usize = 4096;
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How much of a body is read ahead of the guest, in bytes.
 const BUFFER_BYTES_MAX: usize = 128 << 10;
+/// How long a worker leaves the next connection to others when it has more than lately. A few of the scheduler's
+/// slices pass meanwhile; clients that connect again for each request are not slowed.
+const PACE: Duration = Duration::from_millis(2);
+/// With more connections than this they spread well enough by chance.
+const PACED_MAX: usize = 64;
 /// How long to wait when the process has no descriptor or memory for another connection.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
@@ -43,6 +50,26 @@ struct Open {
     task: AbortHandle,
 }
 
+/// When to leave connections to other workers.
+#[derive(Default)]
+struct Pace {
+    /// The most connections at a time, halved every second.
+    lately: usize,
+}
+
+impl Pace {
+    /// Whether a worker that now has so many connections has more than lately.
+    fn is_growth(&mut self, connections: usize) -> bool {
+        let growth = connections > self.lately;
+        self.lately = self.lately.max(connections);
+        growth && connections <= PACED_MAX
+    }
+
+    fn tick(&mut self) {
+        self.lately /= 2;
+    }
+}
+
 /// The connections of a run.
 pub(super) struct Server {
     calls: Arc<Calls>,
@@ -50,6 +77,7 @@ pub(super) struct Server {
     clock: Arc<Seconds>,
     connections: JoinSet<()>,
     open: Vec<Open>,
+    pace: Pace,
 }
 
 impl Server {
@@ -58,7 +86,7 @@ impl Server {
         // No timer: slow heads are found by the sweep. hyper takes up to 100 header fields.
         http.max_header_size(HEAD_BYTES_MAX).max_buf_size(BUFFER_BYTES_MAX).header_read_timeout(None);
         let clock = Arc::new(Seconds::default());
-        Self { calls, http, clock, connections: JoinSet::new(), open: Vec::new() }
+        Self { calls, http, clock, connections: JoinSet::new(), open: Vec::new(), pace: Pace::default() }
     }
 
     /// Accepts until the run is asked to stop, then lets the requests that are being served finish.
@@ -93,7 +121,10 @@ impl Server {
         match accepted {
             Ok(stream) => {
                 self.serve(stream);
-                tokio::task::yield_now().await;
+                match self.pace.is_growth(self.connections.len()) {
+                    true => tokio::time::sleep(PACE).await,
+                    false => tokio::task::yield_now().await,
+                }
             }
             // The client has gone before we came (accept(2)).
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -137,6 +168,7 @@ impl Server {
 
     fn sweep(&mut self) {
         self.clock.tick();
+        self.pace.tick();
         self.calls.sweep();
         self.open.retain(|Open { marks, stream, task }| {
             if let Some(stream) = stream.upgrade() {
@@ -180,4 +212,19 @@ pub(super) fn listener(fd: OwnedFd) -> io::Result<TcpListener> {
     let listener = StdListener::from(fd);
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_growth_is_paced() {
+        let mut pace = Pace::default();
+        assert!((1..=16).all(|connections| pace.is_growth(connections)));
+        assert!((1..=16).all(|connections| !pace.is_growth(connections)), "it had as many a moment ago");
+        pace.tick();
+        assert!(!pace.is_growth(8) && pace.is_growth(9));
+        assert!(!pace.is_growth(PACED_MAX + 1), "the more, the less it matters");
+    }
 }
