@@ -1,8 +1,8 @@
 //! Commands in a running container: health checks.
 //!
 //! The first word is a function that the image exports, called with the other words as JSON values: it passes if it
-//! returns neither `false` nor an error. Any other word is the first argument of the image's own program, which is
-//! run anew. Both run beside the container in its worker, within the task's budget.
+//! returns neither `false` nor an error. With any other word the image's own program is run anew; the words are its
+//! arguments, its name first, as in a container. Both run beside the container in its worker, within the task's budget.
 
 use std::fs::OpenOptions;
 use std::io;

@@ -271,7 +271,10 @@ impl Owner {
             (_, Some(why)) => Loss { intended, ..Loss::unexpected(&why) },
             (None, None) => Loss::unexpected("it closed its socket"),
         };
-        if !loss.intended {
+        if loss.oom {
+            // A limit is the task's own, and its record says so.
+            tracing::info!(worker = self.worker.name, "a Wasm worker went over its memory limit");
+        } else if !loss.intended {
             tracing::warn!(worker = self.worker.name, why = loss.why, "a Wasm worker ended unexpectedly");
         }
         loss
