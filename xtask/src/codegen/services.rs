@@ -47,6 +47,8 @@ const fn stored(name: &'static str, note: &'static str) -> Listed {
 }
 
 const CLUSTER_NOTE: &str = "settings and configuration are stored only";
+const DEFINITION_NOTE: &str = "port mappings work for Wasm HTTP handlers and are stored only for other images; \
+     dockerLabels neargate.wasm.… say how Wasm is run, others are stored only";
 const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
 
 /// All AWS services that Neargate knows.
@@ -64,7 +66,7 @@ pub(crate) const SERVICES: &[Input] = &[
             noted("UpdateCluster", CLUSTER_NOTE),
             stored("UpdateClusterSettings", CLUSTER_NOTE),
             real("DeleteCluster"),
-            real("RegisterTaskDefinition"),
+            noted("RegisterTaskDefinition", DEFINITION_NOTE),
             real("DescribeTaskDefinition"),
             real("ListTaskDefinitions"),
             real("ListTaskDefinitionFamilies"),
