@@ -74,6 +74,17 @@ pub struct Footprint {
 
 /// The footprint of a process and its descendants now.
 pub fn footprint(pid: u32) -> Footprint {
+    let family = family(pid);
+    let mut total = Footprint { processes: family.len(), ..Footprint::default() };
+    for pid in family {
+        total.descriptors += fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        total.resident_kib += status_field(pid, "VmRSS:").unwrap_or(0);
+    }
+    total
+}
+
+/// The ids of a process and its descendants.
+fn family(pid: u32) -> BTreeSet<u32> {
     let mut family = BTreeSet::from([pid]);
     let parents: Vec<(u32, u32)> = pids().into_iter().filter_map(|pid| Some((pid, parent(pid)?))).collect();
     loop {
@@ -89,12 +100,14 @@ pub fn footprint(pid: u32) -> Footprint {
             break;
         }
     }
-    let mut total = Footprint { processes: family.len(), ..Footprint::default() };
-    for pid in family {
-        total.descriptors += fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-        total.resident_kib += status_field(pid, "VmRSS:").unwrap_or(0);
-    }
-    total
+    family
+}
+
+/// The descendants of a process whose names begin like this, as process listings show them.
+pub fn descendants(pid: u32, name: &str) -> Vec<u32> {
+    let is_called =
+        |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name));
+    family(pid).into_iter().filter(is_called).collect()
 }
 
 fn pids() -> Vec<u32> {

@@ -18,8 +18,8 @@ const HEAVY: &str = "wasmtime";
 const SDK_AS_IT_IS: [&str; 2] = ["--config", "profile.dev.package.aws-sdk-ecs.opt-level=0"];
 /// The suites, each an integration binary.
 const SUITES: [&str; 4] = ["cli", "wasm", "ecs", "robust"];
-/// The suite that runs what `examples/` holds.
-const EXAMPLES_SUITE: &str = "wasm";
+/// The suites that run what `examples/` and `tests/guests/` hold.
+const SUITES_OF_GUESTS: [&str; 2] = ["wasm", "robust"];
 
 /// What changes can break without a server: formats, lints, laws, unit tests, documents, licences.
 pub(crate) fn ci() -> Result<()> {
@@ -116,7 +116,7 @@ pub(crate) fn suite(name: &str, filter: &[&str]) -> Result<()> {
     if !SUITES.contains(&name) {
         bail!("there is no suite {name}; the suites are {}", SUITES.join(", "));
     }
-    if name == EXAMPLES_SUITE {
+    if SUITES_OF_GUESTS.contains(&name) {
         setup::setup()?;
         setup::build_examples()?;
     }

@@ -44,7 +44,9 @@ fn content(file: &str) {
     step("sync", done(File::open(file).and_then(|file| file.sync_all())));
     step("set times", done(set_modified(file)));
     step("modified", fs::metadata(file).and_then(|metadata| modified(&metadata)));
-    step("write through a reader", File::open(file).and_then(|mut file| file.write(b"x")));
+    let written = File::open(file).and_then(|mut file| file.write(b"x"));
+    // The two versions of WASI have different words for it.
+    println!("write through a reader: {}", written.map_or("refused", |_| "done"));
 }
 
 fn names(at: &impl Fn(&str) -> String) {

@@ -20,7 +20,8 @@ pub(crate) const CASES: &[Case] = &[
 const GROWTH_KIB_MAX: u64 = 48 << 10;
 /// Descriptors may differ by this: connections that come and go.
 const DESCRIPTORS_MAX: usize = 16;
-const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+/// What is to be gone is gone within this.
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 fn a_thousand_wasm_tasks() -> Result<()> {
     many("probe", &["exit", "0"], 100, 1_000)
@@ -46,24 +47,41 @@ fn many(image: &str, command: &[&str], warm_up: usize, count: usize) -> Result<(
         Ok(())
     };
     run(warm_up)?;
-    let morning = (Snapshot::take().counts(), footprint(server.pid()));
+    let morning = Measured::take(&server);
     run(count)?;
-    let is_as_before = || {
-        let evening = (Snapshot::take().counts(), footprint(server.pid()));
-        let counts = evening.0.iter().zip(&morning.0).all(|((_, now), (_, then))| now <= then);
-        (counts && is_similar(&evening.1, &morning.1)).then_some(())
-    };
-    let settled = eventually(SETTLE_LIMIT, is_as_before);
-    let evening = (Snapshot::take().counts(), footprint(server.pid()));
-    assert!(settled.is_some(), "before {morning:?}, after {count} tasks {evening:?}");
+    morning.assert_kept(&server);
     server.stop()?;
     let left = before.settle(SETTLE_LIMIT);
     assert!(left.is_ok(), "left when the server had ended: {left:?}");
     Ok(())
 }
 
-fn is_similar(now: &Footprint, then: &Footprint) -> bool {
-    now.processes <= then.processes
-        && now.descriptors <= then.descriptors + DESCRIPTORS_MAX
-        && now.resident_kib <= then.resident_kib + GROWTH_KIB_MAX
+/// What the machine and a server's processes hold at one moment.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    counts: [(&'static str, usize); 4],
+    footprint: Footprint,
+}
+
+impl Measured {
+    /// Looks now.
+    pub(crate) fn take(server: &Server) -> Self {
+        Self { counts: Snapshot::take().counts(), footprint: footprint(server.pid()) }
+    }
+
+    /// Waits until no more is held than then.
+    #[track_caller]
+    pub(crate) fn assert_kept(&self, server: &Server) {
+        let settled = eventually(SETTLE_LIMIT, || Self::take(server).is_within(self).then_some(()));
+        assert!(settled.is_some(), "before {self:?}, after all tasks {:?}", Self::take(server));
+    }
+
+    fn is_within(&self, then: &Self) -> bool {
+        let counts = self.counts.iter().zip(&then.counts).all(|((_, now), (_, then))| now <= then);
+        let (now, then) = (&self.footprint, &then.footprint);
+        counts
+            && now.processes <= then.processes
+            && now.descriptors <= then.descriptors + DESCRIPTORS_MAX
+            && now.resident_kib <= then.resident_kib + GROWTH_KIB_MAX
+    }
 }

@@ -9,6 +9,7 @@ mod hostile;
 mod long;
 #[path = "../suite.rs"]
 mod suite;
+mod wasm;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ const CLUSTER: &str = "robust";
 const TASK_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [hostile::CASES, crash::CASES, long::CASES].concat();
+    let cases: Vec<Case> = [hostile::CASES, crash::CASES, wasm::CASES, long::CASES].concat();
     suite::main(&cases, Some(1))
 }
 
