@@ -59,25 +59,29 @@ fn many(image: &str, command: &[&str], warm_up: usize, count: usize) -> Result<(
 /// What the machine and a server's processes hold at one moment.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    counts: [(&'static str, usize); 4],
+    snapshot: Snapshot,
     footprint: Footprint,
 }
 
 impl Measured {
     /// Looks now.
     pub(crate) fn take(server: &Server) -> Self {
-        Self { counts: Snapshot::take().counts(), footprint: footprint(server.pid()) }
+        Self { snapshot: Snapshot::take(), footprint: footprint(server.pid()) }
     }
 
     /// Waits until no more is held than then.
     #[track_caller]
     pub(crate) fn assert_kept(&self, server: &Server) {
         let settled = eventually(SETTLE_LIMIT, || Self::take(server).is_within(self).then_some(()));
-        assert!(settled.is_some(), "before {self:?}, after all tasks {:?}", Self::take(server));
+        if settled.is_none() {
+            let (now, grown) = (Self::take(server), self.snapshot.grown());
+            panic!("before {:?}, after all tasks {:?}; new are {grown:#?}", self.footprint, now.footprint);
+        }
     }
 
     fn is_within(&self, then: &Self) -> bool {
-        let counts = self.counts.iter().zip(&then.counts).all(|((_, now), (_, then))| now <= then);
+        let (now, before) = (self.snapshot.counts(), then.snapshot.counts());
+        let counts = now.iter().zip(&before).all(|((_, now), (_, then))| now <= then);
         let (now, then) = (&self.footprint, &then.footprint);
         counts
             && now.processes <= then.processes
