@@ -26,6 +26,10 @@ pub(crate) enum EntryError {
     )]
     NoListener,
     #[error(
+        "it has an address and does not answer HTTP requests: it exports no `wasi:http/incoming-handler`; leave the port mapping or --http away"
+    )]
+    NoHandler,
+    #[error(
         "it imports {import}, which the task is not granted; grant {grant} with the label `{GRANTS_LABEL}` or --grant"
     )]
     NotGranted { import: String, grant: &'static str },
@@ -48,6 +52,10 @@ pub(crate) fn choose(
             0 => Err(EntryError::NoListener),
             _ => Ok(Entry::Http { reuse: options.reuse }),
         };
+    }
+    // Nobody would ever answer the clients that the kernel lets connect.
+    if listeners > 0 {
+        return Err(EntryError::NoHandler);
     }
     if has(&(EntryKind::Command {})) {
         return Ok(Entry::Command {});
@@ -149,6 +157,7 @@ mod tests {
         check(&[HANDLER, COMMAND], None, 0, Ok(Entry::Command {}));
         check(&[COMMAND, HTTP], None, 1, Ok(Entry::Http { reuse: None }));
         check(&[HTTP], None, 0, Err("--http ADDR"));
+        check(&[HANDLER, COMMAND], None, 1, Err("no `wasi:http/incoming-handler`"));
         check(&[COMMAND], Some("add"), 0, Ok(Entry::Export { name: "add".to_owned() }));
         check(&[HANDLER, COMMAND], Some("handle"), 0, Ok(Entry::Handler {}));
         check(&[COMMAND], Some("handle"), 0, Err("exports no function `handle`; it exports: add, hello"));
