@@ -22,6 +22,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustix::net::Shutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
@@ -106,7 +107,7 @@ impl Server {
                 }
             }
         }
-        drop(listeners);
+        refuse(listeners);
         self.open.iter().for_each(|open| open.marks.close());
         while !self.connections.is_empty() {
             tokio::select! {
@@ -191,6 +192,16 @@ impl Server {
         if self.open.len() > 2 * self.connections.len() + 1024 {
             self.open.retain(|open| !open.task.is_finished());
         }
+    }
+}
+
+/// Ends listening for good. The server and the workers of other cores hold the same sockets, so that closing them
+/// here would let clients connect that nobody answers. Linux takes a listening socket that is shut down out of
+/// service for all who hold it, and refuses clients at once (`tcp_disconnect` in its `inet_shutdown`).
+fn refuse(listeners: Vec<TcpListener>) {
+    for listener in &listeners {
+        // What fails is out of service already: another worker was faster.
+        let _ = rustix::net::shutdown(listener, Shutdown::Both);
     }
 }
 
