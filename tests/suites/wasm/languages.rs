@@ -38,16 +38,20 @@ fn programs() -> Result<()> {
     Ok(())
 }
 
+/// A task of the SDK is a program, and `neargate:task/handler` to who asks for that: both do the same.
 fn rust_task() -> Result<()> {
     let cli = Cli::with_kept_code()?;
     let image = text(&example("greet-task")?);
-    let finished = cli.run_with(&["--quiet", &image], br#"{"name": "Ada", "times": 2}"#)?;
-    assert_eq!(finished.text(), "{\"greeting\":\"hello, Ada! hello, Ada!\"}\n", "{}", finished.stderr);
-    assert_eq!(finished.code, 0);
-    let finished = cli.run_with(&["--quiet", &image], br#"{"name": ""}"#)?;
-    let expect = "{\"error\":{\"message\":\"nobody to greet\",\"code\":\"NoName\"}}\n";
-    assert_eq!((finished.text().as_str(), finished.stderr.as_str()), ("", expect));
-    assert_eq!(finished.code, 1);
+    for form in [&["--quiet"][..], &["--quiet", "--invoke", "handle"]] {
+        let call = |input: &[u8]| cli.run_with(&[form, &[image.as_str()]].concat(), input);
+        let finished = call(br#"{"name": "Ada", "times": 2}"#)?;
+        let expect = "{\"greeting\":\"hello, Ada! hello, Ada!\"}\n";
+        assert_eq!((finished.text().as_str(), finished.code), (expect, 0), "{form:?}: {}", finished.stderr);
+        let finished = call(br#"{"name": ""}"#)?;
+        let expect = "{\"error\":{\"message\":\"nobody to greet\",\"code\":\"NoName\"}}\n";
+        let seen = (finished.text(), finished.stderr, finished.code);
+        assert_eq!(seen, (String::new(), expect.to_owned(), 1), "{form:?}");
+    }
     Ok(())
 }
 
