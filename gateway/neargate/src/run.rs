@@ -70,7 +70,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         .build()
         .context("start threads")?;
     let code = runtime.block_on(async {
-        let config = neargate_wasm::Config { runs_max: RUNS_MAX, ..wasm::config(&data) };
+        let mut config = neargate_wasm::Config { runs_max: RUNS_MAX, ..wasm::config(&data) };
+        if args.wasm.http.is_none() {
+            // One program needs one process, and no spare beside it.
+            config.workers = 1;
+        }
         let wasm = wasm::driver(config, &data, &launcher, containers.as_ref())?;
         let machine = assembly::assemble(Ingredients {
             store: Arc::new(MemoryStore::new()),
