@@ -156,7 +156,7 @@ impl Server {
         self.send(&ToWorker::Stats { run: 3_000_000 + IDLE }, &[])?;
         self.expect(|message| matches!(message, FromWorker::Usage { .. } | FromWorker::Exited { .. }))?;
         std::thread::sleep(Duration::from_millis(300));
-        println!("{IDLE} at a time: {} KiB each", resident_bytes()?.saturating_sub(before) / IDLE >> 10);
+        println!("{IDLE} at a time: {} KiB each", (resident_bytes()?.saturating_sub(before) / IDLE) >> 10);
         drop(feed);
         for _ in 0..IDLE {
             self.expect(|message| matches!(message, FromWorker::Exited { .. }))?;

@@ -3,7 +3,7 @@
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
 
-use neargate_wasm::protocol::{EntryKind, ExportInfo, VERSION, WorkerSetup};
+use neargate_wasm::protocol::{EntryKind, ExportInfo};
 
 use super::*;
 

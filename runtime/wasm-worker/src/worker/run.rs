@@ -54,7 +54,7 @@ impl Run {
     }
 
     /// Runs, and tells the server. By then everything that the run had has been given back.
-    pub(super) async fn to_its_end(self, table: Table, outgoing: mpsc::Sender<Outgoing>) {
+    pub(super) async fn run_to_end(self, table: Table, outgoing: mpsc::Sender<Outgoing>) {
         let context = Arc::clone(&self.context);
         let run = context.run();
         // An error means that the worker ends, here and below.

@@ -176,7 +176,7 @@ impl Runs {
                 system("start a thread")(error)
             })?;
         } else {
-            tokio::spawn(first.to_its_end(table, outgoing));
+            tokio::spawn(first.run_to_end(table, outgoing));
         }
         Ok(())
     }

@@ -49,7 +49,7 @@ fn live(runtime: &tokio::runtime::Runtime, own: Own) {
     runtime.block_on(async move {
         let giver = tokio::spawn(async move { turns.give::<()>().await });
         // A task rather than this future, whose wake-ups cost a system call each. It catches panics itself.
-        let _ = tokio::spawn(first.to_its_end(table, outgoing)).await;
+        let _ = tokio::spawn(first.run_to_end(table, outgoing)).await;
         giver.abort();
     });
 }
