@@ -12,6 +12,7 @@ mod files;
 mod guests;
 mod harness;
 mod images;
+mod interfaces;
 mod limits;
 mod program;
 mod remains;
