@@ -17,15 +17,13 @@ pub(crate) struct Outcome {
     pub(crate) line: Vec<u8>,
     /// Whether the function returned an error.
     pub(crate) failed: bool,
-    /// Whether the result is `false`, which a health check takes for bad.
-    pub(crate) is_false: bool,
 }
 
 impl Outcome {
     fn new(value: &Value, failed: bool) -> Self {
         let mut line = value.to_string().into_bytes();
         line.push(b'\n');
-        Self { line, failed, is_false: *value == Value::Bool(false) }
+        Self { line, failed }
     }
 }
 
