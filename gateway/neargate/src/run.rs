@@ -45,8 +45,9 @@ pub(crate) const EXIT_DID_NOT_RUN: u8 = 125;
 /// The exit code of what had to be killed.
 const KILLED: u8 = 137;
 
-/// Instances that the one task of a run may have at a time: an HTTP handler has one for each request.
-const RUNS_MAX: u32 = 1000;
+/// Instances that a program may have at a time: itself and those of its health checks. Each costs a system call
+/// when the worker starts.
+const RUNS_MAX: u32 = 8;
 
 /// Runs the task. Called before any thread exists.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
@@ -70,10 +71,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         .build()
         .context("start threads")?;
     let code = runtime.block_on(async {
-        let mut config = neargate_wasm::Config { runs_max: RUNS_MAX, ..wasm::config(&data) };
+        let mut config = wasm::config(&data);
         if args.wasm.http.is_none() {
             // One program needs one process, and no spare beside it.
-            config.workers = 1;
+            (config.workers, config.runs_max) = (1, RUNS_MAX);
         }
         let wasm = wasm::driver(config, &data, &launcher, containers.as_ref())?;
         let machine = assembly::assemble(Ingredients {
@@ -91,8 +92,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
         let code = run_task(args, &machine, &artifacts, timeout).await;
         let Machine { mut node, .. } = machine;
         node.shutdown().await;
-        wasm.shut_down().await;
-        launcher.shut_down().await;
+        // The launcher ends its processes, and then itself, when this process has gone. Nobody need wait for
+        // that: giving back the address space of a worker takes longer than a small program runs.
+        drop((wasm, launcher));
         if let Some(containers) = containers {
             containers.shut_down().await;
         }
