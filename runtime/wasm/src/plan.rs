@@ -1,6 +1,5 @@
 //! What a container's spec becomes for a worker: purely, but for a look at the directories.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use neargate_driver::{ContainerSpec, Limits, Mount, MountSource, ProcessMount, StartError, WasmSpec};
@@ -94,7 +93,7 @@ pub(crate) fn run(
         attempt: wasm.attempt,
         deadline_ms: wasm.deadline_ms,
         argv: spec.argv.clone(),
-        env: last_of_each_name(&spec.env),
+        env: spec.env.clone(),
         preopens,
         limits: RunLimits { cpu_budget_ns, ..limits(&spec.limits) },
         task_limits: limits(task_limits),
@@ -118,22 +117,6 @@ pub(crate) fn permissions(wasm: &WasmSpec) -> Permissions {
 
 fn limits(limits: &Limits) -> RunLimits {
     RunLimits { cpu_millis: limits.cpu_millis, cpu_budget_ns: None, memory_bytes: limits.memory_bytes }
-}
-
-/// WASI passes variables as a list; where a name occurs twice, only the later one is given.
-pub(crate) fn last_of_each_name(env: &[(String, String)]) -> Vec<(String, String)> {
-    let mut kept: Vec<(String, String)> = Vec::with_capacity(env.len());
-    let mut place: HashMap<&str, usize> = HashMap::with_capacity(env.len());
-    for (name, value) in env {
-        match place.get(name.as_str()) {
-            Some(index) => kept[*index].1.clone_from(value),
-            None => {
-                place.insert(name, kept.len());
-                kept.push((name.clone(), value.clone()));
-            }
-        }
-    }
-    kept
 }
 
 /// Least memory of a part of a run that is spread over cores, in bytes: room for a few requests.

@@ -17,7 +17,6 @@ use super::KILLED;
 use crate::code::Code;
 use crate::driver::{Shared, start_in};
 use crate::entry;
-use crate::plan::last_of_each_name;
 use crate::protocol::{Entry, RunPlan, Stop};
 use crate::worker::{KillOnDrop, Order, Run};
 
@@ -92,7 +91,7 @@ fn plan_of(plan: &RunPlan, entry: Entry, argv: Vec<String>, env: &[(String, Stri
     RunPlan {
         entry,
         argv,
-        env: last_of_each_name(&all),
+        env: all,
         own_thread: false,
         listeners: 0,
         cgroups: 0,
