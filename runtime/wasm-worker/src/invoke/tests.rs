@@ -247,13 +247,13 @@ fn value_of(ty: &Type, bytes: &mut dyn Iterator<Item = u8>) -> Val {
         Type::U64 => Val::U64(word()),
         Type::S64 => Val::S64(word() as i64),
         Type::Float32 => Val::Float32(f32::from_bits(word() as u32)),
-        // Few digits, or none: serde_json may read a float of many digits as its neighbour.
+        // At most ten digits: serde_json may read a float of more than fifteen as its neighbour.
         Type::Float64 => Val::Float64(match word() % 8 {
             0 => f64::NAN,
             1 => f64::INFINITY,
             2 => f64::NEG_INFINITY,
             3 => -0.0,
-            _ => f64::from(word() as i32) / 1024.0,
+            _ => f64::from(word() as i32) / 100.0,
         }),
         Type::Char => Val::Char(char::from_u32(word() as u32 % 0xD800).unwrap()),
         Type::String => Val::String((0..word() % 4).map(|_| char::from(word() as u8)).collect()),
