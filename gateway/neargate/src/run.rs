@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use neargate_control::{Control, DescribedTask, NewDefinition, NewTask, RevisionWanted, RunTasks, TaskWait};
 use neargate_driver::{ProcessUser, Stdio};
 use neargate_model::{
-    AccountId, ClusterName, Family, LaunchType, Region, Scope, StopCode, Tags, TaskKey, TaskSpec,
+    AccountId, ClusterName, Family, LaunchType, Region, Scope, StopCode, Tags, TaskKey, TaskShape, TaskSpec,
 };
 use neargate_node::{Artifacts, ContainerStdio, StdioError, StdioSource};
 use neargate_store::MemoryStore;
@@ -55,6 +55,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let data = DataDir::open(args.data.as_deref())?;
     let image = Found::find(&args.image, &data)?;
     args.check(image.is_wasm())?;
+    let shape = args.shape(image.is_wasm())?;
     let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(data.root());
     let scratch = scratch.context("make a scratch directory")?;
     let containers = match !image.is_wasm() || args.needs_sandbox() {
@@ -89,7 +90,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
             files_of: ProcessUser::Invoker,
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
         });
-        let code = run_task(args, &machine, &artifacts, timeout).await;
+        let code = run_task(args, shape, &machine, &artifacts, timeout).await;
         let Machine { mut node, .. } = machine;
         node.shutdown().await;
         // The launcher ends its processes, and then itself, when this process has gone. Nobody need wait for
@@ -130,6 +131,7 @@ impl StdioSource for OwnStreams {
 
 async fn run_task(
     args: &RunArgs,
+    shape: TaskShape,
     machine: &Machine,
     artifacts: &Artifacts,
     timeout: Option<Duration>,
@@ -137,7 +139,7 @@ async fn run_task(
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let control = &machine.control;
-    let key = submit(args, control, timeout).await?;
+    let key = submit(shape, control, timeout).await?;
     let timeout = timeout.unwrap_or(FOR_EVER);
     let stopped = async {
         let deadline = tokio::time::Instant::now() + timeout;
@@ -246,13 +248,13 @@ fn finish(args: &RunArgs, described: &DescribedTask, timed_out: bool) -> Result<
     Ok(code)
 }
 
-async fn submit(args: &RunArgs, control: &Control, timeout: Option<Duration>) -> Result<TaskKey> {
+async fn submit(shape: TaskShape, control: &Control, timeout: Option<Duration>) -> Result<TaskKey> {
     let scope = Scope { account: AccountId::new("000000000000")?, region: Region::new("local")? };
     let (cluster, family) = (ClusterName::new("run")?, Family::new("run")?);
     control.create_cluster(&scope, &cluster, Tags::new(), String::new()).await?;
     let new = NewDefinition {
         family: family.clone(),
-        shape: args.shape()?,
+        shape,
         requires: Vec::new(),
         tags: Tags::new(),
         face: String::new(),

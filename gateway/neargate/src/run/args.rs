@@ -171,12 +171,12 @@ impl RunArgs {
         matches!(self.wasm.isolation, Some(Isolation::Thread | Isolation::Process))
     }
 
-    /// The task of this command.
-    pub(crate) fn shape(&self) -> Result<TaskShape> {
+    /// The task of this command; what is only about Wasm is left out of a container's.
+    pub(crate) fn shape(&self, is_wasm: bool) -> Result<TaskShape> {
         let dirs = self.dir.iter().enumerate().map(|(index, text)| directory(index, text));
         let (volumes, mount_points) = dirs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         Ok(TaskShape {
-            containers: vec![self.container(mount_points)?],
+            containers: vec![self.container(mount_points, is_wasm)?],
             volumes,
             network_mode: if self.net == Net::None { NetworkMode::None } else { NetworkMode::Bridge },
             cpu_units: self.cpu,
@@ -185,7 +185,7 @@ impl RunArgs {
         })
     }
 
-    fn container(&self, mount_points: Vec<MountPoint>) -> Result<ContainerDefinition> {
+    fn container(&self, mount_points: Vec<MountPoint>, is_wasm: bool) -> Result<ContainerDefinition> {
         Ok(ContainerDefinition {
             name: ContainerName::new("task")?,
             image: self.image.clone(),
@@ -212,7 +212,7 @@ impl RunArgs {
             capabilities_drop: Vec::new(),
             tmpfs: Vec::new(),
             port_mappings: self.wasm.http.iter().map(mapping).collect(),
-            wasm: self.wasm_options()?,
+            wasm: if is_wasm { self.wasm_options()? } else { WasmOptions::default() },
         })
     }
 
@@ -345,7 +345,7 @@ mod tests {
     fn wasm(words: &str) -> Result<ContainerDefinition, String> {
         let args = parse(words)?;
         args.check(true).map_err(|error| error.to_string())?;
-        let shape = args.shape().map_err(|error| error.to_string())?;
+        let shape = args.shape(true).map_err(|error| error.to_string())?;
         Ok(shape.containers.into_iter().next().unwrap())
     }
 
@@ -374,6 +374,12 @@ mod tests {
         check(1e300, false);
         assert_eq!(cpu_budget_ms(0.0001).unwrap(), 1);
         assert_eq!(cpu_budget_ms(1.5).unwrap(), 1500);
+    }
+
+    #[test]
+    fn a_container_has_no_options_for_wasm() {
+        let shape = parse("busybox -- true").unwrap().shape(false).unwrap();
+        assert_eq!(shape.containers[0].wasm, WasmOptions::default());
     }
 
     #[test]
