@@ -137,7 +137,8 @@ impl Floor {
         let mut bytes = Vec::new();
         std::fs::File::open(file)?.read_to_end(&mut bytes)?;
         let mut linker = Linker::new(&engine);
-        wasmtime_wasi_http::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         let pre = ProxyPre::new(linker.instantiate_pre(&Component::from_binary(&engine, &bytes)?)?)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self { pre, runtime })

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{CLUSTER, TASK_LIMIT};
 use crate::statistics::Figures;
 
-const TASKS: [usize; 2] = [1_000, 10_000];
+const TASKS: [usize; 1] = [1_000];
 /// What RunTask starts at most at a time.
 const BATCH: usize = 10;
 

@@ -16,7 +16,7 @@ use crate::statistics::{Figures, median};
 
 const CONNECTIONS: [u32; 3] = [1, 16, 64];
 /// Each server is loaded this often at each number of connections, in turn with the others.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const ROUND_SECONDS: u32 = 2;
 /// Requests that one instance may answer in the rows that reuse instances; `wasmtime serve`'s own default for p3.
 const REUSE: u32 = 128;
@@ -63,7 +63,11 @@ pub(super) fn http() -> Result<Figures> {
             ("wasmtime serve, instance reuse 128", vec!["--max-instance-reuse-count", "128"]),
         ] {
             let mut serve = Command::new(&wasmtime);
-            serve.arg("serve").args(arguments).args(["--addr", "127.0.0.1:0"]).arg(&component);
+            serve
+                .args(["serve", "-S", "cli"])
+                .args(arguments)
+                .args(["--addr", "127.0.0.1:0"])
+                .arg(&component);
             let (peer, url) = start_peer(&mut serve)?;
             peers.push(peer);
             ways.push((name.to_owned(), url));
