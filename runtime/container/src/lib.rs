@@ -54,6 +54,7 @@ mod id_range;
 mod init;
 mod launcher;
 mod launchpad;
+mod peer;
 mod protocol;
 mod rootfs;
 mod sandboxed;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::protocol::{PlacePlan, ProcessPlan, Request, Response};
 use crate::failure::Failure;
+use crate::peer;
 use crate::sys;
 
 /// Requests that may be sent and not answered yet; more wait.
@@ -99,6 +100,12 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Ends the receiving thread, which holds the socket as well, and tells the launcher.
         let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
+    }
+}
+
+impl AsFd for Shared {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -195,27 +202,11 @@ impl Connection {
             }
             state.pending.insert(id, pending);
         }
-        let sent = self.send_bytes(id, encode(request), fds).await;
+        let sent = peer::send(&self.shared, id, encode(request), fds).await;
         if sent.is_err() {
             self.shared.state().pending.remove(&id);
         }
         sent
-    }
-
-    async fn send_bytes(&self, id: u64, message: Vec<u8>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        match channel::send(self.shared.socket.as_fd(), id, &message, fds, false) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-        // The launcher is behind. Wait for it on a thread that may block.
-        let shared = Arc::clone(&self.shared);
-        let fds: io::Result<Vec<OwnedFd>> = fds.iter().map(|fd| fd.try_clone_to_owned()).collect();
-        let fds = fds?;
-        let send = move || {
-            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-            channel::send(shared.socket.as_fd(), id, &message, &fds, true)
-        };
-        tokio::task::spawn_blocking(send).await.map_err(io::Error::other)?
     }
 
     fn next_id(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! The launcher's loop: one thread, one epoll.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +21,7 @@ use super::protocol::{ProcessMountPlan, ProcessPlan, Report, Request, Response};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::fence::{Filters, Needs, THREADS_MAX};
+use crate::peer::Outbox;
 use crate::rootfs;
 use crate::sys::{self, Clone};
 
@@ -70,8 +71,7 @@ struct Server {
     last_number: u64,
     leaving: Vec<Group>,
     look_again: Duration,
-    outbox: VecDeque<(u64, Vec<u8>)>,
-    wants_write: bool,
+    outbox: Outbox,
     closing: Option<Instant>,
 }
 
@@ -128,8 +128,7 @@ impl Server {
             last_number: 0,
             leaving: Vec::new(),
             look_again: LOOK_AGAIN_MIN,
-            outbox: VecDeque::new(),
-            wants_write: false,
+            outbox: Outbox::default(),
             closing: None,
         })
     }
@@ -332,7 +331,7 @@ impl Server {
             Some(Report::Ready {}) => {
                 running.is_ready = true;
                 let (request, pid) = (running.request, running.pid.unsigned_abs());
-                self.outbox.push_back((request, encode(&Response::Spawned { pid })));
+                self.outbox.push(request, encode(&Response::Spawned { pid }), Vec::new());
             }
             // Answered when the process is reaped, so that nothing is left behind by then.
             Some(Report::Failed { failure }) => running.failure = running.failure.take().or(Some(failure)),
@@ -369,27 +368,12 @@ impl Server {
     }
 
     fn answer(&mut self, id: u64, response: &Response) {
-        self.outbox.push_back((id, encode(response)));
+        self.outbox.push(id, encode(response), Vec::new());
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while let Some((id, message)) = self.outbox.front() {
-            match channel::send(self.socket.as_fd(), *id, message, &[], false) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The program is gone; the end of the stream follows and starts the farewell.
-                Err(_) => {}
-            }
-            self.outbox.pop_front();
-        }
-        let wants_write = !self.outbox.is_empty();
-        if wants_write != self.wants_write && self.closing.is_none() {
-            let write = if wants_write { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
-            let flags = epoll::EventFlags::IN | write;
-            epoll::modify(&self.epoll, &self.socket, epoll::EventData::new_u64(SOCKET), flags)?;
-            self.wants_write = wants_write;
-        }
-        Ok(())
+        let registration = self.closing.is_none().then_some((&self.epoll, SOCKET));
+        self.outbox.flush(&self.socket, registration)
     }
 
     /// Removes the groups of ended processes; the kernel lets go of them a moment after the reaping.

@@ -26,6 +26,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use crate::failure::Failure;
+use crate::peer::Outbox;
 use crate::protocol::{Request, Response, VERSION};
 use crate::sys;
 use host::{Event, Host};
@@ -54,9 +55,8 @@ struct Supervisor {
     socket: OwnedFd,
     epoll: Rc<OwnedFd>,
     state: State,
-    /// Encoded responses, with their descriptors, that the socket had no room for.
-    outbox: std::collections::VecDeque<(u64, Vec<u8>, Vec<OwnedFd>)>,
-    wants_write: bool,
+    /// Responses that the socket had no room for.
+    outbox: Outbox,
     closing: Option<Instant>,
 }
 
@@ -90,8 +90,7 @@ impl Supervisor {
         // Lives as long as the process.
         std::mem::forget(signal_fd);
         let epoll = Rc::new(epoll);
-        let outbox = std::collections::VecDeque::new();
-        Ok(Self { socket, epoll, state: State::New, outbox, wants_write: false, closing: None })
+        Ok(Self { socket, epoll, state: State::New, outbox: Outbox::default(), closing: None })
     }
 
     fn serve(mut self) -> io::Result<()> {
@@ -126,10 +125,10 @@ impl Supervisor {
         if let State::Ready(host) = &mut self.state {
             act(host);
             for (id, response) in host.responses.drain(..) {
-                self.outbox.push_back((id, encode(&response), Vec::new()));
+                self.outbox.push(id, encode(&response), Vec::new());
             }
             for (id, response, fds) in host.lendings.drain(..) {
-                self.outbox.push_back((id, encode(&response), fds));
+                self.outbox.push(id, encode(&response), fds);
             }
         }
     }
@@ -194,28 +193,12 @@ impl Supervisor {
     }
 
     fn answer(&mut self, id: u64, response: Response) {
-        self.outbox.push_back((id, encode(&response), Vec::new()));
+        self.outbox.push(id, encode(&response), Vec::new());
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while let Some((id, message, fds)) = self.outbox.front() {
-            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-            match channel::send(self.socket.as_fd(), *id, message, &fds, false) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The server is gone; the end of the stream follows and starts the farewell.
-                Err(_) => {}
-            }
-            self.outbox.pop_front();
-        }
-        let wants_write = !self.outbox.is_empty();
-        if wants_write != self.wants_write && self.closing.is_none() {
-            let flags = epoll::EventFlags::IN
-                | if wants_write { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
-            epoll::modify(&*self.epoll, &self.socket, epoll::EventData::new_u64(SOCKET), flags)?;
-            self.wants_write = wants_write;
-        }
-        Ok(())
+        let registration = self.closing.is_none().then_some((&*self.epoll, SOCKET));
+        self.outbox.flush(&self.socket, registration)
     }
 
     /// Starts killing everything; the loop ends when it is gone.
