@@ -19,6 +19,7 @@ BINARY = os.environ.get("NEARGATE_BIN", str(TARGET / "release/neargate"))
 FIXTURES = pathlib.Path(os.environ.get("NEARGATE_FIXTURES", TARGET / "fixtures"))
 MODULE = FIXTURES / "probe-wasm32-wasip1.wasm"
 SERVICE = TARGET / "guests/wasm32-wasip2/release/service.wasm"
+WASI = SERVICE.with_name("wasi.wasm")
 CLUSTER = "python"
 STOP_LIMIT_S = 60
 
@@ -37,10 +38,10 @@ def pytest_terminal_summary(terminalreporter):
 class Server:
     """A running `neargate serve` with data of its own."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, *arguments, listen="127.0.0.1:0"):
         self.data = directory / "data"
         self.log = directory / "server.log"
-        command = [BINARY, "serve", "--listen", "127.0.0.1:0", "--data", str(self.data)]
+        command = [BINARY, "serve", "--listen", listen, "--data", str(self.data), *arguments]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -89,11 +90,19 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("server")
-    for path in [directory, *directory.parents][:3]:
-        path.chmod(0o755)  # as /var/lib: the server may run as another user
-    server = Server(directory)
+def server_directory(tmp_path_factory):
+    """Makes directories for servers."""
+    def server_directory():
+        directory = tmp_path_factory.mktemp("server")
+        for path in [directory, *directory.parents][:3]:
+            path.chmod(0o755)  # as /var/lib: the server may run as another user
+        return directory
+    return server_directory
+
+
+@pytest.fixture(scope="session")
+def server(server_directory):
+    server = Server(server_directory())
     if MODULE.exists():
         server.neargate("image", "import", str(MODULE), "--name", "probe", "--data", str(server.data))
     if SERVICE.exists():

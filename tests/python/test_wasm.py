@@ -4,13 +4,14 @@ import json
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 
 import pytest
 
-from conftest import BINARY, CLUSTER, MODULE, SERVICE, needs_root, needs_service, needs_wasm
+from conftest import BINARY, CLUSTER, MODULE, SERVICE, WASI, Server, needs_root, needs_service, needs_wasm
 from errors import refused
 
 pytestmark = needs_wasm
@@ -234,6 +235,53 @@ def test_a_port_that_is_taken_is_named(bridge, until_stopped):
 def test_a_handler_needs_a_port(bridge, until_stopped):
     task = until_stopped(bridge({"name": "web", "image": "service"}))
     assert task["stopCode"] == "TaskFailedToStart" and "port mapping" in task["stoppedReason"], task
+
+
+# What it reaches.
+
+@needs_service
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "0.0.0.0:0"])
+def test_the_hosts_network_has_no_server_in_it(server_directory, listen):
+    server = Server(server_directory(), "--allow-host-network", listen=listen)
+    try:
+        server.neargate("image", "import", str(WASI), "--name", "wasi", "--data", str(server.data))
+        ecs, logs = server.client("ecs"), server.client("logs")
+        ecs.create_cluster(clusterName="default")
+        options = {"awslogs-group": "/net", "awslogs-stream-prefix": "p", "awslogs-create-group": "true"}
+
+        def said(*words):
+            """What a guest with the host's network says."""
+            ecs.register_task_definition(family="net", networkMode="bridge", containerDefinitions=[{
+                "name": "main", "image": "wasi", "command": list(words), "memory": 256,
+                "dockerLabels": {"neargate.wasm.network": "host"},
+                "logConfiguration": {"logDriver": "awslogs", "options": options}}])
+            [task] = ecs.run_task(taskDefinition="net")["tasks"]
+            ecs.get_waiter("tasks_stopped").wait(tasks=[task["taskArn"]], WaiterConfig={"Delay": 1})
+            stream = f"p/main/{task['taskArn'].rsplit('/', 1)[1]}"
+            events = logs.get_log_events(logGroupName="/net", logStreamName=stream)["events"]
+            return "\n".join(event["message"] for event in events)
+
+        own = [f"127.0.0.1:{server.endpoint.rsplit(':', 1)[1]}"]
+        if listen.startswith("0.0.0.0"):
+            own.append(own[0].replace("127.0.0.1", "127.0.0.2"))
+        for address in own:
+            assert "Permission denied" in said("connect", address)
+            assert "Prohibited" in said("fetch", address, "/")
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            other.settimeout(LIMIT_S)
+            answers = threading.Thread(target=answer_once, args=[other])
+            answers.start()
+            assert said("connect", "127.0.0.1:%d" % other.getsockname()[1]) == "and good day"
+            answers.join()
+    finally:
+        server.stop()
+
+
+def answer_once(listener):
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(100)
+        connection.sendall(b"and good day\n")
 
 
 # How it is checked.

@@ -103,7 +103,9 @@ async fn serve(
     let store = SqliteStore::open(data.database()).context("open the control state")?;
     let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
     let images = ImageStore::open(data.images()).context("open the image store")?;
-    let wasm = wasm::driver(wasm::config(data), data, &launcher, containers.as_ref())?;
+    let mut config = wasm::config(data);
+    config.control.push(listener.local_addr().context("read the address of the listener")?);
+    let wasm = wasm::driver(config, data, &launcher, containers.as_ref())?;
     clear_scratch(data)?;
     let policy =
         TaskPolicy { host_paths: real_paths(&args.allow_host_path)?, host_network: args.allow_host_network };

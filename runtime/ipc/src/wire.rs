@@ -4,6 +4,8 @@
 //! length against what is there, allocates no more than the message is long, refuses trailing bytes, and
 //! never panics. All ends are the same executable, so there is no evolution, only a version that they share.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
 /// The bytes are not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed message")]
@@ -55,7 +57,7 @@ macro_rules! wire_integer {
         }
     )*};
 }
-wire_integer!(u8, u16, u32, u64, i32, i64);
+wire_integer!(u8, u16, u32, u64, u128, i32, i64);
 
 impl Wire for bool {
     fn put(&self, out: &mut Vec<u8>) {
@@ -120,6 +122,36 @@ impl<A: Wire, B: Wire> Wire for (A, B) {
     }
     fn get(input: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok((A::get(input)?, B::get(input)?))
+    }
+}
+
+/// The version of IP as a tag, then address and port; for IPv6 also flow information and scope.
+impl Wire for SocketAddr {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::V4(address) => {
+                4_u8.put(out);
+                (address.ip().to_bits(), address.port()).put(out);
+            }
+            Self::V6(address) => {
+                6_u8.put(out);
+                (address.ip().to_bits(), address.port()).put(out);
+                (address.flowinfo(), address.scope_id()).put(out);
+            }
+        }
+    }
+    fn get(input: &mut Reader<'_>) -> Result<Self, Malformed> {
+        match u8::get(input)? {
+            4 => {
+                let (ip, port) = Wire::get(input)?;
+                Ok(SocketAddrV4::new(Ipv4Addr::from_bits(ip), port).into())
+            }
+            6 => {
+                let ((ip, port), (flow, scope)) = Wire::get(input)?;
+                Ok(SocketAddrV6::new(Ipv6Addr::from_bits(ip), port, flow, scope).into())
+            }
+            _ => Err(Malformed),
+        }
     }
 }
 

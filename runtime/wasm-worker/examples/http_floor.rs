@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use neargate_ipc::{channel, wire};
 use neargate_wasm::protocol::{
-    CodeInfo, EngineKind, Entry, FromWorker, RunLimits, RunPlan, ToWorker, VERSION, WorkerSetup,
+    CodeInfo, EngineKind, Entry, FromWorker, Network, RunLimits, RunPlan, ToWorker, VERSION, WorkerSetup,
 };
 use neargate_wasm_worker::{testing, worker_main};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -117,7 +117,7 @@ fn plan(reuse: Option<u32>) -> RunPlan {
         task_limits: RunLimits::default(),
         grants: Vec::new(),
         config: Vec::new(),
-        network: false,
+        network: Network::None {},
         own_thread: false,
         listeners: 1,
         cgroups: 0,

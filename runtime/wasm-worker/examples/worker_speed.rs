@@ -17,7 +17,7 @@ use std::{env, fs};
 
 use neargate_ipc::{channel, wire};
 use neargate_wasm::protocol::{
-    EngineKind, Entry, FromWorker, RunLimits, RunPlan, Stop, ToWorker, VERSION, WorkerSetup,
+    EngineKind, Entry, FromWorker, Network, RunLimits, RunPlan, Stop, ToWorker, VERSION, WorkerSetup,
 };
 use neargate_wasm_worker::{testing, worker_main};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -102,7 +102,7 @@ impl Server {
             task_limits: no_limits(),
             grants: Vec::new(),
             config: Vec::new(),
-            network: false,
+            network: Network::None {},
             own_thread: false,
             listeners: 0,
             cgroups: 0,

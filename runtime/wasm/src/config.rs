@@ -1,6 +1,7 @@
 //! How the driver is set up, and what it is given.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,9 @@ pub struct Config {
     pub worker_idle: Duration,
     /// The most memory, in bytes, that a worker of a tenant may use, whatever its tasks may. None unless changed.
     pub worker_memory_bytes: Option<u64>,
+    /// Where the server listens that runs the driver. A guest with the host's network reaches anything but these
+    /// addresses; an unspecified one stands for its port on every address. None unless changed.
+    pub control: Vec<SocketAddr>,
     /// What a compiler child may use.
     pub compile: CompileLimits,
     /// How long is waited.
@@ -48,6 +52,7 @@ impl Config {
             images_max: 128,
             worker_idle: Duration::from_secs(60),
             worker_memory_bytes: None,
+            control: Vec::new(),
             compile: CompileLimits::default(),
             deadlines: Deadlines::default(),
         }

@@ -121,7 +121,8 @@ impl Shared {
         let code = self.code(&module).await?;
         entry::check_grants(&code.inspection, &wasm.options).map_err(invalid)?;
         let entry = entry::choose(&code.inspection, &wasm.options, wasm.listeners.len()).map_err(invalid)?;
-        let mut plan = plan::run(&spec, &wasm, &sandbox.limits, directories.preopens, entry);
+        let control = &self.pool.config().control;
+        let mut plan = plan::run(&spec, &wasm, &sandbox.limits, directories.preopens, entry, control);
         let slot = match plan.own_thread {
             true => self.thread_slot(sandbox, &spec.limits).await?,
             false => None,

@@ -1,5 +1,6 @@
 //! What a container's spec becomes for a worker: purely, but for a look at the directories.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use neargate_driver::{ContainerSpec, Limits, Mount, MountSource, ProcessMount, StartError, WasmSpec};
@@ -7,7 +8,7 @@ use neargate_driver::{ContainerSpec, Limits, Mount, MountSource, ProcessMount, S
 use neargate_model::WasmIsolation;
 
 use crate::interfaces::GRANT_KEY_VALUE;
-use crate::protocol::{Entry, Preopen, RunLimits, RunPlan};
+use crate::protocol::{Entry, Network, Preopen, RunLimits, RunPlan};
 use crate::worker::Permissions;
 
 /// A container's directories: what its worker sees, and what the guest sees of that.
@@ -72,13 +73,15 @@ fn unsupported(what: &str, why: &str) -> StartError {
     StartError::Unsupported { what: what.to_owned(), why: why.to_owned() }
 }
 
-/// The plan of a container's run; the worker's number of the image is filled in when it is sent.
+/// The plan of a container's run; the worker's number of the image is filled in when it is sent. `control` is where
+/// the server listens, which a guest does not reach.
 pub(crate) fn run(
     spec: &ContainerSpec,
     wasm: &WasmSpec,
     task_limits: &Limits,
     preopens: Vec<Preopen>,
     entry: Entry,
+    control: &[SocketAddr],
 ) -> RunPlan {
     let options = &wasm.options;
     let cpu_budget_ns = options.cpu_budget_ms.map(|ms| ms.saturating_mul(1_000_000));
@@ -99,7 +102,10 @@ pub(crate) fn run(
         task_limits: limits(task_limits),
         grants: options.grants.clone(),
         config: options.config.clone(),
-        network: options.host_network,
+        network: match options.host_network {
+            true => Network::Host { control: control.to_vec() },
+            false => Network::None {},
+        },
         own_thread: options.isolation == WasmIsolation::Thread,
         cgroups: 0,
         core_dump: wasm.artifacts.is_some() && !options.no_core_dump,
@@ -168,7 +174,7 @@ mod tests {
             task_limits: limits,
             grants: Vec::new(),
             config: Vec::new(),
-            network: false,
+            network: Network::None {},
             own_thread: false,
             listeners: 1,
             cgroups: 0,

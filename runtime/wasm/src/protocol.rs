@@ -5,10 +5,12 @@
 //! and the kernel's pipes hold back whoever is faster. The worker runs what users bring, so the server
 //! trusts nothing that it says but about the worker's own runs.
 
+use std::net::SocketAddr;
+
 use neargate_ipc::{wire_enum, wire_struct};
 
 /// Both sides must agree on this number.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 wire_enum! {
     /// What the server tells a worker.
@@ -224,8 +226,8 @@ wire_struct! {
         grants: Vec<String>,
         /// What `wasi:config` tells.
         config: Vec<(String, String)>,
-        /// Whether sockets, name look-ups and outgoing HTTP are allowed.
-        network: bool,
+        /// Which sockets, name look-ups and outgoing HTTP are allowed.
+        network: Network,
         /// Whether it runs on a thread of its own.
         own_thread: bool,
         /// How many listening sockets come with the message.
@@ -236,6 +238,17 @@ wire_struct! {
         core_dump: bool,
         /// Whether a profile of the guest is wanted.
         profile: bool,
+    }
+}
+
+wire_enum! {
+    /// What a run may reach.
+    pub enum Network {
+        /// Nothing: no sockets, no names, no requests.
+        0 => None {},
+        /// What the host reaches, but for its metadata services and the addresses at which the server itself
+        /// listens. An unspecified address among these stands for its port on every address.
+        1 => Host { control: Vec<SocketAddr> },
     }
 }
 

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use neargate_wasm::protocol::RunPlan;
+use neargate_wasm::protocol::{Network, RunPlan};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::sockets::SocketAddrUse;
 
@@ -41,7 +41,10 @@ const METADATA_V6: [Ipv6Addr; 2] = [
 impl Policy {
     /// What a run's plan says.
     pub(crate) fn of_plan(plan: &RunPlan) -> Self {
-        if plan.network { Self::Host { control: Vec::new() } } else { Self::None }
+        match &plan.network {
+            Network::None {} => Self::None,
+            Network::Host { control } => Self::Host { control: control.clone() },
+        }
     }
 
     /// Whether there is any network.

@@ -3,16 +3,21 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use neargate_wasm::protocol::{FromWorker, HostReply, HostRequest, ToWorker};
+use neargate_wasm::protocol::{FromWorker, HostReply, HostRequest, Network, ToWorker};
 
 use crate::served::Served;
 
 fn network() -> Served {
-    Served::with(16, |setup| setup.plan.network = true)
+    without(&[])
+}
+
+/// With the host's network but for these addresses.
+fn without(control: &[SocketAddr]) -> Served {
+    Served::with(16, |setup| setup.plan.network = Network::Host { control: control.to_vec() })
 }
 
 /// A server for one connection after another, which gets the request's head and the stream.
-fn peer(answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -> SocketAddr {
+pub(crate) fn peer(answer: impl Fn(&str, &mut TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -81,6 +86,22 @@ fn addresses_are_checked_after_the_look_up() {
         let text = client.response().unwrap().text().to_owned();
         assert!(text.contains(expected), "{answer:?}: {text}");
     }
+}
+
+#[test]
+fn the_server_is_not_asked() {
+    let (server, other) = (hello(), hello());
+    let served = without(&[server]);
+    check(&served, &format!("http,{server},/"), "DestinationIpProhibited");
+    check(&served, &format!("http,[::ffff:127.0.0.1]:{},/", server.port()), "DestinationIpProhibited");
+    check(&served, &format!("http,{other},/"), "200 ");
+    let mut client = served.client();
+    client.write(
+        format!("GET /fetch?http,alias.test:{},/ HTTP/1.1\r\nHost: a\r\n\r\n", server.port()).as_bytes(),
+    );
+    answer_lookup(&served, "alias.test", HostReply::Addresses { addresses: vec!["127.0.0.1".into()] });
+    let text = client.response().unwrap().text().to_owned();
+    assert!(text.contains("DestinationIpProhibited"), "by a name: {text}");
 }
 
 /// Does what the server does for a guest that asks for a name.

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::net::{TcpListener, UdpSocket};
 
-use neargate_wasm::protocol::{FromWorker, HostReply, HostRequest, ToWorker};
+use neargate_wasm::protocol::{FromWorker, HostReply, HostRequest, Network, ToWorker};
 
 use crate::harness::{Outcome, Setup};
 use crate::served::{guest, worker};
 
 /// What the guest says of each argument, with a server that knows some names.
-fn ask(network: bool, arguments: &[String], names: &[(&str, &[&str])]) -> HashMap<String, String> {
+fn ask(network: Network, arguments: &[String], names: &[(&str, &[&str])]) -> HashMap<String, String> {
     let worker = worker(16);
     let mut setup = Setup::default();
     setup.plan.network = network;
@@ -50,7 +50,7 @@ fn without_a_network_all_is_denied() {
         "name=localhost".to_owned(),
         "name=127.0.0.1".to_owned(),
     ];
-    let said = ask(false, &arguments, &[]);
+    let said = ask(Network::None {}, &arguments, &[]);
     for argument in &arguments {
         let said = &said[argument];
         assert!(said.contains("AccessDenied") || said.contains("access-denied"), "{argument}: {said}");
@@ -81,7 +81,7 @@ fn with_a_network_others_are_reached_and_credentials_are_not() {
     ];
     let arguments: Vec<String> =
         fine.iter().cloned().chain(denied.iter().map(|text| (*text).to_owned())).collect();
-    let said = ask(true, &arguments, &[]);
+    let said = ask(Network::Host { control: Vec::new() }, &arguments, &[]);
     for argument in &fine {
         assert_eq!(said[argument], "ok", "{argument}");
     }
@@ -99,6 +99,29 @@ fn with_a_network_others_are_reached_and_credentials_are_not() {
 }
 
 #[test]
+fn the_server_is_out_of_reach() {
+    let server = TcpListener::bind("0.0.0.0:0").unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let control = server.local_addr().unwrap();
+    let fine = format!("tcp={}", other.local_addr().unwrap());
+    let denied = [
+        format!("tcp=127.0.0.1:{}", control.port()),
+        format!("tcp=127.0.0.2:{}", control.port()),
+        format!("tcp=[::1]:{}", control.port()),
+        format!("udp=127.0.0.1:{}", control.port()),
+    ];
+    let arguments: Vec<String> = denied.iter().chain([&fine]).cloned().collect();
+    let said = ask(Network::Host { control: vec![control] }, &arguments, &[]);
+    assert_eq!(said[&fine], "ok");
+    for argument in &denied {
+        let said = &said[argument];
+        assert!(said.contains("Denied") || said.contains("denied"), "{argument}: {said}");
+    }
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err(), "somebody has come");
+}
+
+#[test]
 fn names_are_looked_up_by_the_server() {
     let arguments = ["name=a.test", "name=mixed.test", "name=metadata.test", "name=10.1.2.3", "name=a/b"];
     let names: [(&str, &[&str]); 3] = [
@@ -106,7 +129,7 @@ fn names_are_looked_up_by_the_server() {
         ("mixed.test", &["169.254.169.254", "10.0.0.3"]),
         ("metadata.test", &["169.254.169.254"]),
     ];
-    let said = ask(true, &arguments.map(str::to_owned), &names);
+    let said = ask(Network::Host { control: Vec::new() }, &arguments.map(str::to_owned), &names);
     assert_eq!(said["name=a.test"], "10.0.0.1,10.0.0.2,2001:db8::1");
     assert_eq!(said["name=mixed.test"], "10.0.0.3");
     assert!(said["name=metadata.test"].contains("enied"), "{said:?}");

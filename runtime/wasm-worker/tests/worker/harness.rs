@@ -15,8 +15,8 @@ use neargate_driver::{
 };
 use neargate_ipc::{channel, wire};
 use neargate_wasm::protocol::{
-    Cause, CodeInfo, EngineKind, Entry, FromWorker, Preopen, RunExit, RunLimits, RunPlan, StartFailure, Stop,
-    ToWorker, Usage, VERSION, WorkerSetup,
+    Cause, CodeInfo, EngineKind, Entry, FromWorker, Network, Preopen, RunExit, RunLimits, RunPlan,
+    StartFailure, Stop, ToWorker, Usage, VERSION, WorkerSetup,
 };
 use neargate_wasm_worker::testing::{self, ThreadHost};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -92,7 +92,7 @@ pub(crate) fn plan() -> RunPlan {
         task_limits: no_limits(),
         grants: Vec::new(),
         config: Vec::new(),
-        network: false,
+        network: Network::None {},
         own_thread: false,
         listeners: 0,
         cgroups: 0,

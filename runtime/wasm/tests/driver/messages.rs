@@ -1,10 +1,12 @@
 //! The protocol: what is encoded is decoded, and bytes that are no message do no harm.
 
+use std::net::SocketAddr;
+
 use neargate_ipc::wire::{Wire, decode, encode};
 use neargate_wasm::protocol::{
     Attachment, BinaryKind, Cause, CodeInfo, CompileOrder, CompileRefusal, CompileReply, EngineKind, Entry,
-    EntryKind, ExportInfo, FromWorker, HostReply, HostRequest, Inspection, Preopen, RunExit, RunLimits,
-    RunPlan, StartFailure, Stop, ToWorker, Usage, WorkerSetup,
+    EntryKind, ExportInfo, FromWorker, HostReply, HostRequest, Inspection, Network, Preopen, RunExit,
+    RunLimits, RunPlan, StartFailure, Stop, ToWorker, Usage, WorkerSetup,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -45,6 +47,13 @@ fn limits() -> impl Strategy<Value = RunLimits> {
     )
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    prop_oneof![
+        Just(Network::None {}),
+        vec(any::<SocketAddr>(), 0..3).prop_map(|control| Network::Host { control }),
+    ]
+}
+
 fn plan() -> impl Strategy<Value = RunPlan> {
     let preopen = (text(), text(), any::<bool>()).prop_map(|(name, guest, read_only)| Preopen {
         name,
@@ -53,12 +62,12 @@ fn plan() -> impl Strategy<Value = RunPlan> {
     });
     let who = (any::<u32>(), entry(), text(), any::<u32>(), option::of(any::<u64>()));
     let what = (vec(text(), 0..4), pairs(), vec(preopen, 0..3), vec(text(), 0..3), pairs());
-    let how = (limits(), limits(), any::<(bool, bool, u32, u32, bool, bool)>());
+    let how = (limits(), limits(), network(), any::<(bool, u32, u32, bool, bool)>());
     (who, what, how).prop_map(|(who, what, how)| {
         let (image, entry, task, attempt, deadline_ms) = who;
         let (argv, env, preopens, grants, config) = what;
-        let (limits, task_limits, rest) = how;
-        let (network, own_thread, listeners, cgroups, core_dump, profile) = rest;
+        let (limits, task_limits, network, rest) = how;
+        let (own_thread, listeners, cgroups, core_dump, profile) = rest;
         RunPlan {
             image,
             entry,

@@ -1,11 +1,12 @@
 //! Which worker runs what.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use neargate_driver::{ExecSpec, Limits, Signal};
 use neargate_model::WasmIsolation;
 use neargate_wasm::WasmDriver;
-use neargate_wasm::protocol::ToWorker;
+use neargate_wasm::protocol::{Network, ToWorker};
 
 use crate::bench::{Bench, config, parts, task};
 use crate::fake::Event;
@@ -251,9 +252,20 @@ async fn a_plan_says_what_the_container_gets() {
     assert_eq!(plan.limits.cpu_budget_ns, Some(20_000_000));
     assert_eq!((plan.limits.cpu_millis, plan.limits.memory_bytes), (Some(100), Some(1 << 20)));
     assert_eq!(plan.config, [("colour".to_owned(), "blue".to_owned())]);
-    assert!(plan.profile && plan.core_dump && !plan.network && !plan.own_thread);
+    assert!(plan.profile && plan.core_dump && !plan.own_thread);
+    assert_eq!(plan.network, Network::None {});
     let bytes = neargate_ipc::wire::encode(&ToWorker::Start { run: 1, plan: plan.clone() });
     assert_eq!(neargate_ipc::wire::decode(&bytes), Ok(ToWorker::Start { run: 1, plan }));
+}
+
+#[tokio::test]
+async fn a_guest_on_the_hosts_network_is_kept_from_the_server() {
+    let control: Vec<SocketAddr> = vec!["127.0.0.1:7878".parse().unwrap(), "[::1]:7878".parse().unwrap()];
+    let bench = Bench::with(|config| config.control.clone_from(&control));
+    bench.run(task("exit 0").options(|options| options.host_network = true)).await.wait().await;
+    bench.run(task("exit 0")).await.wait().await;
+    let networks: Vec<Network> = bench.host.starts().into_iter().map(|(_, plan)| plan.network).collect();
+    assert_eq!(networks, [Network::Host { control }, Network::None {}]);
 }
 
 #[tokio::test]
