@@ -1,5 +1,7 @@
 //! `neargate image`: the image store of a data directory. A server may use it at the same time.
 
+mod inspect;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +12,7 @@ use neargate_image::{ImageStore, ImageSummary, Imported, Kind, PackOptions};
 use neargate_model::image::ImageReference;
 use serde_json::json;
 
+use self::inspect::Place;
 use crate::client::{Output, size, table, tell_server};
 use crate::data_dir::DataDir;
 use crate::progress::Progress;
@@ -48,10 +51,13 @@ enum ImageCommand {
         /// The image.
         name: ImageReference,
     },
-    /// Show all that is known of an image, as JSON.
+    /// Show what an image is; of Wasm also how it can be run and what it must be granted.
     Inspect {
-        /// The image.
-        name: ImageReference,
+        /// A Wasm file, or the name of an image in the store.
+        image: String,
+        /// How to print.
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
     },
     /// Remove what no name and no task needs.
     Prune,
@@ -81,6 +87,7 @@ struct PackArgs {
     user: Option<String>,
 }
 
+/// Called before any thread exists.
 pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
     let data = DataDir::open(args.data.as_deref())?;
     let store = ImageStore::open(data.images()).context("open the image store")?;
@@ -106,7 +113,9 @@ pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
             let bytes = removed.reclaimed.map_or(0, |reclaimed| reclaimed.bytes);
             writeln!(out, "removed {} ({})", removed.name.familiar(), size(bytes))?;
         }
-        ImageCommand::Inspect { name } => inspect(&store, name, &mut out)?,
+        ImageCommand::Inspect { image, output } => {
+            inspect::run(&Place { store: &store, data: &data }, image, *output, &mut out)?
+        }
         ImageCommand::Prune => {
             let reclaimed = store.prune().context("remove what is not needed")?;
             let (blobs, layers) = (reclaimed.blobs, reclaimed.layers);
@@ -167,29 +176,4 @@ fn list(store: &ImageStore, output: Output, out: &mut impl Write) -> Result<()> 
         }
     }
     Ok(())
-}
-
-fn inspect(store: &ImageStore, name: &ImageReference, out: &mut impl Write) -> Result<()> {
-    let detail = store.inspect(name).context("inspect image")?;
-    let resolved = store.resolve(name).context("inspect image")?;
-    let layers: Vec<_> = detail
-        .layers
-        .iter()
-        .map(|layer| json!({ "digest": layer.digest.to_string(), "size_bytes": layer.size_bytes }))
-        .collect();
-    let config = &resolved.config;
-    let shown = json!({
-        "name": name.canonical(),
-        "digest": resolved.digest.to_string(),
-        "manifest": resolved.manifest.to_string(),
-        "entrypoint": config.entrypoint,
-        "cmd": config.cmd,
-        "env": config.env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>(),
-        "working_dir": config.working_dir,
-        "user": config.user,
-        "stop_signal": config.stop_signal,
-        "exposed_ports": config.exposed_ports,
-        "layers": layers,
-    });
-    Ok(writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?)
 }

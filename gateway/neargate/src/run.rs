@@ -35,6 +35,7 @@ use crate::progress::Progress;
 use crate::wasm;
 
 pub(crate) use self::args::RunArgs;
+pub(crate) use self::image::{image_name, not_found, wasm_file};
 
 /// The exit code of a task that ran into `--timeout`, as timeout(1) has it.
 const EXIT_TIMEOUT: u8 = 124;

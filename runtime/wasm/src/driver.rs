@@ -13,14 +13,14 @@ use neargate_model::{ContainerId, WasmIsolation};
 use tokio::time::timeout;
 
 use crate::calls;
-use crate::code::{Code, Library, chain};
+use crate::code::{Code, ImageError, Library, chain};
 use crate::config::{Config, Parts, SetupError};
 use crate::entry;
 use crate::handle::{Container, Spread};
 use crate::jobs::Jobs;
 use crate::plan::{self, Directories};
 use crate::pool::{Need, Pool, Seat};
-use crate::protocol::{Entry, FDS_MAX, RunPlan};
+use crate::protocol::{Entry, EntryKind, FDS_MAX, Inspection, RunPlan};
 use crate::worker::{Hosts, Order, Run, RunError};
 
 /// Standard input, output and error.
@@ -34,6 +34,22 @@ const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(10);
 /// runtime with I/O and time, which must live as long as the containers.
 pub struct WasmDriver {
     shared: Arc<Shared>,
+}
+
+/// What is known of a binary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// What the compiler saw of it.
+    pub inspection: Inspection,
+    /// Why it is never run, for people; `None` if it can be.
+    pub refusal: Option<String>,
+}
+
+impl Inspected {
+    /// What is run of it when no function is named.
+    pub fn runs_as(&self) -> Option<&EntryKind> {
+        entry::preferred(&self.inspection)
+    }
 }
 
 /// What a driver and its containers have in common.
@@ -54,6 +70,22 @@ impl WasmDriver {
         let calls = Arc::new(calls::Shared::new(key_values));
         let pool = Pool::new(config, hosts, calls, jobs.clone());
         Ok(Self { shared: Arc::new(Shared { pool, library, jobs, sandboxed: sandbox_processes }) })
+    }
+
+    /// What a binary is and how it can be run, whether or not it would be. It is compiled for that if it never was.
+    ///
+    /// Fails where nothing can be said of it: it is no Wasm, it is malformed, or it could not be looked at.
+    pub async fn inspect(&self, module: &WasmModule) -> Result<Inspected, Arc<ImageError>> {
+        let error = match self.shared.library.get(&self.shared.jobs, module).await {
+            Ok(code) => return Ok(Inspected { inspection: code.inspection.clone(), refusal: None }),
+            Err(error) => error,
+        };
+        match &*error {
+            ImageError::Import { why, seen } | ImageError::NoEntry { why, seen } => {
+                Ok(Inspected { inspection: (**seen).clone(), refusal: Some(why.clone()) })
+            }
+            _ => Err(error),
+        }
     }
 
     /// Ends all workers, and with them what runs, and waits for that.

@@ -2,8 +2,8 @@
 
 use neargate_model::WasmOptions;
 
-use crate::interfaces::{self, GRANT_P3};
-use crate::protocol::{BinaryKind, EngineKind, Entry, EntryKind, Inspection};
+use crate::interfaces;
+use crate::protocol::{BinaryKind, Entry, EntryKind, Inspection};
 
 /// The label of a container by which interfaces are granted.
 const GRANTS_LABEL: &str = "neargate.wasm.grants";
@@ -35,35 +35,31 @@ pub(crate) enum EntryError {
     NotGranted { import: String, grant: &'static str },
 }
 
+/// What is run of a binary when no function is named. A component that is both a handler of `neargate:task` and a
+/// program is run as the program, which is its portable form.
+pub(crate) fn preferred(seen: &Inspection) -> Option<&EntryKind> {
+    let order = [EntryKind::Http {}, EntryKind::Command {}, EntryKind::Handler {}];
+    order.iter().find_map(|kind| seen.entries.iter().find(|entry| *entry == kind))
+}
+
 /// What is run when a container is started.
-///
-/// A component that is both a handler and a program is run as the program, which is its portable form.
 pub(crate) fn choose(
     seen: &Inspection,
     options: &WasmOptions,
     listeners: usize,
 ) -> Result<Entry, EntryError> {
-    let has = |kind: &EntryKind| seen.entries.contains(kind);
     if let Some(name) = &options.export {
         return export(seen, name);
     }
-    if has(&(EntryKind::Http {})) {
-        return match listeners {
-            0 => Err(EntryError::NoListener),
-            _ => Ok(Entry::Http { reuse: options.reuse }),
-        };
+    match preferred(seen) {
+        Some(EntryKind::Http {}) if listeners == 0 => Err(EntryError::NoListener),
+        Some(EntryKind::Http {}) => Ok(Entry::Http { reuse: options.reuse }),
+        // Nobody would ever answer the clients that the kernel lets connect.
+        _ if listeners > 0 => Err(EntryError::NoHandler),
+        Some(EntryKind::Command {}) => Ok(Entry::Command {}),
+        Some(EntryKind::Handler {}) => Ok(Entry::Handler {}),
+        None => Err(EntryError::NoProgram { binary: binary(seen), exports: exports(seen) }),
     }
-    // Nobody would ever answer the clients that the kernel lets connect.
-    if listeners > 0 {
-        return Err(EntryError::NoHandler);
-    }
-    if has(&(EntryKind::Command {})) {
-        return Ok(Entry::Command {});
-    }
-    if has(&(EntryKind::Handler {})) {
-        return Ok(Entry::Handler {});
-    }
-    Err(EntryError::NoProgram { binary: binary(seen), exports: exports(seen) })
 }
 
 /// What is run for a health check: the function that the first word names, or else the program anew.
@@ -89,14 +85,10 @@ fn export(seen: &Inspection, name: &str) -> Result<Entry, EntryError> {
 
 /// Refuses imports that need a grant which the task does not have.
 pub(crate) fn check_grants(seen: &Inspection, options: &WasmOptions) -> Result<(), EntryError> {
-    if let Some((import, grant)) = interfaces::missing_grants(&seen.imports, &options.grants).first() {
-        return Err(EntryError::NotGranted { import: (*import).to_owned(), grant });
+    match interfaces::missing_grants(seen, &options.grants).first() {
+        Some((import, grant)) => Err(EntryError::NotGranted { import: (*import).to_owned(), grant }),
+        None => Ok(()),
     }
-    let granted = |grant: &str| options.grants.iter().any(|granted| granted == grant);
-    if seen.engine == (EngineKind::Concurrent {}) && !granted(GRANT_P3) {
-        return Err(EntryError::NotGranted { import: "WASI 0.3".to_owned(), grant: GRANT_P3 });
-    }
-    Ok(())
 }
 
 fn binary(seen: &Inspection) -> &'static str {
@@ -121,7 +113,7 @@ fn exports(seen: &Inspection) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::ExportInfo;
+    use crate::protocol::{EngineKind, ExportInfo};
 
     const COMMAND: EntryKind = EntryKind::Command {};
     const HTTP: EntryKind = EntryKind::Http {};

@@ -3,6 +3,8 @@
 //! The compiler role refuses what nothing gives, the driver what the task definition does not grant, and the
 //! worker checks grants once more before it instantiates.
 
+use crate::protocol::{EngineKind, Inspection};
+
 /// The grant for `wasi:config`.
 pub const GRANT_CONFIG: &str = "wasi:config";
 /// The grant for `wasi:keyvalue`.
@@ -13,6 +15,9 @@ pub const GRANT_LOGGING: &str = "wasi:logging";
 pub const GRANT_P3: &str = "wasi:p3";
 /// All grants that there are.
 pub const GRANTS: [&str; 4] = [GRANT_CONFIG, GRANT_KEY_VALUE, GRANT_LOGGING, GRANT_P3];
+
+/// The module from which programs of WASI preview 1 import.
+pub const PREVIEW_1: &str = "wasi_snapshot_preview1";
 
 /// How an imported interface is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +110,9 @@ pub fn offer(import: &str) -> Offer {
     if let Some((_, grant)) = PROPOSALS.iter().find(|(name, _)| *name == import) {
         return Offer::Granted(grant);
     }
-    let Some((interface, version)) = import.split_once('@') else { return Offer::Never };
+    let Some((interface, version)) = import.split_once('@') else {
+        return if import == PREVIEW_1 { Offer::Always } else { Offer::Never };
+    };
     let is_release = |minor: &str| {
         let patch = version.strip_prefix(minor);
         patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
@@ -119,15 +126,27 @@ pub fn offer(import: &str) -> Offer {
     }
 }
 
-/// The imports that these grants do not cover, each with the grant that would, in order and each grant once.
-pub fn missing_grants<'a>(imports: &'a [String], grants: &[String]) -> Vec<(&'a str, &'static str)> {
+/// Whether what an interface does is refused, call by call, to a task without a network: sockets, name look-ups and
+/// outgoing HTTP.
+pub fn needs_network(import: &str) -> bool {
+    let interface = import.split('@').next().unwrap_or_default();
+    interface.starts_with("wasi:sockets/")
+        || matches!(interface, "wasi:http/outgoing-handler" | "wasi:http/client")
+}
+
+/// What a binary uses that these grants do not cover, each with the grant that would, in order and each grant once.
+pub fn missing_grants<'a>(seen: &'a Inspection, grants: &[String]) -> Vec<(&'a str, &'static str)> {
+    let by_import = seen.imports.iter().filter_map(|import| match offer(import) {
+        Offer::Granted(grant) => Some((import.as_str(), grant)),
+        Offer::Always | Offer::Never => None,
+    });
+    // A component may be concurrent without any import that says so.
+    let by_engine = (seen.engine == EngineKind::Concurrent {}).then_some(("WASI 0.3", GRANT_P3));
     let mut missing: Vec<(&str, &'static str)> = Vec::new();
-    for import in imports {
-        if let Offer::Granted(grant) = offer(import)
-            && !grants.iter().any(|given| given == grant)
-            && !missing.iter().any(|(_, known)| *known == grant)
-        {
-            missing.push((import, grant));
+    for (what, grant) in by_import.chain(by_engine) {
+        let is_given = grants.iter().any(|given| given == grant);
+        if !is_given && !missing.iter().any(|(_, known)| *known == grant) {
+            missing.push((what, grant));
         }
     }
     missing
@@ -136,6 +155,7 @@ pub fn missing_grants<'a>(imports: &'a [String], grants: &[String]) -> Vec<(&'a 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::BinaryKind;
 
     #[test]
     fn offers() {
@@ -160,6 +180,21 @@ mod tests {
         check("neargate:task/context@0.1.0", Offer::Always);
         check("neargate:task/context@0.2.0", Offer::Never);
         check("neargate:task/handler@0.1.0", Offer::Never);
+        check("wasi_snapshot_preview1", Offer::Always);
+        check("wasi_snapshot_preview1.sing", Offer::Never);
+        check("wasi_snapshot_preview1@0.2.0", Offer::Never);
+    }
+
+    #[test]
+    fn interfaces_of_the_network() {
+        let check = |import: &str, expect: bool| assert_eq!(needs_network(import), expect, "{import}");
+        check("wasi:sockets/tcp@0.2.3", true);
+        check("wasi:sockets/types@0.3.0", true);
+        check("wasi:http/outgoing-handler@0.2.0", true);
+        check("wasi:http/client@0.3.0", true);
+        check("wasi:http/types@0.2.0", false);
+        check("wasi:socketsx/tcp@0.2.3", false);
+        check("", false);
     }
 
     #[test]
@@ -170,15 +205,27 @@ mod tests {
             "wasi:keyvalue/batch@0.2.0-draft",
             "wasi:config/store@0.2.0-rc.1",
         ];
-        let imports = imports.map(str::to_owned);
-        let check = |grants: &[&str], expect: &[(&str, &str)]| {
+        let mut seen = Inspection {
+            kind: BinaryKind::Component {},
+            engine: EngineKind::Sync {},
+            entries: Vec::new(),
+            exports: Vec::new(),
+            imports: imports.map(str::to_owned).into(),
+            compiler: String::new(),
+        };
+        let check = |seen: &Inspection, grants: &[&str], expect: &[(&str, &str)]| {
             let grants: Vec<String> = grants.iter().map(|grant| (*grant).to_owned()).collect();
-            assert_eq!(missing_grants(&imports, &grants), expect);
+            assert_eq!(missing_grants(seen, &grants), expect);
         };
         let (store, config) = ("wasi:keyvalue/store@0.2.0-draft", "wasi:config/store@0.2.0-rc.1");
-        check(&[], &[(store, GRANT_KEY_VALUE), (config, GRANT_CONFIG)]);
-        check(&["wasi:keyvalue"], &[(config, GRANT_CONFIG)]);
-        check(&["wasi:config", "wasi:logging"], &[(store, GRANT_KEY_VALUE)]);
-        check(&["wasi:config", "wasi:keyvalue"], &[]);
+        check(&seen, &[], &[(store, GRANT_KEY_VALUE), (config, GRANT_CONFIG)]);
+        check(&seen, &["wasi:keyvalue"], &[(config, GRANT_CONFIG)]);
+        check(&seen, &["wasi:config", "wasi:logging"], &[(store, GRANT_KEY_VALUE)]);
+        check(&seen, &["wasi:config", "wasi:keyvalue"], &[]);
+        seen.engine = EngineKind::Concurrent {};
+        check(&seen, &["wasi:config", "wasi:keyvalue"], &[("WASI 0.3", GRANT_P3)]);
+        check(&seen, &["wasi:config", "wasi:keyvalue", "wasi:p3"], &[]);
+        seen.imports = vec!["wasi:cli/stdin@0.3.0".to_owned()];
+        check(&seen, &[], &[("wasi:cli/stdin@0.3.0", GRANT_P3)]);
     }
 }

@@ -39,5 +39,5 @@ mod worker;
 
 pub use code::ImageError;
 pub use config::{CompileLimits, Config, Deadlines, Parts, SetupError};
-pub use driver::WasmDriver;
+pub use driver::{Inspected, WasmDriver};
 pub use key_values::{KEYS_PER_PAGE, KeyPage, KeyValueError, KeyValues};

@@ -137,10 +137,10 @@ wire_enum! {
         2 => Invalid { why: String },
         /// It has more bytes than the order allows, or its code would.
         3 => TooLarge { bytes: u64, bytes_max: u64 },
-        /// It imports what no grant gives.
-        4 => Import { name: String, why: String },
+        /// It imports what no grant gives; `seen` has these imports too.
+        4 => Import { name: String, why: String, seen: Box<Inspection> },
         /// It exports nothing that can be run.
-        5 => NoEntry { why: String },
+        5 => NoEntry { why: String, seen: Box<Inspection> },
     }
 }
 
@@ -155,7 +155,8 @@ wire_struct! {
         entries: Vec<EntryKind>,
         /// The functions that can be called by name with JSON arguments; an instance's as `INSTANCE#NAME`.
         exports: Vec<ExportInfo>,
-        /// The interfaces that it imports, as it names them, for example `wasi:keyvalue/store@0.2.0-draft`.
+        /// The interfaces that it imports, as it names them, for example `wasi:keyvalue/store@0.2.0-draft`. What a
+        /// module imports from elsewhere than WASI, and is refused for, is told as `MODULE.NAME`.
         imports: Vec<String>,
         /// What compiled it: `neargate_wasm_worker::compiler_id`.
         compiler: String,

@@ -32,7 +32,9 @@ fn has_a_life() -> Result<()> {
     let finished = cli.run(&["probe:v1", "--", "echo", "from the store"])?;
     assert_eq!(finished.text(), "from the store\n", "{}", finished.stderr);
     let inspected = cli.image(&["inspect", "probe:v1"])?;
-    assert!(inspected.text().contains("sha256:"), "{:?}", inspected.text());
+    for part in ["probe:v1", "a core module", "sha256:", "a program", "wasi_snapshot_preview1  always"] {
+        assert!(inspected.text().contains(part), "{part} is not in {}", inspected.text());
+    }
     assert_eq!(cli.image(&["rm", "probe:v1"])?.code, 0);
     assert!(!names(&cli)?.contains("probe:v1"));
     assert_eq!(cli.image(&["prune"])?.code, 0);
@@ -61,8 +63,17 @@ fn packs_a_directory() -> Result<()> {
     let finished = cli.image(&arguments)?;
     assert_eq!(finished.code, 0, "{}", finished.stderr);
     let inspected = cli.image(&["inspect", "box"])?.text();
-    for part in ["/bin/sh", "A=b"] {
+    for part in ["Linux layers", "linux/", "[\"/bin/sh\"]", "[\"-c\"]", "A=b", "LAYER"] {
         assert!(inspected.contains(part), "{part} is not in {inspected}");
+    }
+    let inspected = cli.image(&["inspect", "box", "--output", "json"])?.text();
+    let inspected: Value = serde_json::from_str(&inspected)?;
+    assert_eq!((&inspected["kind"], &inspected["platform"]["os"]), (&"oci".into(), &"linux".into()));
+    assert_eq!(inspected["layers"].as_array().map(Vec::len), Some(1), "{inspected}");
+    assert!(inspected["wasm"].is_null(), "{inspected}");
+    for (image, says) in [("none", "image ls"), ("none.wasm", "does not exist"), ("UPPER", "lower-case")] {
+        let refused = cli.image(&["inspect", image])?;
+        assert_refused(&refused, refused.code.max(1), &[image, says]);
     }
     let absent = cli.image(&["pack", &cli.path("absent"), "--name", "x", "--entrypoint", "/x"])?;
     assert_refused(&absent, absent.code.max(1), &["absent"]);

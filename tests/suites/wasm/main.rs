@@ -8,6 +8,7 @@
 mod failures;
 mod files;
 mod http;
+mod inspect;
 mod languages;
 mod limits;
 mod network;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         http::CASES,
         limits::CASES,
         policy::CASES,
+        inspect::CASES,
         failures::CASES,
     ]
     .concat();

@@ -29,4 +29,4 @@ pub(crate) use prepare::tell_server;
 pub(crate) use ps::{PsArgs, run as ps};
 pub(crate) use show::{Output, size};
 pub(crate) use stop::{StopArgs, run as stop};
-pub(crate) use table::table;
+pub(crate) use table::{pairs, table};

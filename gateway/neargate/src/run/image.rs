@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use neargate_driver::{Rootfs, WasmModule};
 use neargate_image::{ImageKind, ImageStore};
+use neargate_model::image::ImageReference;
 use neargate_node::{ImageProblem, Images, LocalImages, TaskImage};
 use sha2::{Digest, Sha256};
 
@@ -26,22 +27,9 @@ impl Found {
         if path.is_file() {
             return wasm_file(path).map(Self::File);
         }
-        let looks_like_path = image.starts_with(['/', '.']) || image.ends_with(".wasm");
-        if looks_like_path && path.is_dir() {
-            bail!(
-                "{image} is a directory; make an image of it with `neargate image pack {image} --name NAME --entrypoint PROGRAM`"
-            );
-        }
-        if looks_like_path {
-            bail!("{image} does not exist");
-        }
+        let reference = image_name(image)?;
         let store = ImageStore::open(data.images()).context("open the image store")?;
-        let reference = image.parse().with_context(|| format!("read image name {image:?}"))?;
-        let resolved = store.resolve(&reference).with_context(|| {
-            format!(
-                "find image {image}; `neargate image ls` lists what there is, `neargate image import` adds to it"
-            )
-        })?;
+        let resolved = store.resolve(&reference).with_context(|| not_found(image))?;
         let is_wasm = matches!(resolved.kind, ImageKind::Wasm { .. });
         Ok(Self::Stored { store, is_wasm })
     }
@@ -58,8 +46,27 @@ impl Found {
     }
 }
 
+/// The name of an image in the store, for what is no file.
+pub(crate) fn image_name(image: &str) -> Result<ImageReference> {
+    let looks_like_path = image.starts_with(['/', '.']) || image.ends_with(".wasm");
+    if looks_like_path && Path::new(image).is_dir() {
+        bail!(
+            "{image} is a directory; make an image of it with `neargate image pack {image} --name NAME --entrypoint PROGRAM`"
+        );
+    }
+    if looks_like_path {
+        bail!("{image} does not exist");
+    }
+    image.parse().with_context(|| format!("read image name {image:?}"))
+}
+
+/// What to do about an image that is not there.
+pub(crate) fn not_found(image: &str) -> String {
+    format!("find image {image}; `neargate image ls` lists what there is, `neargate image import` adds to it")
+}
+
 /// A Wasm file is run from where it is; its digest is the key of its compiled code.
-fn wasm_file(path: &Path) -> Result<WasmModule> {
+pub(crate) fn wasm_file(path: &Path) -> Result<WasmModule> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|mut file| file.read_to_end(&mut bytes))

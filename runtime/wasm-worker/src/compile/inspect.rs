@@ -1,6 +1,6 @@
 //! What a binary imports and exports: whether and how it can be run.
 
-use neargate_wasm::interfaces::{Offer, offer};
+use neargate_wasm::interfaces::{Offer, PREVIEW_1, offer};
 use neargate_wasm::protocol::{BinaryKind, CompileRefusal, EngineKind, EntryKind, ExportInfo, Inspection};
 use wasmtime::component::Component;
 use wasmtime::component::types::{ComponentInstance, ComponentItem};
@@ -9,8 +9,6 @@ use wasmtime::{Engine, ExternType, Module};
 use super::compiler_id;
 use crate::invoke::{function, signature};
 
-/// The module name of WASI preview 1.
-const PREVIEW_1: &str = "wasi_snapshot_preview1";
 /// The functions of WASI preview 1.
 const PREVIEW_1_FUNCTIONS: [&str; 46] = [
     "adapter_close_badfd",
@@ -64,6 +62,8 @@ const PREVIEW_1_FUNCTIONS: [&str; 46] = [
 const LISTED_MAX: usize = 12;
 /// How many callable functions are told of a binary; a caller may name others too.
 const EXPORTS_MAX: usize = 1000;
+/// How many imports are told of a binary that is refused for them; some tool chains import thousands.
+const MISSING_MAX: usize = 1000;
 
 /// What a module is, or why it is refused.
 pub(super) fn module(module: &Module) -> Result<Inspection, CompileRefusal> {
@@ -73,23 +73,13 @@ pub(super) fn module(module: &Module) -> Result<Inspection, CompileRefusal> {
             && matches!(import.ty(), ExternType::Func(_))
     };
     let missing = module.imports().filter(|import| !given(import));
-    refuse_missing(missing.map(|import| format!("{}.{}", import.module(), import.name())))?;
-    let mut imports: Vec<String> = module.imports().map(|import| import.module().to_owned()).collect();
-    imports.dedup();
-    let starts = match module.get_export("_start") {
-        Some(ExternType::Func(ty)) if ty.params().len() + ty.results().len() == 0 => true,
-        Some(_) => {
-            let why = "the module's `_start` is not a function without parameters and results".to_owned();
-            return Err(CompileRefusal::NoEntry { why });
-        }
-        None => false,
-    };
+    let missing: Vec<String> =
+        missing.map(|import| format!("{}.{}", import.module(), import.name())).collect();
+    let has_preview_1 = module.imports().any(|import| given(&import));
+    let start = module.get_export("_start");
+    let starts = matches!(&start, Some(ExternType::Func(ty)) if ty.params().len() + ty.results().len() == 0);
     let exports = function::of_module(module);
-    if !starts && exports.is_empty() {
-        let why = "the module exports neither `_start` nor any function of numbers".to_owned();
-        return Err(CompileRefusal::NoEntry { why });
-    }
-    Ok(Inspection {
+    let seen = Inspection {
         kind: BinaryKind::Module {},
         engine: EngineKind::Sync {},
         entries: starts.then_some(EntryKind::Command {}).into_iter().collect(),
@@ -101,9 +91,16 @@ pub(super) fn module(module: &Module) -> Result<Inspection, CompileRefusal> {
                 signature: signature::core_function(&export.ty),
             })
             .collect(),
-        imports,
+        imports: has_preview_1.then(|| PREVIEW_1.to_owned()).into_iter().collect(),
         compiler: compiler_id(),
-    })
+    };
+    let seen = refuse_missing(missing, seen)?;
+    let why = match start {
+        Some(_) if !starts => "the module's `_start` is not a function without parameters and results",
+        None if exports.is_empty() => "the module exports neither `_start` nor any function of numbers",
+        _ => return Ok(seen),
+    };
+    Err(CompileRefusal::NoEntry { why: why.to_owned(), seen: Box::new(seen) })
 }
 
 /// What a component is, or why it is refused.
@@ -122,7 +119,6 @@ pub(super) fn component(component: &Component, kind: EngineKind) -> Result<Inspe
             _ => missing.push(name.to_owned()),
         }
     }
-    refuse_missing(missing.into_iter())?;
     let entries: Vec<EntryKind> = ty.exports(engine).filter_map(|(name, _)| entry(name)).collect();
     let exports: Vec<ExportInfo> = function::of_component(&ty, engine)
         .iter()
@@ -131,14 +127,18 @@ pub(super) fn component(component: &Component, kind: EngineKind) -> Result<Inspe
         .take(EXPORTS_MAX)
         .map(|export| ExportInfo { name: export.full_name(), signature: signature::function(&export.ty) })
         .collect();
-    if entries.is_empty() && exports.is_empty() {
-        let why = "the component exports neither `wasi:cli/run`, `wasi:http/incoming-handler` nor \
-                   `neargate:task/handler` in a version that is known, nor any function whose types have a \
-                   form in JSON";
-        return Err(CompileRefusal::NoEntry { why: why.to_owned() });
-    }
+    let has_entry = !entries.is_empty() || !exports.is_empty();
     let compiler = compiler_id();
-    Ok(Inspection { kind: BinaryKind::Component {}, engine: kind, entries, exports, imports, compiler })
+    let seen =
+        Inspection { kind: BinaryKind::Component {}, engine: kind, entries, exports, imports, compiler };
+    let seen = refuse_missing(missing, seen)?;
+    if has_entry {
+        return Ok(seen);
+    }
+    let why = "the component exports neither `wasi:cli/run`, `wasi:http/incoming-handler` nor \
+               `neargate:task/handler` in a version that is known, nor any function whose types have a \
+               form in JSON";
+    Err(CompileRefusal::NoEntry { why: why.to_owned(), seen: Box::new(seen) })
 }
 
 fn holds_only_types(instance: &ComponentInstance, engine: &Engine) -> bool {
@@ -167,13 +167,13 @@ fn is_of_the_host(interface: &str) -> bool {
 }
 
 /// Refuses a binary for all that it wants and nothing gives.
-fn refuse_missing(missing: impl Iterator<Item = String>) -> Result<(), CompileRefusal> {
-    let missing: Vec<String> = missing.collect();
-    let Some(name) = missing.first().cloned() else { return Ok(()) };
+fn refuse_missing(missing: Vec<String>, mut seen: Inspection) -> Result<Inspection, CompileRefusal> {
+    let Some(name) = missing.first().cloned() else { return Ok(seen) };
     let mut list: Vec<String> = missing.iter().take(LISTED_MAX).map(|name| format!("`{name}`")).collect();
     if missing.len() > LISTED_MAX {
         list.push(format!("{} more", missing.len() - LISTED_MAX));
     }
     let why = format!("it imports {}, which Neargate does not offer", list.join(", "));
-    Err(CompileRefusal::Import { name, why })
+    seen.imports.extend(missing.into_iter().take(MISSING_MAX));
+    Err(CompileRefusal::Import { name, why, seen: Box::new(seen) })
 }

@@ -60,8 +60,25 @@ fn refusal(wasm: &[u8]) -> CompileRefusal {
     }
 }
 
-fn check_refused(text: &str, expect: CompileRefusal) {
-    assert_eq!(refusal(&wat::parse_str(text).unwrap()), expect, "{text}");
+/// What was seen of a refused binary: its entries, exports and imports.
+type Seen<'a> = (&'a [EntryKind], &'a [&'a str], &'a [&'a str]);
+
+fn check_refused(text: &str, name: Option<&str>, why: &str, expect: Seen<'_>) {
+    let (found, found_why, seen) = match refusal(&wat::parse_str(text).unwrap()) {
+        CompileRefusal::Import { name, why, seen } => (Some(name), why, seen),
+        CompileRefusal::NoEntry { why, seen } => (None, why, seen),
+        other => panic!("{text}: {other:?}"),
+    };
+    assert_eq!((found.as_deref(), found_why.as_str()), (name, why), "{text}");
+    let exports: Vec<&str> = seen.exports.iter().map(|export| export.name.as_str()).collect();
+    assert_eq!(
+        (&seen.entries[..], &exports[..], &seen.imports[..]),
+        (expect.0, expect.1, &owned(expect.2)[..])
+    );
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 #[test]
@@ -86,24 +103,31 @@ fn modules() {
 #[test]
 fn modules_that_are_refused() {
     check_refused(
-        r#"(module (import "env" "memory" (memory 1)) (import "wasi_snapshot_preview1" "sing" (func)))"#,
-        CompileRefusal::Import {
-            name: "env.memory".to_owned(),
-            why: "it imports `env.memory`, `wasi_snapshot_preview1.sing`, which Neargate does not offer"
-                .to_owned(),
-        },
+        r#"(module
+            (import "env" "memory" (memory 1))
+            (import "wasi_snapshot_preview1" "sing" (func))
+            (import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))
+            (func (export "_start"))
+            (func (export "f")))"#,
+        Some("env.memory"),
+        "it imports `env.memory`, `wasi_snapshot_preview1.sing`, which Neargate does not offer",
+        (
+            &[EntryKind::Command {}],
+            &["f"],
+            &["wasi_snapshot_preview1", "env.memory", "wasi_snapshot_preview1.sing"],
+        ),
     );
     check_refused(
         r#"(module (memory (export "memory") 1))"#,
-        CompileRefusal::NoEntry {
-            why: "the module exports neither `_start` nor any function of numbers".to_owned(),
-        },
+        None,
+        "the module exports neither `_start` nor any function of numbers",
+        (&[], &[], &[]),
     );
     check_refused(
-        r#"(module (func (export "_start") (param i32)))"#,
-        CompileRefusal::NoEntry {
-            why: "the module's `_start` is not a function without parameters and results".to_owned(),
-        },
+        r#"(module (func (export "_start") (param i32)) (func (export "f")))"#,
+        None,
+        "the module's `_start` is not a function without parameters and results",
+        (&[], &["f"], &[]),
     );
 }
 
@@ -145,22 +169,25 @@ fn components_that_are_refused() {
         r#"(component
             (import "wasi:nn/tensor@0.2.0-rc-2024-10-28" (instance (export "f" (func))))
             (import "wasi:cli/stdin@0.2.0" (instance))
-            (import "log" (func (param "x" string))))"#,
-        CompileRefusal::Import {
-            name: "wasi:nn/tensor@0.2.0-rc-2024-10-28".to_owned(),
-            why: "it imports `wasi:nn/tensor@0.2.0-rc-2024-10-28`, `log`, which Neargate does not offer"
-                .to_owned(),
-        },
+            (import "log" (func (param "x" string)))
+            (core module $m (func (export "f") (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func (export "count") (result u32) (canon lift (core func $i "f"))))"#,
+        Some("wasi:nn/tensor@0.2.0-rc-2024-10-28"),
+        "it imports `wasi:nn/tensor@0.2.0-rc-2024-10-28`, `log`, which Neargate does not offer",
+        (&[], &["count"], &["wasi:cli/stdin@0.2.0", "wasi:nn/tensor@0.2.0-rc-2024-10-28", "log"]),
     );
     let many: String = (0..20).map(|n| format!(r#"(import "f{n}" (func))"#)).collect();
     match refusal(&wat::parse_str(format!("(component {many})")).unwrap()) {
-        CompileRefusal::Import { name, why } => {
+        CompileRefusal::Import { name, why, .. } => {
             assert_eq!(name, "f0");
             assert!(why.ends_with("`f11`, 8 more, which Neargate does not offer"), "{why}");
         }
         other => panic!("{other:?}"),
     }
-    let CompileRefusal::NoEntry { why } = refusal(&wat::parse_str("(component)").unwrap()) else { panic!() };
+    let CompileRefusal::NoEntry { why, .. } = refusal(&wat::parse_str("(component)").unwrap()) else {
+        panic!()
+    };
     assert!(why.contains("exports neither `wasi:cli/run`"), "{why}");
 }
 

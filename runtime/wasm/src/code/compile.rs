@@ -130,8 +130,8 @@ fn refusal(digest: &str, reason: CompileRefusal) -> ImageError {
         CompileRefusal::Digest { found } => ImageError::Digest { digest: digest.to_owned(), found },
         CompileRefusal::Invalid { why } => ImageError::Invalid { why },
         CompileRefusal::TooLarge { bytes, bytes_max } => ImageError::TooLarge { bytes, bytes_max },
-        CompileRefusal::Import { name, why } => ImageError::Import { name, why },
-        CompileRefusal::NoEntry { why } => ImageError::NoEntry { why },
+        CompileRefusal::Import { why, seen, .. } => ImageError::Import { why, seen },
+        CompileRefusal::NoEntry { why, seen } => ImageError::NoEntry { why, seen },
     }
 }
 

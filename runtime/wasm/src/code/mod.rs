@@ -89,18 +89,20 @@ pub enum ImageError {
         why: String,
     },
     /// It imports what the host does not give.
-    #[error("it imports {name}: {why}")]
+    #[error("{why}")]
     Import {
-        /// The import.
-        name: String,
-        /// What is wrong with it.
+        /// Which imports these are.
         why: String,
+        /// What else was seen of it.
+        seen: Box<Inspection>,
     },
     /// It is no program.
     #[error("{why}")]
     NoEntry {
         /// What is missing.
         why: String,
+        /// What else was seen of it.
+        seen: Box<Inspection>,
     },
     /// It could not be read.
     #[error("read wasm binary")]

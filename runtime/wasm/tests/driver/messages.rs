@@ -224,8 +224,11 @@ fn compile_reply() -> impl Strategy<Value = CompileReply> {
         text().prop_map(|why| CompileRefusal::Invalid { why }),
         (any::<u64>(), any::<u64>())
             .prop_map(|(bytes, bytes_max)| CompileRefusal::TooLarge { bytes, bytes_max }),
-        (text(), text()).prop_map(|(name, why)| CompileRefusal::Import { name, why }),
-        text().prop_map(|why| CompileRefusal::NoEntry { why }),
+        (text(), text(), inspection()).prop_map(|(name, why, seen)| {
+            let seen = Box::new(seen);
+            CompileRefusal::Import { name, why, seen }
+        }),
+        (text(), inspection()).prop_map(|(why, seen)| CompileRefusal::NoEntry { why, seen: Box::new(seen) }),
     ];
     prop_oneof![
         inspection().prop_map(|inspection| CompileReply::Done { inspection }),
