@@ -30,10 +30,8 @@ pub(super) async fn call(
     let (head, body) = request.into_parts();
     let authority = match head.uri.authority() {
         Some(authority) => Some(authority.clone()),
-        None => match head.headers.get(http::header::HOST) {
-            Some(host) => Some(host.to_str()?.parse()?),
-            None => None,
-        },
+        // It was looked at before; an empty one is none.
+        None => head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()?.parse().ok()),
     };
     let headers = FieldMap::new_immutable(store.data_mut().http().hooks, head.headers);
     let path = head.uri.path_and_query().cloned();

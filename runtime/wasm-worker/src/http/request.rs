@@ -19,7 +19,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Semaphore;
@@ -281,11 +282,16 @@ fn refusal(request: &Request<Incoming>) -> Option<(StatusCode, &'static str)> {
     // RFC 9112, 3.2: exactly one Host, in a request that names no authority otherwise.
     let mut hosts = request.headers().get_all(HOST).iter();
     let fine = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().is_ok(),
+        (Some(host), None) => is_host(host),
         (None, None) => request.uri().authority().is_some(),
         _ => false,
     };
     (!fine).then_some((StatusCode::BAD_REQUEST, "400 Bad Request: one Host header is needed\n"))
+}
+
+/// Whether it is a name or address with or without a port, or empty, which RFC 9112 allows.
+fn is_host(host: &HeaderValue) -> bool {
+    host.is_empty() || Authority::try_from(host.as_bytes()).is_ok()
 }
 
 impl Failure {

@@ -16,3 +16,4 @@ mod outgoing;
 mod requests;
 mod served;
 mod sockets;
+mod third;

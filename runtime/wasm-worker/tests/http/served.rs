@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use neargate_ipc::wire;
-use neargate_wasm::protocol::{Cause, Entry, FromWorker, RunExit, Usage, VERSION, WorkerSetup};
+use neargate_wasm::protocol::{Cause, EngineKind, Entry, FromWorker, RunExit, Usage, VERSION, WorkerSetup};
 
 use crate::client::{Client, Response};
 use crate::harness::{Setup, Started, Worker};
@@ -44,7 +44,7 @@ pub(crate) fn worker(runs_max: u32) -> Worker {
     worker
 }
 
-/// A run that serves the guest `http`.
+/// A run that serves a handler: the guest `http`, or another.
 pub(crate) struct Served {
     pub(crate) worker: Worker,
     pub(crate) started: Started,
@@ -58,14 +58,26 @@ impl Served {
 
     /// With so many places in the pool and a plan that was changed.
     pub(crate) fn with(runs_max: u32, change: impl FnOnce(&mut Setup<'_>)) -> Self {
+        Self::of("http", &EngineKind::Sync {}, runs_max, change)
+    }
+
+    /// By the handler of this name, on this engine.
+    pub(crate) fn of(
+        name: &str,
+        engine: &EngineKind,
+        runs_max: u32,
+        change: impl FnOnce(&mut Setup<'_>),
+    ) -> Self {
         let worker = worker(runs_max);
+        let wasm = guest(name);
+        worker.load_for(&wasm, engine).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut setup = Setup::default();
         setup.plan.entry = Entry::Http { reuse: None };
         setup.plan.listeners = 1;
         change(&mut setup);
-        let started = worker.start_and(&guest("http"), &setup, vec![listener.into()]).unwrap();
+        let started = worker.start_and(&wasm, &setup, vec![listener.into()]).unwrap();
         Self { worker, started, address }
     }
 
