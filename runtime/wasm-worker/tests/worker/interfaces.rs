@@ -184,6 +184,41 @@ fn key_values() {
 }
 
 #[test]
+fn key_values_of_the_older_draft() {
+    let (worker, wasm, mut store) = (Worker::new(), guest("draft"), Store::default());
+    let denied = worker.start(&wasm, &with_grants(&["draft"], &["wasi:config"])).map(drop);
+    assert!(
+        matches!(&denied, Err(StartFailure::Import { why }) if why.contains("`wasi:keyvalue`")),
+        "{denied:?}"
+    );
+    let outcome = serve(&worker, &wasm, &[with_grants(&["draft"], &ALL)], &mut store).remove(0);
+    assert_eq!((told(&outcome.exit), outcome.stderr()), (exited(0), ""));
+    assert_eq!(
+        outcome.stdout(),
+        "Err(Error::NoSuchStore) Err(Error::NoSuchStore)\n\
+         Ok(None) Ok(false)\n\
+         Ok(()) Ok(Some([118])) Ok(true)\n\
+         Ok(()) Ok(None)\n\
+         Err(Error::Other(\"a key cannot be empty\"))\n\
+         Err(Error::Other(\"the value has 1048577 bytes, at most 1048576 are kept\"))\n\
+         Ok(())\n\
+         Ok([Some((\"k1\", [1])), None, Some((\"k4\", [4]))])\n\
+         Ok(())\n\
+         Err(Error::Other(\"a batch has at most 1000 keys, this one has 1001\"))\n\
+         [[\"k1\", \"k2\"], [\"k3\", \"k4\"]]\n\
+         Ok([\"k3\", \"k4\"]) Ok([\"k3\", \"k4\"])\n\
+         Err(Error::Other(\"the cursor is unknown or too old\"))\n\
+         Err(Error::Other(\"the cursor is unknown or too old\"))\n\
+         Ok([\"k3\", \"k4\"]) Err(Error::Other(\"the cursor is unknown or too old\"))\n\
+         Ok(40) Ok(42)\n\
+         Ok(Some(Ok(\"42\")))\n\
+         Err(Error::Other(\"numbers go up to 2^63 - 1\"))\n\
+         Err(Error::Other(\"the number is negative\")) Ok(1)\n"
+    );
+    assert_eq!(store.get("draft", "below"), Some("1"));
+}
+
+#[test]
 fn numbers_that_many_add_to() {
     let (worker, wasm, mut store) = (Worker::new(), guest("host"), Store::default());
     let setups: Vec<_> = (0..4).map(|_| with_grants(&["host", "count", "50"], &ALL)).collect();
