@@ -284,6 +284,90 @@ def answer_once(listener):
         connection.sendall(b"and good day\n")
 
 
+@pytest.fixture(scope="module")
+def open_server(server_directory):
+    """A server whose tasks may have the host's network, with a guest that listens by itself."""
+    server = Server(server_directory(), "--allow-host-network")
+    try:
+        server.neargate("image", "import", str(WASI), "--name", "wasi", "--data", str(server.data))
+        server.client("ecs").create_cluster(clusterName=CLUSTER)
+        yield server
+    finally:
+        server.stop()
+
+
+HOST_NETWORK = {"neargate.wasm.network": "host"}
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def start_listener(ecs, family, mapping, labels, listens_on):
+    ecs.register_task_definition(family=family, networkMode="bridge", containerDefinitions=[{
+        "name": "main", "image": "wasi", "memory": 64, "portMappings": [mapping], "dockerLabels": labels,
+        "command": ["serve", f"127.0.0.1:{listens_on}"]}])
+    answer = ecs.run_task(cluster=CLUSTER, taskDefinition=family)
+    assert answer["failures"] == []
+    return answer["tasks"][0]["taskArn"]
+
+
+def wait_for_task(ecs, arn, status):
+    ecs.get_waiter(status).wait(cluster=CLUSTER, tasks=[arn], WaiterConfig={"Delay": 1, "MaxAttempts": LIMIT_S})
+    return ecs.describe_tasks(cluster=CLUSTER, tasks=[arn])["tasks"][0]
+
+
+def ask(port, line):
+    """What a listener answers; it may not listen yet."""
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
+                stream.sendall(line)
+                return stream.makefile("rb").read()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nobody listens on port {port}"
+            time.sleep(0.01)
+
+
+@needs_service
+@pytest.mark.parametrize("isolation", CLASSES[:2])
+def test_a_program_with_the_hosts_network_listens_itself(open_server, family, isolation):
+    ecs, port = open_server.client("ecs"), free_port()
+    mapping = {"containerPort": port, "hostPort": port}
+    arn = start_listener(ecs, family, mapping, {**HOST_NETWORK, ISOLATION: isolation}, port)
+    task = wait_for_task(ecs, arn, "tasks_running")
+    [binding] = task["containers"][0]["networkBindings"]
+    assert (binding["hostPort"], binding["containerPort"]) == (port, port)
+    assert [ask(port, b"one\n"), ask(port, b"two\n")] == [b"you said one\n", b"you said two\n"]
+    ecs.stop_task(cluster=CLUSTER, task=arn)
+    wait_for_task(ecs, arn, "tasks_stopped")
+
+
+@needs_service
+@pytest.mark.parametrize("mapping,labels,parts", [
+    ({"containerPort": 80}, HOST_NETWORK, ["containerPort and hostPort that same number"]),
+    ({"containerPort": 80}, {}, ["leave the port mapping or --http away", "neargate.wasm.network"]),
+])
+def test_a_program_that_is_no_handler_has_no_port(open_server, family, mapping, labels, parts):
+    ecs = open_server.client("ecs")
+    task = wait_for_task(ecs, start_listener(ecs, family, mapping, labels, 80), "tasks_stopped")
+    assert task["stopCode"] == "TaskFailedToStart"
+    for part in ["does not answer HTTP requests", "wasi:http/incoming-handler", *parts]:
+        assert part in task["stoppedReason"], task["stoppedReason"]
+
+
+@needs_service
+@needs_root
+def test_a_process_of_its_own_is_not_on_the_hosts_network(open_server, family):
+    ecs, labels = open_server.client("ecs"), {**HOST_NETWORK, ISOLATION: "process"}
+    mapping = {"containerPort": 80}
+    task = wait_for_task(ecs, start_listener(ecs, family, mapping, labels, 80), "tasks_stopped")
+    assert task["stopCode"] == "TaskFailedToStart"
+    assert "the host's cannot be reached" in task["stoppedReason"], task["stoppedReason"]
+
+
 # How it is checked.
 
 @pytest.fixture(scope="session")

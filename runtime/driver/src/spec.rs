@@ -63,6 +63,9 @@ pub struct WasmSpec {
     pub files_of: ProcessUser,
     /// Listening TCP sockets, for an HTTP handler.
     pub listeners: Vec<OwnedFd>,
+    /// Whether each of them has the port that the container calls it by. A program that is no HTTP handler and
+    /// has the host's network can then listen there itself; the sockets are closed before it starts.
+    pub own_ports: bool,
     /// Which attempt at the task this is, from 1.
     pub attempt: u32,
     /// When the task will be stopped, in Unix milliseconds.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use neargate_driver::{ContainerSpec, Driver, Handle, Rootfs, Sandbox, StartError, WasmSpec};
-use neargate_model::{ContainerStatus, TaskSpec, Volume, WasmOptions};
+use neargate_model::{ContainerStatus, PortMapping, TaskSpec, Volume, WasmOptions};
 use tokio::task::JoinSet;
 
 use crate::image::chain;
@@ -90,6 +90,8 @@ impl Start {
         let Listeners { sockets, ports } =
             wasm::listen(self.parts.listen_on, &definition.port_mappings, &self.earlier.host_ports)
                 .map_err(|error| Failed::of(&error))?;
+        let own_port = |(mapping, port): (&PortMapping, &u16)| mapping.container_port == *port;
+        let own_ports = definition.port_mappings.iter().zip(&ports).all(own_port);
         let options = &definition.wasm;
         let keeps = !options.no_core_dump || options.profile;
         let begin = || self.parts.artifacts.begin(&self.spec.id, &definition.name);
@@ -98,6 +100,7 @@ impl Start {
             tenant: wasm::tenant(&self.spec),
             files_of: wasm::files_of(definition, self.parts.files_of),
             listeners: sockets,
+            own_ports,
             attempt: self.earlier.restart_count + 1,
             deadline_ms: self.spec.deadline.and_then(|at| u64::try_from(at.as_millis()).ok()),
             artifacts: keeps.then(begin).transpose().map_err(|error| Failed::of(&error))?,

@@ -102,6 +102,13 @@ pub(crate) fn check(container: &ContainerDefinition, has_sandboxes: bool) -> Res
             "isolation {class} needs a cgroup of its own, and so root: start `neargate` as root, or use isolation shared"
         ));
     }
+    if container.wasm.isolation == WasmIsolation::Process && container.wasm.host_network {
+        return Err(
+            "isolation process is in the task's own network, from which the host's cannot be reached; \
+                    use isolation thread or shared, or leave the host's network away"
+                .to_owned(),
+        );
+    }
     if container.health_check.as_ref().is_some_and(|check| needs_shell(&check.argv)) {
         return Err("its health check needs a shell, and a Wasm container has none; give the command as \
                     CMD and words instead of CMD-SHELL"
@@ -179,6 +186,14 @@ mod tests {
         expect(&isolated(WasmIsolation::Thread), true, None);
         expect(&isolated(WasmIsolation::Thread), false, Some("isolation thread needs"));
         expect(&isolated(WasmIsolation::Process), false, Some("isolation process needs"));
+        let on_the_host = |isolation| {
+            let mut container = isolated(isolation);
+            container.wasm.host_network = true;
+            container
+        };
+        expect(&on_the_host(WasmIsolation::Shared), true, None);
+        expect(&on_the_host(WasmIsolation::Thread), true, None);
+        expect(&on_the_host(WasmIsolation::Process), true, Some("the host's cannot be reached"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::calls;
 use crate::code::{Code, ImageError, Library, chain};
 use crate::config::{Config, Parts, SetupError};
-use crate::entry;
+use crate::entry::{self, Listening};
 use crate::handle::{Container, Spread};
 use crate::jobs::Jobs;
 use crate::plan::{self, Directories};
@@ -152,7 +152,12 @@ impl Shared {
         let seat = self.seat(&need)?;
         let code = self.code(&module).await?;
         entry::check_grants(&code.inspection, &wasm.options).map_err(invalid)?;
-        let entry = entry::choose(&code.inspection, &wasm.options, wasm.listeners.len()).map_err(invalid)?;
+        let listening = match (wasm.listeners.is_empty(), wasm.own_ports) {
+            (true, _) => Listening::Nowhere,
+            (false, true) => Listening::OwnPorts,
+            (false, false) => Listening::OtherPorts,
+        };
+        let entry = entry::choose(&code.inspection, &wasm.options, listening).map_err(invalid)?;
         let control = &self.pool.config().control;
         let mut plan = plan::run(&spec, &wasm, &sandbox.limits, directories.preopens, entry, control);
         let slot = match plan.own_thread {

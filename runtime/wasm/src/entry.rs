@@ -7,6 +7,8 @@ use crate::protocol::{BinaryKind, Entry, EntryKind, Inspection};
 
 /// The label of a container by which interfaces are granted.
 const GRANTS_LABEL: &str = "neargate.wasm.grants";
+/// The label of a container by which it gets the host's network.
+const NETWORK_LABEL: &str = "neargate.wasm.network";
 /// By this name a handler is meant where an image is also a program.
 const HANDLER_NAMES: [&str; 3] = ["neargate:task/handler", "handler", "handle"];
 /// Exports that an error names.
@@ -26,9 +28,13 @@ pub(crate) enum EntryError {
     )]
     NoListener,
     #[error(
-        "it has an address and does not answer HTTP requests: it exports no `wasi:http/incoming-handler`; leave the port mapping or --http away"
+        "it has an address and does not answer HTTP requests: it exports no `wasi:http/incoming-handler`; leave the port mapping or --http away, or, if it listens by itself, give it the host's network with the label `{NETWORK_LABEL}` = host"
     )]
     NoHandler,
+    #[error(
+        "it has an address and does not answer HTTP requests: it exports no `wasi:http/incoming-handler`; if it listens by itself, it is reached at the port that it listens on: give containerPort and hostPort that same number, or leave the port mapping or --http away"
+    )]
+    OtherPort,
     #[error(
         "it imports {import}, which the task is not granted; grant {grant} with the label `{GRANTS_LABEL}` or --grant"
     )]
@@ -42,20 +48,41 @@ pub(crate) fn preferred(seen: &Inspection) -> Option<&EntryKind> {
     order.iter().find_map(|kind| seen.entries.iter().find(|entry| *entry == kind))
 }
 
-/// What is run when a container is started.
+/// The listening sockets of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listening {
+    /// It has none.
+    Nowhere,
+    /// It has sockets, each with the port that the container calls it by.
+    OwnPorts,
+    /// It has sockets with other ports.
+    OtherPorts,
+}
+
+/// What is run when a container is started, and whether it can be reached where the container says.
 pub(crate) fn choose(
     seen: &Inspection,
     options: &WasmOptions,
-    listeners: usize,
+    listening: Listening,
 ) -> Result<Entry, EntryError> {
+    let entry = named_or_preferred(seen, options)?;
+    match (&entry, listening) {
+        (Entry::Http { .. }, Listening::Nowhere) => Err(EntryError::NoListener),
+        (Entry::Http { .. }, _) | (_, Listening::Nowhere) => Ok(entry),
+        // Nobody would ever answer the clients that the kernel lets connect.
+        _ if !options.host_network => Err(EntryError::NoHandler),
+        // It can listen there itself, once the sockets are closed.
+        (_, Listening::OwnPorts) => Ok(entry),
+        (_, Listening::OtherPorts) => Err(EntryError::OtherPort),
+    }
+}
+
+fn named_or_preferred(seen: &Inspection, options: &WasmOptions) -> Result<Entry, EntryError> {
     if let Some(name) = &options.export {
         return export(seen, name);
     }
     match preferred(seen) {
-        Some(EntryKind::Http {}) if listeners == 0 => Err(EntryError::NoListener),
         Some(EntryKind::Http {}) => Ok(Entry::Http { reuse: options.reuse }),
-        // Nobody would ever answer the clients that the kernel lets connect.
-        _ if listeners > 0 => Err(EntryError::NoHandler),
         Some(EntryKind::Command {}) => Ok(Entry::Command {}),
         Some(EntryKind::Handler {}) => Ok(Entry::Handler {}),
         None => Err(EntryError::NoProgram { binary: binary(seen), exports: exports(seen) }),
@@ -112,6 +139,7 @@ fn exports(seen: &Inspection) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::Listening::{Nowhere, OtherPorts, OwnPorts};
     use super::*;
     use crate::protocol::{EngineKind, ExportInfo};
 
@@ -134,32 +162,51 @@ mod tests {
 
     #[test]
     fn entries_by_what_is_there_and_asked_for() {
-        let check = |entries: &[EntryKind], export: Option<&str>, listeners, expect: Result<Entry, &str>| {
+        let check = |entries: &[EntryKind], export: Option<&str>, listening, expect: Result<Entry, &str>| {
             let seen = seen(entries, &["add", "hello"], &[]);
             let options = WasmOptions { export: export.map(str::to_owned), ..WasmOptions::default() };
-            let found = choose(&seen, &options, listeners).map_err(|error| error.to_string());
+            let found = choose(&seen, &options, listening).map_err(|error| error.to_string());
             match (&found, expect) {
                 (Ok(entry), Ok(wanted)) => assert_eq!(*entry, wanted, "{entries:?} {export:?}"),
                 (Err(text), Err(part)) => assert!(text.contains(part), "{text:?} lacks {part:?}"),
                 (found, expect) => panic!("{entries:?} {export:?}: {found:?}, expected {expect:?}"),
             }
         };
-        check(&[COMMAND], None, 0, Ok(Entry::Command {}));
-        check(&[HANDLER], None, 0, Ok(Entry::Handler {}));
-        check(&[HANDLER, COMMAND], None, 0, Ok(Entry::Command {}));
-        check(&[COMMAND, HTTP], None, 1, Ok(Entry::Http { reuse: None }));
-        check(&[HTTP], None, 0, Err("--http ADDR"));
-        check(&[HANDLER, COMMAND], None, 1, Err("no `wasi:http/incoming-handler`"));
-        check(&[COMMAND], Some("add"), 0, Ok(Entry::Export { name: "add".to_owned() }));
-        check(&[HANDLER, COMMAND], Some("handle"), 0, Ok(Entry::Handler {}));
-        check(&[COMMAND], Some("handle"), 0, Err("exports no function `handle`; it exports: add, hello"));
+        check(&[COMMAND], None, Nowhere, Ok(Entry::Command {}));
+        check(&[HANDLER], None, Nowhere, Ok(Entry::Handler {}));
+        check(&[HANDLER, COMMAND], None, Nowhere, Ok(Entry::Command {}));
+        check(&[COMMAND, HTTP], None, OtherPorts, Ok(Entry::Http { reuse: None }));
+        check(&[HTTP], None, OwnPorts, Ok(Entry::Http { reuse: None }));
+        check(&[HTTP], None, Nowhere, Err("--http ADDR"));
+        check(&[HANDLER, COMMAND], None, OwnPorts, Err("no `wasi:http/incoming-handler`"));
+        check(&[COMMAND], Some("add"), OwnPorts, Err("no `wasi:http/incoming-handler`"));
+        check(&[COMMAND], Some("add"), Nowhere, Ok(Entry::Export { name: "add".to_owned() }));
+        check(&[HANDLER, COMMAND], Some("handle"), Nowhere, Ok(Entry::Handler {}));
+        check(
+            &[COMMAND],
+            Some("handle"),
+            Nowhere,
+            Err("exports no function `handle`; it exports: add, hello"),
+        );
         check(
             &[COMMAND],
             Some("greet"),
-            0,
+            Nowhere,
             Err("the component exports no function `greet`; it exports: add, hello"),
         );
-        check(&[], None, 0, Err("no program"));
+        check(&[], None, Nowhere, Err("no program"));
+    }
+
+    #[test]
+    fn programs_with_the_hosts_network_listen_themselves() {
+        let options = WasmOptions { host_network: true, ..WasmOptions::default() };
+        let check = |entries: &[EntryKind], listening, expect| {
+            assert_eq!(choose(&seen(entries, &[], &[]), &options, listening), expect);
+        };
+        check(&[COMMAND], Nowhere, Ok(Entry::Command {}));
+        check(&[COMMAND], OwnPorts, Ok(Entry::Command {}));
+        check(&[COMMAND], OtherPorts, Err(EntryError::OtherPort));
+        check(&[COMMAND, HTTP], OtherPorts, Ok(Entry::Http { reuse: None }));
     }
 
     #[test]

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         ["address", ..] => limits::address(),
         ["connect", to] => println!("{}", network::connect(to)),
         ["listen", at] => println!("{}", network::listen(at)),
+        ["serve", at] => println!("{}", network::serve(at)),
         ["send", to] => println!("{}", network::send(to)),
         ["resolve", name] => println!("{}", network::resolve(name)),
         ["fetch", authority, path] => println!("{}", network::fetch(authority, path)),

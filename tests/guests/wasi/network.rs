@@ -1,6 +1,6 @@
 //! `wasi:sockets` and outgoing `wasi:http`: what came back, or the error.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket};
 
 /// Sends a line and returns what the other side answers until it closes.
@@ -19,6 +19,21 @@ pub(crate) fn connect(to: &str) -> String {
 pub(crate) fn listen(at: &str) -> String {
     let listener = TcpListener::bind(at).and_then(|listener| listener.local_addr());
     listener.map_or_else(|error| error.to_string(), |_| "listens".to_owned())
+}
+
+/// Listens, and answers each line with itself until it is ended.
+pub(crate) fn serve(at: &str) -> String {
+    let answer = |mut stream: TcpStream| {
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line)?;
+        stream.write_all(format!("you said {line}").as_bytes())
+    };
+    let serve = || {
+        let listener = TcpListener::bind(at)?;
+        println!("serves");
+        listener.incoming().try_for_each(|stream| answer(stream?))
+    };
+    serve().map_or_else(|error: std::io::Error| error.to_string(), |()| "no more".to_owned())
 }
 
 /// Sends one datagram.

@@ -17,8 +17,9 @@ pub(crate) const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Seconds that the task has to end after it was asked to.
 const STOP_TIMEOUT_S: u32 = 10;
 
-/// What a handler behind `--http` with port 0 calls its own port, which nobody sees.
-const HTTP_PORT: u16 = 80;
+/// What a handler behind `--http` calls its own port, which nobody sees. It is another one than the host's, for
+/// `--http` is not for programs that listen by themselves.
+const HTTP_PORTS: [u16; 2] = [80, 8080];
 
 /// Options of `neargate run`.
 #[derive(Args, Debug)]
@@ -244,7 +245,8 @@ impl RunArgs {
 }
 
 fn mapping(address: &SocketAddr) -> PortMapping {
-    let container_port = if address.port() == 0 { HTTP_PORT } else { address.port() };
+    let [usual, other] = HTTP_PORTS;
+    let container_port = if address.port() == usual { other } else { usual };
     PortMapping { container_port, host_port: Some(address.port()), name: None }
 }
 
@@ -412,7 +414,8 @@ mod tests {
             assert_eq!((mapping.container_port, mapping.host_port), (expect.0, Some(expect.1)));
         };
         check("127.0.0.1:0", (80, 0));
-        check("[::1]:8080", (8080, 8080));
+        check("[::1]:8080", (80, 8080));
+        check("127.0.0.1:80", (8080, 80));
     }
 
     #[test]

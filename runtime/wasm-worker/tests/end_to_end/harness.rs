@@ -111,6 +111,7 @@ impl Bench {
                 tenant: "000000000001".to_owned(),
                 files_of: ProcessUser::Invoker,
                 listeners: setup.listeners.into_iter().map(Into::into).collect(),
+                own_ports: false,
                 attempt: 1,
                 deadline_ms: None,
                 artifacts: setup.artifacts,

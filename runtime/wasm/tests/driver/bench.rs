@@ -186,6 +186,7 @@ impl Task {
                 tenant: self.tenant,
                 files_of: ProcessUser::Volumes,
                 listeners: (0..self.listeners).map(listener).collect(),
+                own_ports: true,
                 attempt: 1,
                 deadline_ms: None,
                 artifacts: self.artifacts,
