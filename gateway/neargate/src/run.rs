@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -53,25 +55,23 @@ const RUNS_MAX: u32 = 8;
 /// Runs the task. Called before any thread exists.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
     let timeout = args.timeout()?;
+    // First of all, so that it gets ready while the image is read.
+    let launcher = wasm::launch()?;
     let data = DataDir::open(args.data.as_deref())?;
     let image = Found::find(&args.image, &data)?;
     args.check(image.is_wasm())?;
     let shape = args.shape(image.is_wasm())?;
-    let scratch = tempfile::Builder::new().prefix("run-").tempdir_in(data.root());
-    let scratch = scratch.context("make a scratch directory")?;
+    let scratch = Scratch::new(&data);
     let containers = match !image.is_wasm() || args.needs_sandbox() {
         // Named by the scratch directory, so that this run and a server of the same data directory never
         // meet in a cgroup.
-        true => containers::start(scratch.path())?,
+        true => containers::start(scratch.make()?)?,
         false => None,
     };
-    let artifacts = Artifacts::new(scratch.path().join("artifacts"));
-    let launcher = wasm::launch()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("start threads")?;
+    let artifacts = Artifacts::new(scratch.path.join("artifacts"));
+    // One task is too little to do for a second thread: to wake it takes longer than what it could do.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start threads")?;
     let code = runtime.block_on(async {
         let mut config = wasm::config(&data);
         if args.wasm.http.is_none() {
@@ -86,24 +86,56 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
             wasm: wasm.clone(),
             images: image.images(),
             stdio: Arc::new(OwnStreams),
-            scratch: scratch.path().join("containers"),
+            scratch: scratch.path.join("containers"),
             artifacts: artifacts.clone(),
             files_of: ProcessUser::Invoker,
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
         });
         let code = run_task(args, shape, &machine, &artifacts, timeout).await;
-        let Machine { mut node, .. } = machine;
-        node.shutdown().await;
-        // The launcher ends its processes, and then itself, when this process has gone. Nobody need wait for
-        // that: giving back the address space of a worker takes longer than a small program runs.
-        drop((wasm, launcher));
-        if let Some(containers) = containers {
-            containers.shut_down().await;
+        match containers {
+            Some(containers) => {
+                let Machine { mut node, .. } = machine;
+                node.shutdown().await;
+                drop((wasm, launcher));
+                containers.shut_down().await;
+            }
+            // When this process has gone the launcher ends its processes, and then itself. Nobody need wait for
+            // that, nor for what follows it: to take all apart takes longer than a small program runs.
+            None => std::mem::forget((machine, wasm, launcher)),
         }
         code
     });
-    runtime.shutdown_background();
+    std::mem::forget(runtime);
     code
+}
+
+/// A directory of this run's own, which is made when something is put there. It is gone when this is dropped.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn new(data: &DataDir) -> Self {
+        let name = format!("run-{}", uuid::Uuid::new_v4().simple());
+        Self { path: data.root().join(name) }
+    }
+
+    fn make(&self) -> Result<&Path> {
+        let make = std::fs::DirBuilder::new().mode(0o700).create(&self.path);
+        make.with_context(|| format!("make scratch directory {}", self.path.display()))?;
+        Ok(&self.path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                eprintln!("warning: remove scratch directory {}: {error}", self.path.display());
+            }
+            _ => {}
+        }
+    }
 }
 
 /// This command's own streams, handed to the task as they are.

@@ -19,8 +19,8 @@ pub struct Config {
     pub code_bytes_max: u64,
     /// What compiles and what runs: `neargate_wasm_worker::compiler_id`. Code of another is not used.
     pub compiler_id: String,
-    /// Worker processes that a tenant has at most, each pinned to a core; as many as there are cores unless
-    /// changed.
+    /// Worker processes that a tenant has at most, each pinned to a core unless there is one only; as many as
+    /// there are cores unless changed.
     pub workers: usize,
     /// How many runs a worker may have at a time; each reserves 4 GiB of address space, so about 30,000 fit
     /// into a process. 1,000 unless changed.

@@ -58,9 +58,7 @@ impl CodeStore {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         require_private(&fs::metadata(dir)?)?;
         let compiler = hex::encode(&Sha256::digest(compiler_id)[..8]);
-        let store = Self { dir: dir.to_owned(), bytes_max, compiler_id: compiler_id.to_owned(), compiler };
-        store.remove_abandoned()?;
-        Ok(store)
+        Ok(Self { dir: dir.to_owned(), bytes_max, compiler_id: compiler_id.to_owned(), compiler })
     }
 
     /// The compiled code of an image, or `None` when there is none that can be used.
@@ -139,8 +137,8 @@ impl CodeStore {
         Ok(opened)
     }
 
-    /// Removes what was used longest ago, and what `give_up` agrees to, until the rest fits. Errors are logged: the code that was just
-    /// compiled can be run all the same.
+    /// Removes what a server that was killed left behind, and then what was used longest ago and `give_up` agrees
+    /// to, until the rest fits. Errors are logged: the code that was just compiled can be run all the same.
     pub(super) fn evict(&self, give_up: impl Fn(&str) -> bool) {
         if let Err(error) = self.try_evict(give_up) {
             tracing::warn!(dir = %self.dir.display(), %error, "make room for compiled code");
@@ -153,6 +151,10 @@ impl CodeStore {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(TEMPORARY_PREFIX) {
+                remove_abandoned(&entry);
+                continue;
+            }
             let stem = name.strip_suffix(CODE_SUFFIX).or_else(|| name.strip_suffix(INFO_SUFFIX));
             let (Some(stem), Ok(metadata)) = (stem, entry.metadata()) else { continue };
             let (used, bytes) = kept.entry(stem.to_owned()).or_insert((SystemTime::UNIX_EPOCH, 0));
@@ -188,22 +190,17 @@ impl CodeStore {
         }
     }
 
-    /// What a server that was killed left behind.
-    fn remove_abandoned(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let is_temporary = entry.file_name().as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes());
-            let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
-            if is_temporary && matches!(age, Ok(Ok(age)) if age > ABANDONED) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-        Ok(())
-    }
-
     fn stem(&self, digest: &str) -> Option<String> {
         let image = parse_digest(digest)?;
         Some(format!("{}-{}", hex::encode(image), self.compiler))
+    }
+}
+
+/// Removes a file of a compiler that cannot be running any more.
+fn remove_abandoned(temporary: &fs::DirEntry) {
+    let age = temporary.metadata().and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+    if matches!(age, Ok(Ok(age)) if age > ABANDONED) {
+        let _ = fs::remove_file(temporary.path());
     }
 }
 

@@ -238,8 +238,9 @@ impl Pool {
             memory_bytes: if own { None } else { self.config.worker_memory_bytes },
         };
         let slots = match own {
-            // The kernel finds the best core for the only worker of a task.
+            // The kernel finds the best core for the only worker of a task or tenant.
             true => vec![Slot::new(None)],
+            false if self.cores.len() == 1 => vec![Slot::new(None)],
             false => self.cores.iter().map(|core| Slot::new(Some(*core))).collect(),
         };
         let owner = own.then(|| need.task.clone());
