@@ -216,8 +216,7 @@ fn wasm_fences() -> Vec<Check> {
 fn look_at_fences() -> Result<Fences> {
     // No process is started, so that the roles are never played.
     let nothing: Role = |_, _| 0;
-    let launcher =
-        Launcher::fork(Roles { worker: nothing, compiler: nothing }).context("start the launcher")?;
+    let launcher = Launcher::fork(Roles::new(nothing, nothing)).context("start the launcher")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let fences = tokio::time::timeout(FENCES_LIMIT, launcher.fences()).await;

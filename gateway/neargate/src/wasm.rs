@@ -12,7 +12,8 @@ use crate::data_dir::DataDir;
 
 /// What fenced processes do; they are copies of this one.
 pub(crate) const ROLES: Roles =
-    Roles { worker: neargate_wasm_worker::worker_main, compiler: neargate_wasm_worker::compiler_main };
+    Roles::new(neargate_wasm_worker::worker_main, neargate_wasm_worker::compiler_main)
+        .prepared_by(neargate_wasm_worker::prepare);
 
 /// Starts the launcher of fenced processes.
 pub(crate) fn launch() -> Result<LauncherClient> {

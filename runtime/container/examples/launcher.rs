@@ -40,7 +40,7 @@ fn median(mut times: Vec<Duration>) -> u128 {
 
 fn main() {
     let begin = Instant::now();
-    let client = Launcher::fork(Roles { worker: end, compiler: end }).unwrap();
+    let client = Launcher::fork(Roles::new(end, end)).unwrap();
     let forked = begin.elapsed();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -34,7 +34,7 @@
 //! fn work(_input: &[u8], _fds: Vec<std::os::fd::OwnedFd>) -> i32 {
 //!     0
 //! }
-//! let roles = neargate_container::Roles { worker: work, compiler: work };
+//! let roles = neargate_container::Roles::new(work, work);
 //! let launcher = neargate_container::Launcher::fork(roles)?; // before anything secret is in memory
 //! let config = neargate_container::SupervisorConfig::for_data_dir("/var/lib/neargate".as_ref());
 //! let driver = neargate_container::Supervisor::spawn(&config)?; // before the first thread
@@ -66,7 +66,7 @@ mod user;
 
 pub use client::{ContainerDriver, Supervisor, SupervisorClient};
 pub use config::{DEFAULT_ID_BASE, SupervisorConfig};
-pub use launcher::{Fences, Launcher, LauncherClient, Role, Roles};
+pub use launcher::{Fences, Launcher, LauncherClient, Preparation, Role, Roles};
 pub use sandboxed::SandboxProcesses;
 pub use spawn::{SpawnError, SupervisorRole, role_from_args};
 

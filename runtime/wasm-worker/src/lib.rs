@@ -35,4 +35,5 @@ mod upcall;
 mod worker;
 
 pub use compile::{compiler_id, compiler_main};
+pub use engine::prepare;
 pub use worker::worker_main;

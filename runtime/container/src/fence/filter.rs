@@ -7,8 +7,8 @@
 //! A worker: a tokio runtime on one thread, wasmtime with its signal handlers and code memory, helper
 //! threads. A compiler: memory, threads, and the descriptors that it was given.
 //!
-//! wasmtime would like to find dirty pages with an ioctl on `/proc/self/pagemap`. There is no `/proc`, it notices
-//! that when it opens the file, and resets memory by `madvise` alone.
+//! wasmtime finds dirty pages with an ioctl on its `/proc/self/pagemap`, which was opened before the fences; so
+//! that resetting a memory costs what was written to, and no page fault afterwards.
 //!
 //! `statx` and `newfstatat` are allowed to all, since std and the C library need them for descriptors and a filter
 //! cannot see whether the path is empty. In the empty root there is nothing to look at; without namespaces, names and sizes of the host's files
@@ -121,9 +121,19 @@ fn by_argument(needs: Needs) -> Result<Rules, BackendError> {
 /// Names of threads and of memory (`PR_SET_VMA`), which the C library and wasmtime give.
 const PRCTLS: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, 0x5356_4d41];
 
-/// Non-blocking and close-on-exec, the number of bytes to read, and whether it is a terminal.
-const IOCTLS: &[u64] =
-    &[libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
+/// Non-blocking and close-on-exec, the number of bytes to read, whether it is a terminal, and dirty pages.
+const IOCTLS: &[u64] = &[
+    libc::FIONBIO,
+    libc::FIOCLEX,
+    libc::FIONCLEX,
+    libc::FIONREAD,
+    libc::TCGETS,
+    libc::TIOCGWINSZ,
+    PAGEMAP_SCAN,
+];
+
+/// `PAGEMAP_SCAN` (Linux 6.7): `_IOWR('f', 16, struct pm_scan_arg)`, with a structure of 96 bytes.
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
 
 macro_rules! calls {
     ($($name:ident)*) => { &[$(libc::$name),*] };

@@ -19,7 +19,8 @@
 //!    and only then is the process's own user namespace made, so even all capabilities in that one give no
 //!    right over the others;
 //! 2. a cgroup with limits, where the launcher is root;
-//! 3. resource limits, no capability, no descriptor but its own, no variable, no argument;
+//! 3. resource limits, no capability, no descriptor but its own and those of its [preparation](Preparation), no
+//!    variable, no argument;
 //! 4. Landlock: no file but beneath its mounts, no TCP port, no signal and no abstract socket outside;
 //! 5. a seccomp list of what the role needs; what is only good for an escape kills.
 //!
@@ -44,8 +45,9 @@ mod process;
 mod protocol;
 mod server;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
+use neargate_driver::ProcessRole;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub(crate) use client::Place;
@@ -57,13 +59,29 @@ use crate::sys;
 /// What a process does: gets the input and the descriptors of its spec and returns its exit code.
 pub type Role = fn(&[u8], Vec<OwnedFd>) -> i32;
 
+/// What a process does before its fences stand: opens files of its own in `/proc`, which it will not see any
+/// more, and returns the descriptors. It is called with no capability in effect.
+pub type Preparation = fn(ProcessRole) -> Vec<RawFd>;
+
 /// What the roles of processes do.
 #[derive(Clone, Copy, Debug)]
 pub struct Roles {
-    /// Runs compiled Wasm ([`ProcessRole::WasmWorker`](neargate_driver::ProcessRole::WasmWorker)).
-    pub worker: Role,
-    /// Compiles one Wasm binary ([`ProcessRole::WasmCompiler`](neargate_driver::ProcessRole::WasmCompiler)).
-    pub compiler: Role,
+    worker: Role,
+    compiler: Role,
+    preparation: Preparation,
+}
+
+impl Roles {
+    /// `worker` runs compiled Wasm ([`ProcessRole::WasmWorker`]), `compiler` compiles one Wasm binary
+    /// ([`ProcessRole::WasmCompiler`]).
+    pub const fn new(worker: Role, compiler: Role) -> Self {
+        Self { worker, compiler, preparation: |_| Vec::new() }
+    }
+
+    /// Has each process prepare itself.
+    pub const fn prepared_by(self, preparation: Preparation) -> Self {
+        Self { preparation, ..self }
+    }
 }
 
 /// Starts the launcher.

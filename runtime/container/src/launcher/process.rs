@@ -75,8 +75,9 @@ fn enclose(start: &mut Start<'_>) -> Result<(), Failure> {
     // The launcher takes some of them by a descriptor.
     sys::set_blocked(&[], libc::SIG_SETMASK);
     keep_only_own(start)?;
+    let prepared = prepare(start)?;
     match start.ground {
-        Some(ground) => enter_namespaces(start, ground)?,
+        Some(ground) => enter_namespaces(start, ground, &prepared)?,
         // The launcher does this when it writes the id maps. Only lowering can be refused.
         None => drop(fs::write("/proc/self/oom_score_adj", "0")),
     }
@@ -103,6 +104,19 @@ pub(super) fn needs(plan: &ProcessPlan, pid: u32) -> Needs {
     Needs { role: plan.role(), files: !plan.mounts.is_empty(), network: plan.network, pid }
 }
 
+/// Lets the role open what only belongs to the process. What a descriptor of `/proc` shows depends on what its opener
+/// may: of memory, physical addresses to those who have capabilities on the host.
+fn prepare(start: &Start<'_>) -> Result<Vec<RawFd>, Failure> {
+    const STEP: &str = "prepare process";
+    let sets = rustix::thread::capabilities(None).step(STEP)?;
+    let none = rustix::thread::CapabilitySet::empty();
+    let harmless = rustix::thread::CapabilitySets { effective: none, ..sets };
+    rustix::thread::set_capabilities(None, harmless).step(STEP)?;
+    let opened = (start.roles.preparation)(start.plan.role());
+    rustix::thread::set_capabilities(None, sets).step(STEP)?;
+    Ok(opened)
+}
+
 /// Closes every descriptor that is the launcher's or another process's. Nothing is closed by exec here.
 fn keep_only_own(start: &Start<'_>) -> Result<(), Failure> {
     let mut kept: Vec<RawFd> = vec![start.sync.as_raw_fd()];
@@ -116,7 +130,7 @@ fn keep_only_own(start: &Start<'_>) -> Result<(), Failure> {
 }
 
 /// Enters the launch namespaces, and at last a user namespace that owns none of them.
-fn enter_namespaces(start: &mut Start<'_>, ground: &Ground) -> Result<(), Failure> {
+fn enter_namespaces(start: &mut Start<'_>, ground: &Ground, prepared: &[RawFd]) -> Result<(), Failure> {
     let of_ground = (!start.plan.network).then_some(&ground.network);
     if let Some(network) = start.network.as_ref().or(of_ground) {
         sys::setns(network.as_fd(), libc::CLONE_NEWNET).step("enter network namespace")?;
@@ -135,6 +149,7 @@ fn enter_namespaces(start: &mut Start<'_>, ground: &Ground) -> Result<(), Failur
     // The descriptors of the launch namespaces, which a process must not keep.
     let mut kept: Vec<RawFd> = vec![start.sync.as_raw_fd()];
     kept.extend(start.fds.iter().map(AsRawFd::as_raw_fd));
+    kept.extend(prepared);
     sys::close_all_but(&mut kept).step("close descriptors")
 }
 

@@ -101,7 +101,7 @@ async fn nothing_accumulates(fixture: &Fixture) {
 pub(crate) fn be_client(directory: &str) -> ExitCode {
     let directory = PathBuf::from(directory);
     let config = SupervisorConfig::for_data_dir(&directory);
-    let roles = Roles { worker: sandboxed::role, compiler: sandboxed::role };
+    let roles = Roles::new(sandboxed::role, sandboxed::role);
     let launcher = Launcher::fork(roles).unwrap();
     let client = Supervisor::spawn(&config).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

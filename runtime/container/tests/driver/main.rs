@@ -101,7 +101,7 @@ fn run(cases: &[&Case]) -> ExitCode {
     let other = directory.path().join("old");
     std::fs::create_dir(&other).expect("make directory for the tests");
     let old_config = SupervisorConfig::for_data_dir(&other).with_layers_by_path();
-    let roles = Roles { worker: sandboxed::role, compiler: sandboxed::role };
+    let roles = Roles::new(sandboxed::role, sandboxed::role);
     let launcher = Launcher::fork(roles).expect("fork launcher");
     let client = Supervisor::spawn(&config).expect("start supervisor");
     let old_client = Supervisor::spawn(&old_config).expect("start supervisor for old kernels");

@@ -13,6 +13,7 @@ use crate::fixture::{Fixture, Mode};
 cases![
     input_and_descriptors_arrive,
     only_own_descriptors,
+    prepared_descriptors_stay_and_tell_no_secrets,
     nothing_of_the_program_is_left,
     no_file_without_mounts,
     mounts_and_nothing_else,
@@ -47,7 +48,12 @@ fn only_own_descriptors(fixture: &Fixture) {
     let _other = fixture.wait_with(&fixture.client, |_| {});
     let found = fixture.try_with("descriptors", |_| {});
     let open: Vec<&str> = found.text.split(' ').collect();
-    assert_eq!((&open[..3], open.len()), (&["0", "1", "2"][..], 4), "{}", found.text);
+    // The standard ones, the one it was given, and the one it has opened in time.
+    assert_eq!((&open[..3], open.len()), (&["0", "1", "2"][..], 5), "{}", found.text);
+}
+
+fn prepared_descriptors_stay_and_tell_no_secrets(fixture: &Fixture) {
+    fixture.check("pages", "true 1 0");
 }
 
 fn nothing_of_the_program_is_left(fixture: &Fixture) {

@@ -157,13 +157,13 @@ fn nothing_accumulates(fixture: &Fixture) {
 
 fn threads_are_refused(_: &Fixture) {
     // The runtime's threads are there.
-    let refused = Launcher::fork(Roles { worker: probes::role, compiler: probes::role });
+    let refused = Launcher::fork(Roles::new(probes::role, probes::role));
     assert!(matches!(refused, Err(SpawnError::Threads { count: 2.. })), "{refused:?}");
 }
 
 /// The process that is killed: starts a process, tells its id and the launcher's, and waits.
 pub(crate) fn be_client() -> ExitCode {
-    let client = Launcher::fork(Roles { worker: probes::role, compiler: probes::role }).unwrap();
+    let client = Launcher::fork(Roles::new(probes::role, probes::role)).unwrap();
     let launcher = client.id();
     let fixture = Fixture::new(Mode::Root, client.clone(), client);
     let waiting = fixture.wait_with(&fixture.client, |_| {});

@@ -79,7 +79,8 @@ fn fork() -> LauncherClient {
     let first = std::env::vars_os().next().map(|(key, _)| key);
     assert!(first.is_some(), "the tests need a variable in their environment");
     probes::ENVIRONMENT.store(fixture::first_variable() as usize, Ordering::Relaxed);
-    Launcher::fork(Roles { worker: probes::role, compiler: probes::role }).expect("fork launcher")
+    let roles = Roles::new(probes::role, probes::role).prepared_by(probes::prepare);
+    Launcher::fork(roles).expect("fork launcher")
 }
 
 fn run(cases: &[&Case], fixture: &Fixture) -> usize {

@@ -3,15 +3,28 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
+
+use neargate_driver::ProcessRole;
 
 /// Where the first variable of the environment of the test program lies in memory.
 pub(crate) static ENVIRONMENT: AtomicUsize = AtomicUsize::new(0);
 
 /// Exit code of a process that a filter has killed: 128 + SIGSYS.
 pub(crate) const KILLED: i32 = 128 + libc::SIGSYS;
+
+/// The descriptor of its memory's pages that a process has opened before its fences stood.
+static PAGES: AtomicI32 = AtomicI32::new(-1);
+
+/// What each process of the tests does before its fences stand.
+pub(crate) fn prepare(_role: ProcessRole) -> Vec<RawFd> {
+    let pages = File::open("/proc/self/pagemap").unwrap().into_raw_fd();
+    PAGES.store(pages, Ordering::Relaxed);
+    vec![pages]
+}
 
 /// The role of all processes of the tests.
 pub(crate) fn role(input: &[u8], mut fds: Vec<OwnedFd>) -> i32 {
@@ -32,6 +45,7 @@ pub(crate) fn role(input: &[u8], mut fds: Vec<OwnedFd>) -> i32 {
         b"list" => list(argument),
         b"connect" => connect(argument),
         b"descriptors" => descriptors(),
+        b"pages" => pages(),
         b"environment" => environment(),
         b"threads" => threads(),
         b"thread-bomb" => thread_bomb(),
@@ -114,6 +128,18 @@ fn descriptors() -> String {
     // SAFETY: takes no pointers.
     let open = (0..4096).filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
     open.map(|fd| fd.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+/// What the kernel tells of a page: whether it is there (bit 63), and where in the machine's memory (the lower 55
+/// bits), see proc_pid_pagemap(5).
+fn pages() -> String {
+    // SAFETY: the descriptor was opened by `prepare` in this process, and nothing else owns it.
+    let pages = unsafe { File::from_raw_fd(PAGES.load(Ordering::Relaxed)) };
+    let page = vec![1u8; 4096];
+    let mut entry = [0; 8];
+    let read = pages.read_exact_at(&mut entry, page.as_ptr() as u64 / 4096 * 8);
+    let entry = u64::from_ne_bytes(entry);
+    format!("{} {} {}", read.is_ok(), entry >> 63, entry & ((1 << 55) - 1))
 }
 
 /// What is left of arguments and environment, also in the memory where they were.

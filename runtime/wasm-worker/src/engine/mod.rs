@@ -8,6 +8,8 @@ mod kind;
 mod pool;
 mod ticker;
 
+pub use pool::prepare;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, OnceLock};
