@@ -18,6 +18,7 @@ mod wasm;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use neargate_container::LauncherClient;
 
 /// Self-hosted serverless task runtime that speaks the ECS API.
 #[derive(Parser, Debug)]
@@ -63,6 +64,11 @@ fn main() -> ExitCode {
     if let Some(role) = neargate_container::role_from_args() {
         role.run();
     }
+    // First of all, so that it gets ready while the command line and the image are read; and it copies least.
+    let launcher = match std::env::args_os().nth(1).is_some_and(|command| command == "run") {
+        true => wasm::launch().map(Some),
+        false => Ok(None),
+    };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -71,7 +77,7 @@ fn main() -> ExitCode {
         }
     };
     let failure_code = cli.command.failure_code();
-    match dispatch(cli) {
+    match launcher.and_then(|launcher| dispatch(cli, launcher)) {
         Ok(code) => code,
         Err(error) if report::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -92,9 +98,9 @@ impl Command {
     }
 }
 
-fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+fn dispatch(cli: Cli, launcher: Option<LauncherClient>) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => run::run(&args, launcher),
         Command::Serve(args) => {
             report::log_to_stderr();
             serve::run(&args)

@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use async_trait::async_trait;
+use neargate_container::LauncherClient;
 use neargate_control::{Control, DescribedTask, NewDefinition, NewTask, RevisionWanted, RunTasks, TaskWait};
 use neargate_driver::{ProcessUser, Stdio};
 use neargate_model::{
@@ -52,11 +53,10 @@ const KILLED: u8 = 137;
 /// when the worker starts.
 const RUNS_MAX: u32 = 8;
 
-/// Runs the task. Called before any thread exists.
-pub(crate) fn run(args: &RunArgs) -> Result<ExitCode> {
+/// Runs the task. Called before any thread exists, with the launcher where there is one already.
+pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<ExitCode> {
     let timeout = args.timeout()?;
-    // First of all, so that it gets ready while the image is read.
-    let launcher = wasm::launch()?;
+    let launcher = launcher.map_or_else(wasm::launch, Ok)?;
     let data = DataDir::open(args.data.as_deref())?;
     let image = Found::find(&args.image, &data)?;
     args.check(image.is_wasm())?;

@@ -43,6 +43,11 @@ impl Scratch {
         Ok(dir)
     }
 
+    /// Whether anything was made.
+    pub(crate) fn exists(&self) -> bool {
+        self.dir.symlink_metadata().is_ok()
+    }
+
     /// Removes all of it; nothing to remove is no error.
     pub(crate) fn remove(&self) -> io::Result<()> {
         remove_all(&self.dir)

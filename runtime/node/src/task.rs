@@ -340,12 +340,15 @@ impl Owner {
             if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
                 retry(&spec, || async { host.release(&spec.id).await.map_err(|error| chain(&error)) }).await;
             }
-            retry(&spec, || async {
-                let scratch = scratch.clone();
-                let removed = tokio::task::spawn_blocking(move || scratch.remove()).await;
-                removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
-            })
-            .await;
+            // Most Wasm tasks have none, and a thread to remove nothing costs more than a look.
+            if scratch.exists() {
+                retry(&spec, || async {
+                    let scratch = scratch.clone();
+                    let removed = tokio::task::spawn_blocking(move || scratch.remove()).await;
+                    removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+                })
+                .await;
+            }
             Outcome::Event(TaskEvent::Released)
         });
     }

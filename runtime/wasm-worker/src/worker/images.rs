@@ -91,7 +91,7 @@ impl Program {
 /// What images are loaded with.
 pub(crate) struct Loader {
     engines: Engines,
-    /// Linkers of the two kinds of engine, made when first needed: that takes half a millisecond.
+    /// Linkers of the two kinds of engine.
     linkers: [OnceLock<Linkers>; 2],
 }
 
@@ -109,7 +109,7 @@ impl Loader {
         let engine = self.engines.get(&code.engine).map_err(|error| error.to_string())?;
         let text = |error: wasmtime::Error| format!("{error:#}");
         let binary = load(engine, &code.kind, file).map_err(text)?;
-        let linkers = self.linkers(engine, &code.engine).map_err(text)?;
+        let linkers = self.linkers(engine, &code.engine);
         let (knows_stop, grants) = match &binary {
             Binary::Module(_) => (false, Vec::new()),
             Binary::Component(component) => {
@@ -123,17 +123,11 @@ impl Loader {
         Ok(Image { engine: engine.clone(), code: linked, program, knows_stop, grants })
     }
 
-    fn linkers(&self, engine: &wasmtime::Engine, kind: &EngineKind) -> wasmtime::Result<&Linkers> {
+    fn linkers(&self, engine: &wasmtime::Engine, kind: &EngineKind) -> &Linkers {
         let place = match kind {
             EngineKind::Sync {} => &self.linkers[0],
             EngineKind::Concurrent {} => &self.linkers[1],
         };
-        match place.get() {
-            Some(linkers) => Ok(linkers),
-            None => {
-                let linkers = Linkers::new(engine, kind)?;
-                Ok(place.get_or_init(|| linkers))
-            }
-        }
+        place.get_or_init(|| Linkers::new(engine, kind))
     }
 }
