@@ -21,11 +21,12 @@ const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 const BUILD_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// The examples in other languages than Rust, below `examples/`. Each builds into a file of its name with `.wasm`.
-pub const LANGUAGE_EXAMPLES: [&str; 6] = [
+pub const LANGUAGE_EXAMPLES: [&str; 7] = [
     "assemblyscript/hello.ts",
     "c/hello.c",
     "javascript/greet.js",
     "javascript/hello.js",
+    "javascript/web.js",
     "python/greet.py",
     "python/hello.py",
 ];

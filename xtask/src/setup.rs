@@ -36,9 +36,14 @@ const BOTO3: &[&str] = &["boto3==1.44.5", "botocore==1.44.5", "pytest==9.2.0"];
 const AWS_CLI_1: &[&str] = &["awscli==1.46.2"];
 /// Compilers to Wasm: Python to components, and C by way of Zig.
 const COMPILERS: &[&str] = &["componentize-py==0.25.1", "ziglang==0.17.0"];
-/// The SDK for JavaScript, and the compilers of JavaScript and AssemblyScript to Wasm.
-const NPM_PACKAGES: &[&str] =
-    &["@aws-sdk/client-ecs@3.1162.0", "assemblyscript@0.28.20", "componentize-qjs@0.4.5"];
+/// The SDK for JavaScript, and the compilers of JavaScript and AssemblyScript to Wasm. Of JavaScript there are two:
+/// componentize-qjs makes components a tenth the size, and componentize-js those that handle `wasi:http`.
+const NPM_PACKAGES: &[&str] = &[
+    "@aws-sdk/client-ecs@3.1162.0",
+    "@bytecodealliance/componentize-js@0.23.0",
+    "assemblyscript@0.28.20",
+    "componentize-qjs@0.4.5",
+];
 
 /// Python with boto3 and pytest.
 pub(crate) fn python() -> PathBuf {

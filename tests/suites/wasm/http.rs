@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use neargate_tests::cli::{Cli, Service};
-use neargate_tests::fixtures::{example, guest};
+use neargate_tests::fixtures::{example, guest, language_example};
+use neargate_tests::process;
 
 use crate::suite::{Case, Needs};
-use crate::text;
+use crate::{FIRST_START_LIMIT, text};
 
 pub(crate) const CASES: &[Case] = &[
-    ("http/example", Needs::Wasm, the_example),
+    ("http/examples", Needs::Wasm, the_examples),
     ("http/request_and_answer", Needs::Wasm, request_and_answer),
     ("http/instances_are_fresh", Needs::Wasm, instances_are_fresh),
     ("http/instances_can_be_reused", Needs::Wasm, instances_can_be_reused),
@@ -48,14 +49,22 @@ fn body(service: &Service, path: &str) -> Result<String> {
     Ok(body)
 }
 
-fn the_example() -> Result<()> {
+/// The same handler in two languages.
+fn the_examples() -> Result<()> {
     let cli = Cli::with_kept_code()?;
-    let mut service = cli.serve(&[&text(&example("web")?)])?;
-    assert_eq!(body(&service, "/world")?, "hello, world\n");
-    let host = [("host".to_owned(), "example".to_owned())];
-    let answer = service.client().send("POST", "/echo", &host, b"anything")?;
-    assert_eq!((answer.status, answer.body.as_slice()), (200, b"anything".as_slice()));
-    service.stop()?;
+    for image in [example("web")?, language_example("javascript/web")?] {
+        let image = text(&image);
+        // A JavaScript engine is 12 MB of code, which is compiled at its first start.
+        let mut compile = cli.command(&["image", "inspect", "--data", &cli.data(), &image]);
+        let finished = process::run(&mut compile, b"", FIRST_START_LIMIT)?;
+        assert_eq!(finished.code, 0, "{}", finished.stderr);
+        let mut service = cli.serve(&[&image])?;
+        assert_eq!(body(&service, "/world")?, "hello, world\n", "{image}");
+        let host = [("host".to_owned(), "example".to_owned())];
+        let answer = service.client().send("POST", "/echo", &host, b"anything")?;
+        assert_eq!((answer.status, answer.body.as_slice()), (200, b"anything".as_slice()), "{image}");
+        service.stop()?;
+    }
     Ok(())
 }
 
@@ -246,7 +255,7 @@ fn ends_when_asked() -> Result<()> {
     let mut head = [0; 12];
     stream.read_exact(&mut head)?;
     assert_eq!(&head, b"HTTP/1.1 200");
-    neargate_tests::process::signal(service.child(), rustix::process::Signal::INT)?;
+    process::signal(service.child(), rustix::process::Signal::INT)?;
     let address = service.address().to_owned();
     let is_closed = neargate_tests::eventually(WAIT, || TcpStream::connect(&address).is_err().then_some(()));
     assert!(is_closed.is_some(), "it still takes new connections");
@@ -255,8 +264,8 @@ fn ends_when_asked() -> Result<()> {
     stream.read_to_end(&mut rest)?;
     let rest = String::from_utf8_lossy(&rest).into_owned();
     assert!(rest.contains("llo"), "the request at work was cut off: {rest:?}");
-    let status = neargate_tests::process::wait(service.child(), WAIT)?.context("it did not end")?;
-    assert!([0, 130, 143].contains(&neargate_tests::process::code(status)), "{status}");
+    let status = process::wait(service.child(), WAIT)?.context("it did not end")?;
+    assert!([0, 130, 143].contains(&process::code(status)), "{status}");
     Ok(())
 }
 

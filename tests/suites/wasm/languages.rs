@@ -1,23 +1,18 @@
 //! The examples of every language do what their first comment says.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use neargate_tests::cli::Cli;
 use neargate_tests::fixtures::{example, language_example};
 use neargate_tests::process;
 
 use crate::suite::{Case, Needs};
-use crate::text;
+use crate::{FIRST_START_LIMIT, text};
 
 pub(crate) const CASES: &[Case] = &[
     ("languages/programs", Needs::Wasm, programs),
     ("languages/rust_task", Needs::Wasm, rust_task),
     ("languages/typed_functions", Needs::Wasm, typed_functions),
 ];
-
-/// A Python interpreter is 18 MB of code, which is compiled at its first start, here on a busy machine.
-const FIRST_START_LIMIT: Duration = Duration::from_secs(300);
 
 /// Programs of five languages, which take arguments beyond ASCII and print them.
 fn programs() -> Result<()> {

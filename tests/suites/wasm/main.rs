@@ -20,6 +20,7 @@ mod wasi;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use neargate_tests::fixtures;
@@ -27,6 +28,8 @@ use suite::Case;
 
 /// Rust's targets for preview 1 and WASI 0.2.
 const TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-wasip2"];
+/// A Python interpreter is 18 MB of code, which is compiled at its first start, here on a busy machine.
+const FIRST_START_LIMIT: Duration = Duration::from_secs(300);
 /// Exit code of a trap.
 const TRAP: i32 = 134;
 /// Exit code of what a limit ended.
