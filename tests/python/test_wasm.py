@@ -464,6 +464,55 @@ def test_debug_shows_a_trap(register, run, until_stopped, debug, tmp_path, isola
     assert (tmp_path / "core").read_bytes()[:4] == b"\0asm"
 
 
+def listening(process):
+    """The port of `neargate run --http`, which it says on standard error."""
+    line = process.stderr.readline()
+    while not line.startswith("listening "):
+        assert line, "it ended before it listened"
+        line = process.stderr.readline()
+    return line.strip().rsplit(":", 1)[1]
+
+
+def trap(port):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        get(port, "/trap")
+    assert caught.value.code == 500
+
+
+@needs_service
+@pytest.mark.parametrize("isolation", CLASSES)
+def test_debug_shows_the_first_trap_of_a_handler_that_goes_on(
+        ecs, bridge, until, until_stopped, debug, tmp_path, isolation):
+    arn = bridge({"name": "web", "image": "service", "portMappings": [{"containerPort": 80}],
+                  "dockerLabels": {ISOLATION: isolation}})
+    port = until(arn, is_running)["containers"][0]["networkBindings"][0]["hostPort"]
+    artifacts = lambda: json.loads(debug(arn, "--output", "json"))["artifacts"]
+    assert get(port, "/count") == (200, "1\n")
+    assert artifacts() == []
+    trap(port)
+    until(arn, lambda _: artifacts())
+    [core] = artifacts()
+    assert (core["container"], core["name"]) == ("web", "core")
+    assert core["core_dump"]["threads"][0]["frames"] and core["core_dump"]["memories_bytes"]
+    debug(arn, "--core", str(tmp_path / "first"))
+    assert (tmp_path / "first").read_bytes()[:4] == b"\0asm"
+    for _ in range(4):
+        trap(port)
+    assert get(port, "/count") == (200, "1\n"), "it goes on"
+    ecs.stop_task(cluster=CLUSTER, task=arn)
+    until_stopped(arn)
+    assert len(artifacts()) == 1
+    debug(arn, "--core", str(tmp_path / "last"))
+    assert (tmp_path / "last").read_bytes() == (tmp_path / "first").read_bytes(), "the first one is kept"
+
+
+@needs_service
+def test_a_handler_has_no_profile(bridge, until_stopped):
+    task = until_stopped(bridge({"name": "web", "image": "service", "portMappings": [{"containerPort": 80}],
+                                 "dockerLabels": {"neargate.wasm.profile": "true"}}))
+    assert task["stopCode"] == "TaskFailedToStart" and "neargate.wasm.profile" in task["stoppedReason"], task
+
+
 def test_no_core_dump_when_none_is_wanted(register, run, until_stopped, debug):
     register(["trap"], container={"dockerLabels": {"neargate.wasm.core-dump": "false"}})
     arn = run()["tasks"][0]["taskArn"]
@@ -524,17 +573,14 @@ def started(tmp_path):
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
 def test_run_answers_http_until_interrupted(started, interrupt):
     process = started("--http", "127.0.0.1:0", SERVICE)
-    line = process.stderr.readline()
-    while not line.startswith("listening "):
-        assert line, "it ended before it listened"
-        line = process.stderr.readline()
-    assert get(line.strip().rsplit(":", 1)[1], "/count") == (200, "1\n")
+    assert get(listening(process), "/count") == (200, "1\n")
     process.send_signal(interrupt)
     assert process.wait(timeout=20) == 0, process.stderr.read()
 
 
 @pytest.mark.parametrize("arguments,part", [
     (["--http", "127.0.0.1:0", "--invoke", "f", MODULE], "cannot be used with"),
+    (["--http", "127.0.0.1:0", "--profile", "profile.json", MODULE], "cannot be used with"),
     (["--reuse", "5", MODULE], "--http"),
     (["--grant", "wasi:nn", MODULE], "wasi:keyvalue"),
     (["--invoke", "greet", MODULE, "--", "Ada"], "quotes"),
@@ -552,3 +598,16 @@ def test_run_keeps_a_core_dump(started, tmp_path):
     process.communicate(timeout=LIMIT_S)
     assert process.returncode == 134
     assert core.read_bytes()[:4] == b"\0asm"
+
+
+@needs_service
+def test_run_keeps_a_core_dump_of_a_handler(started, tmp_path):
+    core = tmp_path / "core"
+    process = started("--http", "127.0.0.1:0", "--core-dump", core, SERVICE)
+    port = listening(process)
+    trap(port)
+    trap(port)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0, process.stderr.read()
+    assert core.read_bytes()[:4] == b"\0asm"
+    assert process.stderr.read().count("its core dump is kept") == 1

@@ -1,6 +1,6 @@
-//! What ended containers leave for the debugger: core dumps and profiles, a directory for each task.
+//! What containers leave for the debugger: core dumps and profiles, a directory for each task.
 //!
-//! A file appears whole or is overwritten by a later life of the same container. All that this module is
+//! A file appears whole, in the place of that of an earlier life of the container. All that this module is
 //! asked for by name is checked to be one plain name, so that nobody reaches beyond the directory.
 
 use std::fs::{self, File};
@@ -101,7 +101,9 @@ fn files(dir: &Path) -> Vec<(String, u64)> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(FILES_MAX);
     let file = |entry: fs::DirEntry| {
         let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
-        Some((entry.file_name().into_string().ok()?, metadata.len()))
+        // One that is not plain is still being written.
+        let name = entry.file_name().into_string().ok().filter(|name| is_plain(name))?;
+        Some((name, metadata.len()))
     };
     entries.filter_map(file).collect()
 }
@@ -134,6 +136,7 @@ mod tests {
         fs::create_dir_all(&of).unwrap();
         fs::write(of.join("core"), b"\0asm").unwrap();
         fs::write(of.join("profile.json"), b"{}").unwrap();
+        fs::write(of.join(".core.7"), b"not whole").unwrap();
         assert_eq!(artifacts.left(&task, &name("main")), ["core", "profile.json"]);
         let listed: Vec<_> = artifacts.list(&task).into_iter().map(|a| (a.name, a.bytes)).collect();
         assert_eq!(listed, [("core".to_owned(), 4), ("profile.json".to_owned(), 2)]);

@@ -1,11 +1,12 @@
-//! What the worker asks of the server: names, and `wasi:keyvalue`.
+//! What the worker asks of the server: names, and `wasi:keyvalue`. And what it hands over while a run goes on.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use neargate_wasm::protocol::{FromWorker, HostReply, HostRequest};
+use neargate_wasm::protocol::{Attachment, FromWorker, HostReply, HostRequest};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::worker::Outgoing;
@@ -77,6 +78,16 @@ impl Upcalls {
             answered.await.map_err(|_| UpcallError::Gone)
         };
         tokio::time::timeout(ANSWER_MAX, asked).await.map_err(|_| UpcallError::Late)?
+    }
+
+    /// Hands over what the run leaves while it goes on. It is made only when there is room in the queue, and this
+    /// does not wait for any; says whether it is on its way.
+    pub(crate) fn leave(&self, attachment: Attachment, make: impl FnOnce() -> Option<OwnedFd>) -> bool {
+        let Ok(place) = self.outgoing.try_reserve() else { return false };
+        let Some(file) = make() else { return false };
+        let message = FromWorker::Left { run: self.run, attachment };
+        place.send(Outgoing { message, fds: vec![file], then_end: false });
+        true
     }
 }
 

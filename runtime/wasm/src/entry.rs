@@ -36,6 +36,10 @@ pub(crate) enum EntryError {
     )]
     OtherPort,
     #[error(
+        "a profile is kept of a program or function, and it answers HTTP requests, each in an instance of its own; leave `neargate.wasm.profile` or --profile away"
+    )]
+    HttpProfile,
+    #[error(
         "it imports {import}, which the task is not granted; grant {grant} with the label `{GRANTS_LABEL}` or --grant"
     )]
     NotGranted { import: String, grant: &'static str },
@@ -68,6 +72,7 @@ pub(crate) fn choose(
     let entry = named_or_preferred(seen, options)?;
     match (&entry, listening) {
         (Entry::Http { .. }, Listening::Nowhere) => Err(EntryError::NoListener),
+        (Entry::Http { .. }, _) if options.profile => Err(EntryError::HttpProfile),
         (Entry::Http { .. }, _) | (_, Listening::Nowhere) => Ok(entry),
         // Nobody would ever answer the clients that the kernel lets connect.
         _ if !options.host_network => Err(EntryError::NoHandler),
@@ -178,6 +183,9 @@ mod tests {
         check(&[COMMAND, HTTP], None, OtherPorts, Ok(Entry::Http { reuse: None }));
         check(&[HTTP], None, OwnPorts, Ok(Entry::Http { reuse: None }));
         check(&[HTTP], None, Nowhere, Err("--http ADDR"));
+        let profiled = WasmOptions { profile: true, ..WasmOptions::default() };
+        assert_eq!(choose(&seen(&[HTTP], &[], &[]), &profiled, OwnPorts), Err(EntryError::HttpProfile));
+        assert_eq!(choose(&seen(&[COMMAND], &[], &[]), &profiled, Nowhere), Ok(Entry::Command {}));
         check(&[HANDLER, COMMAND], None, OwnPorts, Err("no `wasi:http/incoming-handler`"));
         check(&[COMMAND], Some("add"), OwnPorts, Err("no `wasi:http/incoming-handler`"));
         check(&[COMMAND], Some("add"), Nowhere, Ok(Entry::Export { name: "add".to_owned() }));

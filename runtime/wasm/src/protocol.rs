@@ -53,6 +53,9 @@ wire_enum! {
         7 => HostCall { run: u64, call: u64, request: HostRequest },
         /// Something for the server's log.
         8 => Notice { text: String },
+        /// What a run leaves while it goes on, once in its life: the core dump of a request's instance. With one
+        /// descriptor, a memfd.
+        9 => Left { run: u64, attachment: Attachment },
     }
 }
 
@@ -343,7 +346,7 @@ wire_struct! {
 }
 
 wire_enum! {
-    /// What may come with an exit.
+    /// What a run may leave.
     pub enum Attachment {
         /// A core dump in the tool-conventions format.
         0 => CoreDump {},

@@ -98,9 +98,9 @@ pub(crate) struct WasmArgs {
     #[arg(long, value_name = "SECONDS")]
     cpu_budget: Option<f64>,
     /// Write a profile for the Firefox Profiler to this file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "http")]
     pub(crate) profile: Option<PathBuf>,
-    /// If it traps, write a core dump to this file.
+    /// If it traps, write a core dump to this file; with --http that of the first request that trapped.
     #[arg(long, value_name = "FILE")]
     pub(crate) core_dump: Option<PathBuf>,
 }

@@ -87,8 +87,10 @@ impl Instance {
         request: Request<Awaited>,
         slot: Slot,
     ) -> Result<(), Failure> {
-        if self.exports.is_none() {
-            self.instantiate(&calls).await?;
+        if self.exports.is_none()
+            && let Err(error) = self.instantiate(&calls).await
+        {
+            return Err(calls.failed_to_instantiate(&error, &mut self.store));
         }
         let called = match &self.exports {
             Some(Exports::P2(proxy)) => call_p2(&mut self.store, proxy, request, slot).await,
@@ -96,21 +98,19 @@ impl Instance {
             None => Ok(()),
         };
         if let Err(error) = called {
-            return Err(Failure::of_call(&error, self.store.data().growth_was_refused()));
+            return Err(calls.failed_to_answer(&error, &mut self.store));
         }
         self.served += 1;
         calls.idle().give_back(self);
         Ok(())
     }
 
-    async fn instantiate(&mut self, calls: &Calls) -> Result<(), Failure> {
+    async fn instantiate(&mut self, calls: &Calls) -> wasmtime::Result<()> {
         let began = Instant::now();
-        let exports = match calls.handler() {
-            Handler::P2(pre) => pre.instantiate_async(&mut self.store).await.map(Exports::P2),
-            Handler::P3(pre) => pre.instantiate_async(&mut self.store).await.map(Exports::P3),
-        };
-        let refused = self.store.data().growth_was_refused();
-        self.exports = Some(exports.map_err(|error| Failure::of_instantiation(&error, refused))?);
+        self.exports = Some(match calls.handler() {
+            Handler::P2(pre) => Exports::P2(pre.instantiate_async(&mut self.store).await?),
+            Handler::P3(pre) => Exports::P3(pre.instantiate_async(&mut self.store).await?),
+        });
         calls.context().instance_is_ready(began.elapsed());
         Ok(())
     }

@@ -13,7 +13,7 @@
 //! guest could be given. A guest that is out of memory has trapped: to try again would not help it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,9 +23,10 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use neargate_wasm::protocol::Attachment;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use wasmtime::PoolConcurrencyLimitError;
+use wasmtime::{PoolConcurrencyLimitError, Store};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
@@ -33,8 +34,8 @@ use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use super::connection::Marks;
 use super::handler::{Handler, Idle};
 use super::reply::Reply;
-use crate::instance::RunContext;
-use crate::worker::reason;
+use crate::instance::{self as guest, RunContext, State};
+use crate::worker::{core_dump, reason};
 
 /// Requests of one run in one worker that guests work on at a time. The others wait.
 const PLACES: usize = 512;
@@ -79,6 +80,8 @@ pub(super) enum Failure {
     Trapped {
         /// wasmtime's words.
         what: String,
+        /// Whether its core dump is kept.
+        dumped: bool,
     },
     /// The guest ended its program.
     #[error("the handler exited with code {code} before it had responded")]
@@ -95,6 +98,8 @@ pub(super) struct Calls {
     idle: Idle,
     places: Arc<Semaphore>,
     lingering: Mutex<JoinSet<()>>,
+    /// Whether the core dump of a request has been kept: one for a run.
+    dumped: AtomicBool,
     numbers: AtomicU64,
     reports: AtomicU32,
 }
@@ -107,6 +112,7 @@ impl Calls {
             idle: Idle::new(reuse),
             places: Arc::new(Semaphore::new(PLACES)),
             lingering: Mutex::default(),
+            dumped: AtomicBool::new(false),
             numbers: AtomicU64::new(0),
             reports: AtomicU32::new(0),
         })
@@ -220,9 +226,49 @@ impl Calls {
             Ok(()) => Ok(()),
             Err(failure) => {
                 self.report(ended.number, &failure.to_string());
+                if let Failure::Trapped { dumped: true, .. } = failure {
+                    self.report(ended.number, "its core dump is kept, the first of this handler");
+                }
                 Err(())
             }
         }
+    }
+
+    /// Why there is no answer of an instance that could not be made.
+    pub(super) fn failed_to_instantiate(&self, error: &wasmtime::Error, store: &mut Store<State>) -> Failure {
+        if error.is::<PoolConcurrencyLimitError>() || store.data().growth_was_refused() {
+            return Failure::NoRoom { why: format!("{error:#}") };
+        }
+        self.failed_to_answer(error, store)
+    }
+
+    /// Why a call has no answer.
+    pub(super) fn failed_to_answer(&self, error: &wasmtime::Error, store: &mut Store<State>) -> Failure {
+        if let Some(exit) = error.downcast_ref::<I32Exit>() {
+            return Failure::Exited { code: exit.0 };
+        }
+        let memory = if store.data().growth_was_refused() { "its memory limit was reached; " } else { "" };
+        let dumped = !error.is::<guest::Ended>() && self.keep_core_dump(error, store);
+        Failure::Trapped { what: format!("{memory}{}", reason(error)), dumped }
+    }
+
+    /// Of the traps of a run the first leaves a core dump: what follows is often its consequence, and who can make
+    /// a handler trap must not be able to fill a disk with that, nor a worker's time.
+    fn keep_core_dump(&self, error: &wasmtime::Error, store: &mut Store<State>) -> bool {
+        if !self.context.plan().core_dump || self.dumped.load(Ordering::Relaxed) {
+            return false;
+        }
+        let make = || match core_dump(error, store, &self.context) {
+            Ok(dump) => dump,
+            Err(error) => {
+                tracing::warn!(run = self.context.run(), %error, "keep what a request left");
+                None
+            }
+        };
+        let left = self.context.upcalls().leave(Attachment::CoreDump {}, make);
+        // The requests of a run share a thread, so that nobody was faster.
+        self.dumped.fetch_or(left, Ordering::Relaxed);
+        left
     }
 
     fn report(&self, number: u64, what: &str) {
@@ -292,27 +338,6 @@ fn refusal(request: &Request<Incoming>) -> Option<(StatusCode, &'static str)> {
 /// Whether it is a name or address with or without a port, or empty, which RFC 9112 allows.
 fn is_host(host: &HeaderValue) -> bool {
     host.is_empty() || Authority::try_from(host.as_bytes()).is_ok()
-}
-
-impl Failure {
-    /// From what instantiation says.
-    pub(super) fn of_instantiation(error: &wasmtime::Error, growth_refused: bool) -> Self {
-        if error.is::<PoolConcurrencyLimitError>() || growth_refused {
-            return Self::NoRoom { why: format!("{error:#}") };
-        }
-        Self::of_call(error, false)
-    }
-
-    /// From what a call says.
-    pub(super) fn of_call(error: &wasmtime::Error, growth_refused: bool) -> Self {
-        match error.downcast_ref::<I32Exit>() {
-            Some(exit) => Self::Exited { code: exit.0 },
-            None => {
-                let memory = if growth_refused { "its memory limit was reached; " } else { "" };
-                Self::Trapped { what: format!("{memory}{}", reason(error)) }
-            }
-        }
-    }
 }
 
 /// A request's body that marks when the client is waited for.

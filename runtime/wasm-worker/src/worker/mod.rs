@@ -43,6 +43,7 @@ use tokio::sync::mpsc;
 pub(crate) use exit::reason;
 pub(crate) use images::Image;
 pub(crate) use outgoing::Outgoing;
+pub(crate) use remains::core_dump;
 pub(crate) use stop::Stopping;
 pub(crate) use turns::Turns;
 

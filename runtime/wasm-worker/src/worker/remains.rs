@@ -18,11 +18,12 @@ pub(super) type Remains = Vec<(Attachment, OwnedFd)>;
 
 /// The core dump of a trap, in the format of the tool conventions, when there is one and its memories fit into an
 /// attachment. What is too large is not written at all: a cut dump cannot be read.
-pub(super) fn core_dump(
+pub(crate) fn core_dump(
     error: &wasmtime::Error,
     store: &mut Store<State>,
-    name: &str,
+    run: &RunContext,
 ) -> io::Result<Option<OwnedFd>> {
+    let name = run.plan().argv.first().map_or("guest", String::as_str);
     let Some(dump) = error.downcast_ref::<WasmCoreDump>() else { return Ok(None) };
     let bytes: usize = dump.memories().iter().map(|memory| memory.data_size(&*store)).sum();
     if bytes > ATTACHMENT_BYTES_MAX - DUMP_OVERHEAD_BYTES {

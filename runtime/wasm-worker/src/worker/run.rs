@@ -150,8 +150,7 @@ fn remains(
     if let (Err(error), Cause::Trap {} | Cause::OutOfMemory {}, true) =
         (ended, &end.cause, context.plan().core_dump)
     {
-        let name = context.plan().argv.first().map_or("guest", String::as_str);
-        keep(Attachment::CoreDump {}, remains::core_dump(error, store, name));
+        keep(Attachment::CoreDump {}, remains::core_dump(error, store, context));
     }
     if let Some(profiler) = store.data_mut().take_profiler() {
         keep(Attachment::Profile {}, remains::profile(*profiler).map(Some));

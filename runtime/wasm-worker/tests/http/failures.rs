@@ -1,7 +1,8 @@
 //! Guests that fail: their clients are told, the run's log has the details, and the run goes on.
 
-use neargate_wasm::protocol::{RunLimits, Stop};
+use neargate_wasm::protocol::{Attachment, EngineKind, FromWorker, RunLimits, Stop};
 
+use crate::harness::contents;
 use crate::served::Served;
 
 #[test]
@@ -22,6 +23,58 @@ fn a_trap_is_answered_and_logged() {
     let line = log.lines().find(|line| line.starts_with("neargate: ")).unwrap();
     assert!(line.contains(&format!("request {number}: the handler trapped: ")), "{line}");
     assert!(log.contains("unreachable"), "the trap: {log}");
+}
+
+/// One of each run: the first.
+#[test]
+fn the_first_trap_leaves_a_core_dump() {
+    for name in ["http", "http3"] {
+        let engine = if name == "http" { EngineKind::Sync {} } else { EngineKind::Concurrent {} };
+        let served = Served::of(name, &engine, 16, |setup| {
+            setup.argv = &["crasher"];
+            setup.plan.grants = vec!["wasi:p3".to_owned()];
+            setup.plan.core_dump = true;
+        });
+        let mut client = served.client();
+        // Neither of these is a trap.
+        assert_eq!(client.get("/exit").status, 500);
+        assert_eq!(client.get("/error").status, 500);
+        assert_eq!(client.get("/trap").status, 500);
+        let left = |message: &FromWorker| match message {
+            FromWorker::Left { run, attachment } => Some((*run, attachment.clone())),
+            _ => None,
+        };
+        let (said, mut files) = served.worker.wait(left);
+        assert_eq!((said, files.len()), ((served.started.run, Attachment::CoreDump {}), 1));
+        let dump = contents(files.remove(0));
+        assert!(dump.starts_with(b"\0asm"));
+        let holds = |what: &[u8]| dump.windows(what.len()).any(|window| window == what);
+        assert!(holds(b"crasher") && holds(b"corestack") && holds(b"as asked"));
+        assert_eq!(client.get("/trap").status, 500);
+        assert_eq!(client.get("/hello").status, 200, "the run goes on");
+        served.worker.stop(served.started.run, Stop::Ask { code: 143 });
+        let further = served.worker.wait(|message| match message {
+            FromWorker::Exited { exit, .. } => Some(exit.attachments.is_empty()),
+            other => left(other).map(|_| false),
+        });
+        assert!(further.0, "there is a second dump");
+        let log = served.said();
+        assert_eq!(log.matches("its core dump is kept").count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn no_core_dump_when_none_is_wanted() {
+    let served = Served::new();
+    assert_eq!(served.get("/trap").status, 500);
+    served.worker.stop(served.started.run, Stop::Ask { code: 143 });
+    let (exited, _) = served.worker.wait(|message| match message {
+        FromWorker::Exited { .. } => Some(true),
+        FromWorker::Left { .. } => Some(false),
+        _ => None,
+    });
+    assert!(exited, "a dump was left");
+    assert!(!served.said().contains("core dump"));
 }
 
 #[test]

@@ -68,6 +68,8 @@ struct Entry {
     run: Arc<Run>,
     started: Option<oneshot::Sender<Result<(), StartFailure>>>,
     artifacts: Option<PathBuf>,
+    /// What it left before its end, which is told when that is kept.
+    left: Option<oneshot::Receiver<()>>,
     may: Permissions,
     /// What must stay while it runs.
     held: Held,
@@ -237,6 +239,7 @@ impl Worker {
             run: run.clone(),
             started: Some(started),
             artifacts: order.artifacts.clone(),
+            left: None,
             may: order.may,
             held: (seat, order.code.clone(), order.slot.clone()),
         };

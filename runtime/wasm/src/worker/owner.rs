@@ -1,7 +1,7 @@
 //! The owner of a worker: the one task that receives from it and decides about its end.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use super::{Ended, Entry, Loss, Permissions, Run, Worker, artifacts};
 use crate::calls::Calls;
 use crate::jobs::Jobs;
-use crate::protocol::{FromWorker, HostReply, HostRequest, RunExit, StartFailure, ToWorker};
+use crate::protocol::{Attachment, FromWorker, HostReply, HostRequest, RunExit, StartFailure, ToWorker};
 
 /// Messages that are taken in one go, so that a worker that never stops talking does not hold its thread.
 const BATCH: usize = 64;
@@ -167,6 +167,7 @@ impl Owner {
                 self.take_notice(&text);
                 true
             }
+            FromWorker::Left { run, attachment } => self.take_left(run, attachment, frame.fds)?,
         };
         if !is_known {
             self.strays += 1;
@@ -179,22 +180,46 @@ impl Owner {
     }
 
     fn take_exit(&mut self, run: u64, exit: RunExit, frame: Frame) -> bool {
-        let Some(entry) = self.worker.take_out(run) else { return false };
+        let Some(mut entry) = self.worker.take_out(run) else { return false };
         entry.run.note_usage(exit.usage.clone());
-        let dir = entry.artifacts.clone();
+        let (dir, left) = (entry.artifacts.clone(), entry.left.take());
         let attachments = exit.attachments.clone();
         let ending = Ending { entry: Some(entry), exit };
-        if let (Some(dir), false) = (dir, attachments.is_empty()) {
+        let keeps = dir.filter(|_| !attachments.is_empty());
+        if keeps.is_some() || left.is_some() {
             // Who waits for the end finds the files.
             self.jobs.spawn(async move {
-                let store = move || artifacts::store(&dir, &attachments, frame.fds);
-                if let Ok(Err(error)) = tokio::task::spawn_blocking(store).await {
-                    tracing::warn!(%error, "keep the core dump or profile of a Wasm container");
+                if let Some(left) = left {
+                    // An error means that it was not kept, which has been logged.
+                    let _ = left.await;
+                }
+                if let Some(dir) = keeps {
+                    keep(move || artifacts::store(&dir, &attachments, frame.fds)).await;
                 }
                 drop(ending);
             });
         }
         true
+    }
+
+    /// A run leaves one thing before its end at most: each takes room on disk, and guests cause it.
+    fn take_left(&mut self, run: u64, attachment: Attachment, fds: Vec<OwnedFd>) -> Result<bool, Offence> {
+        let mut state = self.worker.lock();
+        let Some(entry) = state.runs.get_mut(&run) else { return Ok(false) };
+        let Some(dir) = entry.artifacts.clone() else {
+            return Err(Offence("it leaves what nobody wants"));
+        };
+        if entry.left.is_some() {
+            return Err(Offence("a run of it leaves more than one thing before its end"));
+        }
+        let (kept, left) = oneshot::channel();
+        entry.left = Some(left);
+        drop(state);
+        self.jobs.spawn(async move {
+            keep(move || artifacts::store_first(&dir, &attachment, fds)).await;
+            drop(kept);
+        });
+        Ok(true)
     }
 
     fn take_call(
@@ -278,6 +303,13 @@ impl Owner {
             tracing::warn!(worker = self.worker.name, why = loss.why, "a Wasm worker ended unexpectedly");
         }
         loss
+    }
+}
+
+/// Writes what a run left.
+async fn keep(store: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(store).await {
+        tracing::warn!(%error, "keep the core dump or profile of a Wasm container");
     }
 }
 

@@ -155,6 +155,37 @@ async fn a_core_dump_is_there_when_the_end_is_told() {
     assert_eq!(bench.run(task("dump")).await.wait().await.code, Some(134));
 }
 
+#[tokio::test]
+async fn what_is_left_before_the_end_is_kept_once() {
+    let bench = Bench::new();
+    let dir = bench.dir.path().join("artifacts");
+    let core = || std::fs::read_to_string(dir.join("core")).unwrap();
+    let leaving = |words: &str| {
+        let mut leaving = task(words);
+        leaving.artifacts = Some(dir.clone());
+        leaving
+    };
+    let first = bench.run(leaving("leave")).await;
+    first.signal(Signal::Stop(15)).await.unwrap();
+    first.wait().await;
+    let kept = core();
+    assert!(kept.ends_with(" 0"), "{kept}");
+    // As another part of the same container would: the first one stays.
+    std::fs::write(dir.join("core"), "the first").unwrap();
+    let second = bench.run(leaving("leave")).await;
+    second.signal(Signal::Stop(15)).await.unwrap();
+    second.wait().await;
+    assert_eq!(core(), "the first");
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1, "no part of a file is left");
+    // A worker of ours does neither of these.
+    let greedy = bench.run(leaving("leave-twice")).await.wait().await;
+    let why = greedy.reason.unwrap();
+    assert!(why.contains("leaves more than one thing before its end"), "{why}");
+    let unwanted = bench.run(task("leave")).await.wait().await;
+    let why = unwanted.reason.unwrap();
+    assert!(why.contains("leaves what nobody wants"), "{why}");
+}
+
 async fn told(bench: &Bench, count: usize) -> Vec<HostReply> {
     let replies = |events: &[Event]| -> Vec<HostReply> {
         let reply = |event: &Event| match event {

@@ -339,6 +339,15 @@ impl Worker {
                 File::from(dump.try_clone().unwrap()).write_all(b"\0asm core").unwrap();
                 self.dump(run, dump.as_fd());
             }
+            // Parts of a handler, each with a dump of its own; with "leave-twice" one that does not keep to it.
+            "leave" | "leave-twice" => {
+                for count in 0..if word == "leave" { 1 } else { 2 } {
+                    let dump = rustix::fs::memfd_create(c"core", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+                    write!(File::from(dump.try_clone().unwrap()), "{run} {count}").unwrap();
+                    let message = FromWorker::Left { run, attachment: Attachment::CoreDump {} };
+                    self.say(&message, &[dump.as_fd()]);
+                }
+            }
             // What would never end if it were read.
             "dump-pipe" => {
                 let (reader, writer) = std::io::pipe().unwrap();

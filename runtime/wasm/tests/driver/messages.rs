@@ -144,8 +144,7 @@ fn exit() -> impl Strategy<Value = RunExit> {
         Just(Cause::Stopped {}),
         Just(Cause::Denied {}),
     ];
-    let attachment = prop_oneof![Just(Attachment::CoreDump {}), Just(Attachment::Profile {})];
-    (any::<i32>(), cause, option::of(text()), usage(), vec(attachment, 0..3)).prop_map(
+    (any::<i32>(), cause, option::of(text()), usage(), vec(attachment(), 0..3)).prop_map(
         |(code, cause, reason, usage, attachments)| RunExit { code, cause, reason, usage, attachments },
     )
 }
@@ -183,6 +182,10 @@ fn request() -> impl Strategy<Value = HostRequest> {
     ]
 }
 
+fn attachment() -> impl Strategy<Value = Attachment> {
+    prop_oneof![Just(Attachment::CoreDump {}), Just(Attachment::Profile {})]
+}
+
 fn from_worker() -> impl Strategy<Value = FromWorker> {
     prop_oneof![
         any::<u32>().prop_map(|version| FromWorker::Ready { version }),
@@ -198,6 +201,7 @@ fn from_worker() -> impl Strategy<Value = FromWorker> {
             request
         }),
         text().prop_map(|text| FromWorker::Notice { text }),
+        (any::<u64>(), attachment()).prop_map(|(run, attachment)| FromWorker::Left { run, attachment }),
     ]
 }
 
