@@ -129,12 +129,7 @@ fn fidelity() -> anyhow::Result<ExitCode> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     for row in neargate_wire::fidelity() {
-        let mark = match row.mark {
-            neargate_wire::Mark::Real => "real",
-            neargate_wire::Mark::Stored => "stored only",
-            neargate_wire::Mark::Refused => "refused",
-        };
-        writeln!(out, "{:<6} {:<40} {:<12} {}", row.service, row.operation, mark, row.note)?;
+        writeln!(out, "{:<6} {:<40} {:<12} {}", row.service, row.operation, row.mark, row.note)?;
     }
     Ok(ExitCode::SUCCESS)
 }

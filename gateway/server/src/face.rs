@@ -19,7 +19,7 @@ pub(crate) fn read<T: Shape + Default>(text: &str) -> T {
     match json::decode(text.as_bytes()) {
         Ok((shape, _)) => shape,
         Err(error) => {
-            tracing::error!(error = crate::chain(&error), "stored face cannot be read");
+            tracing::error!(error = neargate_model::chain(&error), "stored face cannot be read");
             T::default()
         }
     }

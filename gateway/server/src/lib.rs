@@ -27,15 +27,3 @@ pub use http::{ServeError, serve};
 pub use native::{Artifact, ArtifactSource, Native};
 pub use pipeline::Gateway;
 pub use services::Apis;
-
-/// An error and its causes in one line, for the log.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}

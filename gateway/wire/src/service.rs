@@ -100,9 +100,9 @@ pub enum Mark {
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Real => "real",
-            Self::Stored => "stored",
+            Self::Stored => "stored only",
             Self::Refused => "refused",
         })
     }

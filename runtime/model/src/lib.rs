@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arn;
+mod chain;
 mod cluster;
 mod id;
 pub mod image;
@@ -16,6 +17,7 @@ mod time;
 pub mod validate;
 
 pub use arn::{Arn, InvalidArn};
+pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use id::{AccountId, ClusterName, ContainerId, ContainerName, Family, InvalidId, Region, Scope, TaskId};
 pub use task::{

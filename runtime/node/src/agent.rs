@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use neargate_driver::Rootfs;
-use neargate_model::{NodeCommand, Stop, TaskKey};
+use neargate_model::{NodeCommand, Stop, TaskKey, chain};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::Parts;
-use crate::image::chain;
 use crate::task::{self, Assignment};
 
 /// Stops that wait for one task's loop; more say nothing new.

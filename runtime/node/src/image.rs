@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use neargate_driver::{Rootfs, WasmModule};
 use neargate_image::{ImageConfig, ImageKind, ImageStore, ResolveError};
+use neargate_model::chain;
 use neargate_model::image::ImageReference;
 
 /// An image that is ready to run.
@@ -122,18 +123,6 @@ fn resolve_problem(reference: &ImageReference, error: &ResolveError) -> ImagePro
         )),
         _ => problem(&format!("failed to resolve ref {name}: {}", chain(error))),
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// The number of `SIGTERM`, `TERM` or `15`.

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use neargate_model::{NodeReport, TaskKey, TaskStatus};
+use neargate_model::{NodeReport, TaskKey, TaskStatus, chain};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::StatusSink;
-use crate::image::chain;
 
 /// The longest pause between two attempts to publish.
 const RETRY_MS_MAX: u64 = 2_000;

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use neargate_driver::{ContainerSpec, Driver, Handle, Rootfs, Sandbox, StartError, WasmSpec};
-use neargate_model::{ContainerStatus, PortMapping, TaskSpec, Volume, WasmOptions};
+use neargate_model::{ContainerStatus, PortMapping, TaskSpec, Volume, WasmOptions, chain};
 use tokio::task::JoinSet;
 
-use crate::image::chain;
 use crate::logs::ContainerStdio;
 use crate::scratch::Scratch;
 use crate::wasm::{self, Listeners};

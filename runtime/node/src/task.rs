@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use neargate_driver::{ExecSpec, Exit, Handle, Rootfs, Sandbox, SandboxError, Signal};
 use neargate_model::lifecycle::{Action, ContainerExit, TaskEvent, TaskState, Timer, next};
-use neargate_model::{ContainerDefinition, Stop, TaskSpec, TaskStatus, Timestamp};
+use neargate_model::{ContainerDefinition, Stop, TaskSpec, TaskStatus, Timestamp, chain};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::image::chain;
 use crate::logs::ContainerStdio;
 use crate::publish::Publisher;
 use crate::scratch::Scratch;

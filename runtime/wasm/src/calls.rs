@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use neargate_model::chain;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::code::chain;
 use crate::key_values::{KeyValueError, KeyValues};
 use crate::protocol::{HostReply, HostRequest};
 use crate::worker::Permissions;

@@ -9,11 +9,11 @@ use neargate_driver::{
     ContainerSpec, Driver, Handle, Limits, ProcessError, RecoverError, Rootfs, Sandbox, SandboxProcessHost,
     StartError, ThreadSlot, WasmModule, WasmSpec,
 };
-use neargate_model::{ContainerId, WasmIsolation};
+use neargate_model::{ContainerId, WasmIsolation, chain};
 use tokio::time::timeout;
 
 use crate::calls;
-use crate::code::{Code, ImageError, Library, chain};
+use crate::code::{Code, ImageError, Library};
 use crate::config::{Config, Parts, SetupError};
 use crate::entry::{self, Listening};
 use crate::handle::{Container, Spread};

@@ -25,11 +25,11 @@ pub(super) fn store(error: &StoreError) -> EcsError {
             client(format!("The request is too large to be stored: {what} of {size} is over {limit}."))
         }
         StoreError::Full { .. } => {
-            tracing::error!(error = crate::chain(error), "store cannot be written");
+            tracing::error!(error = neargate_model::chain(error), "store cannot be written");
             EcsError::Server { message: "The server's disk is full; nothing was accepted.".to_owned() }
         }
         _ => {
-            tracing::error!(error = crate::chain(error), "store failed");
+            tracing::error!(error = neargate_model::chain(error), "store failed");
             EcsError::Server { message: "The server could not reach its store; try again.".to_owned() }
         }
     }

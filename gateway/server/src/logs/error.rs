@@ -41,7 +41,7 @@ fn not_found(what: What) -> LogsError {
 
 /// A failure of ours: its details are for the log, not for the client.
 fn unavailable(error: &dyn std::error::Error) -> LogsError {
-    tracing::error!(error = crate::chain(error), "log store failed");
+    tracing::error!(error = neargate_model::chain(error), "log store failed");
     LogsError::ServiceUnavailable { message: "The service cannot complete the request.".to_owned() }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode};
 use neargate_control::Control;
 use neargate_model::Scope;
-use neargate_wire::{Mark, fidelity};
+use neargate_wire::fidelity;
 use serde_json::{Value, json};
 
 use crate::body::Body;
@@ -172,11 +172,7 @@ enum Part<'a> {
 /// The fidelity ledger: what each operation of each AWS service really does.
 fn ledger() -> Value {
     let row = |row: neargate_wire::Fidelity| {
-        let mark = match row.mark {
-            Mark::Real => "real",
-            Mark::Stored => "stored only",
-            Mark::Refused => "refused",
-        };
+        let mark = row.mark.to_string();
         json!({ "service": row.service, "operation": row.operation, "mark": mark, "note": row.note })
     };
     json!({ "operations": fidelity().map(row).collect::<Vec<_>>() })

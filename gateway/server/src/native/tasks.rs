@@ -47,7 +47,7 @@ impl Native {
                 Problem::not_found(error.to_string())
             }
             TaskError::Store(error) => {
-                tracing::error!(error = crate::chain(&error), "store failed");
+                tracing::error!(error = neargate_model::chain(&error), "store failed");
                 Problem::ours("the server could not reach its store; try again")
             }
         })

@@ -203,13 +203,3 @@ pub(crate) fn contents(directory: &Path) -> Vec<String> {
     found.sort();
     found
 }
-
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}

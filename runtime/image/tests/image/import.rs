@@ -3,11 +3,12 @@ use std::fs;
 use neargate_image::{
     ImageKind, ImageStore, ImportError, Imported, Kind, LayerError, Platform, ResolveError, WasmFormat,
 };
+use neargate_model::chain;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::build::{
-    self, COMPONENT, Files, MODULE, add_image, add_index, archive, chain, config, contents, digest, dir,
+    self, COMPONENT, Files, MODULE, add_image, add_index, archive, config, contents, digest, dir,
     docker_save, file, layout, store, symlink, tar,
 };
 

@@ -6,10 +6,11 @@ use neargate_image::{
     Compression, ImageKind, ImageStore, ImportError, PackError, PackOptions, PinError, RemoveError,
     ResolveError,
 };
+use neargate_model::chain;
 use neargate_model::image::ImageReference;
 use serde_json::json;
 
-use crate::build::{archive, chain, contents, file, layout, store, tar};
+use crate::build::{archive, contents, file, layout, store, tar};
 
 fn name(text: &str) -> ImageReference {
     text.parse().unwrap()

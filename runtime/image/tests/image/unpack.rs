@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use neargate_image::{Limits, Ownership, Reason, UnpackError, Unpacked, unpack};
+use neargate_model::chain;
 use proptest::prelude::*;
 use tar::EntryType;
 use tempfile::TempDir;
@@ -44,7 +45,7 @@ fn unpack_with(bytes: &[u8], limits: &Limits) -> (TempDir, Result<Unpacked, Unpa
 fn accept(entries: &[build::Entry]) -> TempDir {
     let bytes = tar(entries);
     let (outside, result) = unpack_with(&bytes, &Limits::default());
-    let unpacked = result.unwrap_or_else(|e| panic!("{}", build::chain(&e)));
+    let unpacked = result.unwrap_or_else(|e| panic!("{}", chain(&e)));
     assert_eq!(unpacked.diff_id.to_string(), build::digest(&bytes));
     outside
 }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use neargate_driver::{ProcessError, ProcessHost, StartError, WasmModule};
+use neargate_model::chain;
 use tokio::sync::watch;
 
 use crate::config::{Config, SetupError};
@@ -189,18 +190,6 @@ impl ImageError {
         };
         StartError::System { step: self.to_string(), source }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 type Made = Result<Arc<Code>, Arc<ImageError>>;

@@ -7,10 +7,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use neargate_model::chain;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::code::chain;
 use crate::driver::{Shared, start_in};
 use crate::pool::{At, Need};
 use crate::protocol::{Stop, Usage};
