@@ -20,11 +20,13 @@ FIXTURES = pathlib.Path(os.environ.get("NEARGATE_FIXTURES", TARGET / "fixtures")
 MODULE = FIXTURES / "probe-wasm32-wasip1.wasm"
 SERVICE = TARGET / "guests/wasm32-wasip2/release/service.wasm"
 WASI = SERVICE.with_name("wasi.wasm")
+STOPPING = SERVICE.with_name("stopping.wasm")
 CLUSTER = "python"
 STOP_LIMIT_S = 60
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root: container tasks cannot run")
 needs_wasm = pytest.mark.skipif(not MODULE.exists(), reason="no compiler for wasm32-wasip1")
+needs_stopping = pytest.mark.skipif(not STOPPING.exists(), reason=f"{STOPPING} is not built")
 needs_service = pytest.mark.skipif(not SERVICE.exists(), reason=f"{SERVICE} is not built")
 
 
@@ -107,6 +109,8 @@ def server(server_directory):
         server.neargate("image", "import", str(MODULE), "--name", "probe", "--data", str(server.data))
     if SERVICE.exists():
         server.neargate("image", "import", str(SERVICE), "--name", "service", "--data", str(server.data))
+    if STOPPING.exists():
+        server.neargate("image", "import", str(STOPPING), "--name", "stopping", "--data", str(server.data))
     if os.geteuid() == 0:
         server.neargate("image", "pack", str(FIXTURES / "busybox"), "--name", "busybox",
                         "--entrypoint", "/bin/busybox", "--data", str(server.data))

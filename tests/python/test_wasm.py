@@ -11,7 +11,8 @@ import urllib.request
 
 import pytest
 
-from conftest import BINARY, CLUSTER, MODULE, SERVICE, WASI, Server, needs_root, needs_service, needs_wasm
+from conftest import (
+    BINARY, CLUSTER, MODULE, SERVICE, WASI, Server, needs_root, needs_service, needs_stopping, needs_wasm)
 from errors import refused
 
 pytestmark = needs_wasm
@@ -415,6 +416,53 @@ def test_stop_ends_what_cannot_know(ecs, register, run, until, until_stopped, is
     task = until_stopped(arn)
     assert time.monotonic() - asked < 20, "it is not waited for"
     assert (task["stopCode"], task["containers"][0]["exitCode"]) == ("UserInitiated", 143), task
+
+
+@pytest.fixture
+def stopping(ecs, logs, register, run, until, family):
+    """Starts the program that knows when it is asked to end, asks it to, and tells what it says."""
+    options = {"awslogs-group": f"/{family}", "awslogs-stream-prefix": "p", "awslogs-create-group": "true"}
+
+    def said(arn):
+        stream = f"p/main/{arn.rsplit('/', 1)[1]}"
+        events = logs.get_log_events(logGroupName=f"/{family}", logStreamName=stream, startFromHead=True)["events"]
+        return [event["message"] for event in events]
+
+    def start(command, stop_timeout, isolation="shared"):
+        register(command, image="stopping", container={
+            "stopTimeout": stop_timeout, "dockerLabels": {ISOLATION: isolation},
+            "logConfiguration": {"logDriver": "awslogs", "options": options}})
+        arn = run()["tasks"][0]["taskArn"]
+        until(arn, lambda task: is_running(task) and said(arn) == ["ready"])
+        ecs.stop_task(cluster=CLUSTER, task=arn, reason="enough")
+        return arn
+    return start, said
+
+
+@needs_stopping
+@pytest.mark.parametrize("isolation", CLASSES)
+@pytest.mark.parametrize("way", ["look", "wait"])
+@pytest.mark.parametrize("code", [0, 1])  # A component has no others: its program returns well or not.
+def test_stop_lets_a_guest_end_by_itself(stopping, until_stopped, isolation, way, code):
+    start, said = stopping
+    asked = time.monotonic()
+    arn = start([way, str(code)], 30, isolation)
+    task = until_stopped(arn)
+    assert time.monotonic() - asked < 20, "it ends before its stop timeout"
+    assert (task["stopCode"], task["stoppedReason"]) == ("UserInitiated", "enough"), task
+    assert task["containers"][0]["exitCode"] == code, task
+    assert said(arn) == ["ready", "asked false true"]
+
+
+@needs_stopping
+def test_stop_does_not_wait_for_a_guest_for_ever(stopping, until_stopped):
+    start, said = stopping
+    asked = time.monotonic()
+    arn = start(["ignore"], 2)
+    task = until_stopped(arn)
+    assert time.monotonic() - asked >= 2, "it has its stop timeout"
+    assert (task["stopCode"], task["containers"][0]["exitCode"]) == ("UserInitiated", 137), task
+    assert said(arn) == ["ready"]
 
 
 @pytest.mark.parametrize("isolation", CLASSES)
