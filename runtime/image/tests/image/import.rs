@@ -1,5 +1,6 @@
 use std::fs;
 
+use neargate_fuzz::Fuzz;
 use neargate_image::{
     ImageKind, ImageStore, ImportError, Imported, Kind, LayerError, Platform, ResolveError, WasmFormat,
 };
@@ -389,6 +390,26 @@ fn wasm_images_in_every_format() {
     // On Linux a name alone makes no Wasm image.
     let script = [tar(&[file("app.wasm", b"#!/bin/sh")])];
     assert_eq!(import(&compat("linux", &host, entrypoint, &script)).unwrap().kind, Kind::Oci);
+}
+
+/// Wasm that is nearly right is an image or refused, and what is refused leaves nothing. Whether it is valid is for
+/// the compiler to say.
+#[test]
+fn damaged_wasm_is_imported_or_refused_cleanly() {
+    // Each import waits for the disk.
+    let fuzz = Fuzz { cases: 100, memory_bytes_max: 256 << 20 };
+    fuzz.run(&neargate_fuzz::binaries(), |bytes| {
+        let (directory, store) = store();
+        match store.import_reader(bytes, None) {
+            Ok(imported) => {
+                assert_eq!(imported.kind, Kind::Wasm);
+                let image = store.resolve(&imported.name).unwrap();
+                let ImageKind::Wasm { path, .. } = &image.kind else { panic!("{image:?}") };
+                assert_eq!(fs::read(path).unwrap(), bytes);
+            }
+            Err(_) => assert_eq!(contents(directory.path()), Vec::<String>::new()),
+        }
+    });
 }
 
 proptest! {

@@ -3,6 +3,7 @@
 use std::io::{Seek, SeekFrom};
 use std::os::fd::AsFd;
 
+use neargate_fuzz::Fuzz;
 use neargate_wasm::protocol::{EntryKind, ExportInfo};
 
 use super::*;
@@ -217,6 +218,28 @@ fn binaries_that_are_malformed() {
     }
     let CompileRefusal::Invalid { why } = refusal(b"\0asm\x01\0\0\0\xff\xff") else { panic!() };
     assert!(!why.is_empty());
+}
+
+/// Modules and components that are nearly right: each is compiled or refused, and the compiler never panics, which the
+/// role would pass off as a refusal.
+#[test]
+fn binaries_that_are_damaged() {
+    let corpus = neargate_fuzz::binaries();
+    for wasm in &corpus {
+        let (reply, _) = order(wasm, |_| {});
+        assert!(matches!(reply, CompileReply::Done { .. }), "{reply:?}");
+    }
+    Fuzz { cases: 3000, memory_bytes_max: 1 << 30 }.run(&corpus, |wasm| match order(wasm, |_| {}) {
+        (CompileReply::Done { inspection }, code) => {
+            assert!(Engine::detect_precompiled(&code).is_some());
+            assert!(!inspection.entries.is_empty() || !inspection.exports.is_empty());
+        }
+        (CompileReply::Refused { reason }, code) => {
+            assert!(code.is_empty());
+            assert_ne!(reason, CompileRefusal::Invalid { why: "the compiler panicked".to_owned() });
+        }
+        (reply, _) => panic!("{reply:?}"),
+    });
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use neargate_fuzz::Fuzz;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use wasmtime::component::{Component, Linker, Type, Val, types};
@@ -321,6 +322,32 @@ proptest! {
             with_type(DEFINITIONS, &ty, |ty| drop(from_json(ty, &json).map_err(|error| error.to_string())));
         }
     }
+}
+
+/// Arguments of the corpus's `take`, which has a part of every type.
+const TAKEN: [&str; 3] = [
+    r#"{"shapes":["dot",{"circle":1.5},{"at":{"x":-3,"label":"é"}},{"maybe":null},{"maybe":7}],"pair":[1,"green"],"mode":["read","run"],"done":{"ok":"18446744073709551615"},"letter":"é","half":"NaN","is":true}"#,
+    r#"{"shapes":[],"pair":[255,"red"],"mode":[],"done":{"err":"a \\ \u0000"},"letter":"\ud83d\ude00","half":-1e-3,"is":false}"#,
+    r#"{"is":true,"half":0,"letter":"x","done":{"ok":12},"mode":["write"],"pair":[0,"red"],"shapes":[{"at":{"x":1}}]}"#,
+];
+
+/// Arguments that are nearly right: each is taken or refused, in a few words however long it is.
+#[test]
+fn arguments_that_are_damaged() {
+    let component = Component::new(&Engine::default(), neargate_fuzz::binary("types")).unwrap();
+    let corpus = TAKEN.map(|text| text.as_bytes().to_vec());
+    let call = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        Call::new(&component, "take", &[text]).map(drop).map_err(|error| error.to_string())
+    };
+    for text in &corpus {
+        assert_eq!(call(text), Ok(()));
+    }
+    Fuzz { cases: 5000, memory_bytes_max: 256 << 20 }.run(&corpus, |bytes| {
+        if let Err(why) = call(bytes) {
+            assert!(why.starts_with("argument 1") && why.len() < 2000, "{why}");
+        }
+    });
 }
 
 /// A component with a function of each kind that calls differ in.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use neargate_fuzz::Fuzz;
 use neargate_ipc::wire::{Wire, decode, encode};
 use neargate_wasm::protocol::{
     Attachment, BinaryKind, Cause, CodeInfo, CompileOrder, CompileRefusal, CompileReply, EngineKind, Entry,
@@ -11,6 +12,11 @@ use neargate_wasm::protocol::{
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+/// Messages of each kind that are damaged.
+const SAMPLES: usize = 100;
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof!["[a-z:/@.0-9]{0,12}", "\\PC{0,6}"]
@@ -241,6 +247,23 @@ fn compile_reply() -> impl Strategy<Value = CompileReply> {
     ]
 }
 
+fn order() -> impl Strategy<Value = CompileOrder> {
+    (text(), any::<u64>(), any::<u64>()).prop_map(|(digest, wasm_bytes_max, code_bytes_max)| CompileOrder {
+        digest,
+        wasm_bytes_max,
+        code_bytes_max,
+    })
+}
+
+fn setup() -> impl Strategy<Value = WorkerSetup> {
+    any::<(u32, u32, u32, bool)>().prop_map(|(version, runs_max, images_max, network)| WorkerSetup {
+        version,
+        runs_max,
+        images_max,
+        network,
+    })
+}
+
 /// Encoded, cut anywhere, with a byte changed anywhere: only the whole message is one, and nothing panics.
 fn check<T: Wire + PartialEq + std::fmt::Debug>(message: &T, cut: usize, flip: (usize, u8)) {
     let bytes = encode(message);
@@ -260,6 +283,27 @@ fn check<T: Wire + PartialEq + std::fmt::Debug>(message: &T, cut: usize, flip: (
     assert!(decode::<T>(&longer).is_err());
 }
 
+/// Messages of one kind, the same in every run, damaged: what still is one has no other form.
+fn check_damaged<T: Wire>(messages: impl Strategy<Value = T>) {
+    let mut runner = TestRunner::deterministic();
+    let mut sample = || encode(&messages.new_tree(&mut runner).unwrap().current());
+    let corpus: Vec<_> = (0..SAMPLES).map(|_| sample()).collect();
+    Fuzz { cases: 5000, memory_bytes_max: 64 << 20 }.run(&corpus, |bytes| {
+        if let Ok(message) = decode::<T>(bytes) {
+            assert_eq!(encode(&message), bytes);
+        }
+    });
+}
+
+#[test]
+fn damaged_messages() {
+    check_damaged(to_worker());
+    check_damaged(from_worker());
+    check_damaged(compile_reply());
+    check_damaged(order());
+    check_damaged(setup());
+}
+
 proptest::proptest! {
     #[test]
     fn messages_to_a_worker(message in to_worker(), cut: usize, flip: (usize, u8)) {
@@ -277,10 +321,9 @@ proptest::proptest! {
     }
 
     #[test]
-    fn orders(digest in text(), numbers: (u64, u64, u32, u32, u32, bool), cut: usize, flip: (usize, u8)) {
-        let (wasm_bytes_max, code_bytes_max, version, runs_max, images_max, network) = numbers;
-        check(&CompileOrder { digest, wasm_bytes_max, code_bytes_max }, cut, flip);
-        check(&WorkerSetup { version, runs_max, images_max, network }, cut, flip);
+    fn orders(order in order(), setup in setup(), cut: usize, flip: (usize, u8)) {
+        check(&order, cut, flip);
+        check(&setup, cut, flip);
     }
 
     #[test]

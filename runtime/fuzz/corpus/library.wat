@@ -1,0 +1,17 @@
+;; Functions of numbers, with what came to Wasm after its first version.
+(module
+  (memory 1)
+  (data $passive "abc")
+  (func (export "add") (param i32 i64) (result i64)
+    (i64.add (i64.extend_i32_s (local.get 0)) (local.get 1)))
+  (func (export "swap") (param f32 f64) (result f64 f32) (local.get 1) (local.get 0))
+  (func (export "sum") (result i32)
+    (i32x4.extract_lane 0 (i32x4.add (v128.const i32x4 1 2 3 4) (i32x4.splat (i32.const 5)))))
+  (func (export "copy") (param i32)
+    (memory.init $passive (local.get 0) (i32.const 0) (i32.const 3))
+    (memory.copy (i32.const 64) (local.get 0) (i32.const 3))
+    (data.drop $passive))
+  (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+  (func (export "pick") (param i32) (result i32)
+    (block (block (block (br_table 0 1 2 (local.get 0))) (return (i32.const 10))) (return (i32.const 20)))
+    (i32.trunc_sat_f64_s (f64.const 1e300))))
