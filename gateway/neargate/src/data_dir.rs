@@ -1,14 +1,15 @@
 //! The data directory: where it is, and what lies in it.
 //!
 //! ```text
-//! control.db     control state (SQLite)
-//! images/        content store
-//! logs/          log segments
-//! wasm-code/     compiled Wasm, private to this user
-//! artifacts/     what ended Wasm containers left for the debugger
-//! scratch/       what running containers write
-//! root-key.json  the root access key, 0600
-//! endpoint       where the server listens, for `neargate env`
+//! control.db         control state (SQLite)
+//! images/            content store
+//! logs/              log segments
+//! wasm-code/         compiled Wasm, private to this user
+//! key-values.sqlite  what guests keep with `wasi:keyvalue`
+//! artifacts/         what ended Wasm containers left for the debugger
+//! scratch/           what running containers write
+//! root-key.json      the root access key, 0600
+//! endpoint           where the server listens, for `neargate env`
 //! ```
 
 use std::fs;
