@@ -166,6 +166,27 @@ pub(crate) fn reset_signals() {
     set_blocked(&[], libc::SIG_SETMASK);
 }
 
+/// Has these signals end the process with the exit code that a shell gives a process which they end: 128 and the
+/// number. By default they do nothing to the first process of a PID namespace (pid_namespaces(7)), and abort(3),
+/// which is not ended by its own SIGABRT there, falls back on an illegal instruction.
+pub(crate) fn exit_on_signals(signals: &[i32]) -> io::Result<()> {
+    extern "C" fn exit(signal: libc::c_int) {
+        exit_now(128 + signal);
+    }
+    for signal in signals {
+        // SAFETY: all zeroes is an action with an empty mask. The handler calls `_exit`, which is safe in one
+        // (signal-safety(7)), and does not return.
+        let installed = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = exit as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_ONSTACK;
+            libc::sigaction(*signal, &raw const action, std::ptr::null_mut())
+        };
+        check(installed.into())?;
+    }
+    Ok(())
+}
+
 /// Blocks all signals; the reaper of `init: true` takes them with [`wait_signal`].
 pub(crate) fn block_all_signals() {
     // SAFETY: `set` is initialised by sigfillset before it is read.

@@ -80,9 +80,11 @@ fn set_limits(fence: &Fence<'_>) -> Result<(), Failure> {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum.unwrap_or(u64::MAX);
     let threads = most.min(THREADS_MAX);
     sys::prlimit(0, libc::RLIMIT_NPROC, threads, threads).step("limit threads")?;
+    // What ends a process by itself is told apart from what kills it.
+    sys::exit_on_signals(&[libc::SIGABRT, libc::SIGXCPU]).step("exit on signals")?;
     if let Some(seconds) = fence.cpu_seconds {
-        // At the soft limit there is a signal, which the first process of a namespace would not notice.
-        sys::prlimit(0, libc::RLIMIT_CPU, seconds, seconds).step("limit CPU time")?;
+        // SIGXCPU comes at the soft limit; a process that has taken the handler away is killed a second later.
+        sys::prlimit(0, libc::RLIMIT_CPU, seconds, seconds.saturating_add(1)).step("limit CPU time")?;
     }
     Ok(())
 }

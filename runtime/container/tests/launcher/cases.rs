@@ -29,6 +29,7 @@ cases![
     threads_are_limited,
     memory_is_limited,
     cpu_time_is_limited,
+    an_abort_is_told,
     address_space_is_limited,
     a_core_is_kept,
     seen_from_outside,
@@ -244,7 +245,19 @@ fn memory_is_limited(fixture: &Fixture) {
 
 fn cpu_time_is_limited(fixture: &Fixture) {
     let found = fixture.try_with("spin", |spec| spec.cpu_seconds = Some(1));
+    let code = 128 + libc::SIGXCPU;
+    assert_eq!((found.text.as_str(), found.exit.code, found.exit.oom), ("", code, false));
+    // One that does not hear the signal is killed all the same.
+    let found = fixture.try_with("deaf-spin", |spec| spec.cpu_seconds = Some(1));
     assert_eq!((found.text.as_str(), found.exit.code, found.exit.oom), ("", 137, false));
+}
+
+/// Allocators end a program in this way that asks for more than there is.
+fn an_abort_is_told(fixture: &Fixture) {
+    let code = 128 + libc::SIGABRT;
+    assert_eq!(fixture.try_with("abort", |_| {}).exit.code, code);
+    let found = fixture.try_with("large-allocation", |spec| spec.address_space_bytes = Some(1 << 30));
+    assert_eq!((found.text.as_str(), found.exit.code), ("", code));
 }
 
 fn address_space_is_limited(fixture: &Fixture) {

@@ -51,6 +51,9 @@ pub(crate) fn role(input: &[u8], mut fds: Vec<OwnedFd>) -> i32 {
         b"thread-bomb" => thread_bomb(),
         b"memory-bomb" => memory_bomb(),
         b"spin" => spin(),
+        b"deaf-spin" => deaf_spin(),
+        b"abort" => std::process::abort(),
+        b"large-allocation" => format!("{} bytes", std::hint::black_box(vec![0u8; 2 << 30]).len()),
         b"address-space" => address_space(),
         b"cores" => cores(),
         b"host-name" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -190,6 +193,13 @@ fn spin() -> String {
     loop {
         n = std::hint::black_box(n.wrapping_add(1));
     }
+}
+
+/// Computes without hearing of the time that it takes.
+fn deaf_spin() -> String {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(libc::SIGXCPU, libc::SIG_IGN) };
+    spin()
 }
 
 fn address_space() -> String {
