@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
+mod bombs;
 mod crash;
 mod hostile;
 mod long;
@@ -23,7 +24,7 @@ const CLUSTER: &str = "robust";
 const TASK_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [hostile::CASES, crash::CASES, wasm::CASES, long::CASES].concat();
+    let cases: Vec<Case> = [hostile::CASES, crash::CASES, wasm::CASES, bombs::CASES, long::CASES].concat();
     suite::main(&cases, Some(1))
 }
 
