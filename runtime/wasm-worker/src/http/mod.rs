@@ -7,11 +7,12 @@
 //!    │ calls
 //!  handler     a fresh instance for each request, or one that waits      p3   handlers of WASI 0.3
 //!    │ answers with
-//!  reply       what is written, or a body that the guest still writes
+//!  reply       what is written, or a body that the guest still writes      charged  parts on the run's account
 //! ```
 //!
 //! The worker itself accepts and answers; no process is in between.
 
+mod charged;
 mod connection;
 mod handler;
 mod p3;

@@ -14,12 +14,18 @@ use http::{Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use super::charged::{charged, charged_frame};
 use super::connection::Serving;
 use super::request::{Call, Calls};
+use crate::budget::Account;
 
 /// Parts of a body that are looked at ahead. A guest can have written two when its call ends: more do not fit
 /// into the channel between it and hyper.
 const PARTS_MAX: usize = 3;
+
+/// Parts of a response that is whole which are together smaller than this are not put on the account: they are
+/// written as soon as they are there, and most responses are small.
+const CHARGED_MIN: usize = 4 << 10;
 
 /// The body of a response, and what has to live as long as it.
 pub(super) struct Reply {
@@ -69,7 +75,7 @@ impl Reply {
 
     /// The body of a guest that is done. When all of it is there, its length is known and it is sent in one
     /// piece instead of in chunks.
-    pub(super) fn written(mut body: WasiBody) -> Self {
+    pub(super) fn written(mut body: WasiBody, account: &Account) -> Self {
         let mut parts = [Bytes::new(), Bytes::new(), Bytes::new()];
         let mut cx = Context::from_waker(std::task::Waker::noop());
         for part in &mut parts {
@@ -77,15 +83,16 @@ impl Reply {
                 Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                     *part = frame.into_data().unwrap_or_default();
                 }
-                Poll::Ready(None) => return Self::of_parts(parts),
+                Poll::Ready(None) => return Self::of_parts(on_account(parts, account)),
                 Poll::Ready(Some(other)) => {
                     let first = http_body_util::StreamBody::new(futures_util::stream::iter([other]));
                     let rest = Rest::Written(WasiBody::new(first));
-                    return Self { parts, next: 0, rest, _serving: None };
+                    return Self { parts: on_account(parts, account), next: 0, rest, _serving: None };
                 }
                 Poll::Pending => break,
             }
         }
+        let parts = on_account(parts, account);
         Self { parts, next: 0, rest: Rest::Written(body), _serving: None }
     }
 
@@ -171,7 +178,15 @@ impl Going {
             Poll::Ready(None) => self.delivered = true,
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
-        polled
+        polled.map_ok(|frame| charged_frame(frame, self.calls.context().account()))
+    }
+}
+
+/// What hyper holds until the client takes it.
+fn on_account(parts: [Bytes; PARTS_MAX], account: &Account) -> [Bytes; PARTS_MAX] {
+    match parts.iter().map(Bytes::len).sum::<usize>() {
+        0..CHARGED_MIN => parts,
+        _ => parts.map(|part| charged(part, account)),
     }
 }
 

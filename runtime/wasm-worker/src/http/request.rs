@@ -31,9 +31,11 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
+use super::charged::charged_frame;
 use super::connection::Marks;
 use super::handler::{Handler, Idle};
 use super::reply::Reply;
+use crate::budget::Account;
 use crate::instance::{self as guest, RunContext, State};
 use crate::worker::{core_dump, reason};
 
@@ -158,7 +160,8 @@ impl Calls {
         };
         let bodiless = request.method() == Method::HEAD;
         let slot = Slot::default();
-        let body = |incoming| Awaited { incoming, marks: Arc::clone(marks) };
+        let account = self.context.account();
+        let body = |incoming| Awaited { incoming, marks: Arc::clone(marks), account: account.clone() };
         let call = self.handler.call(self, request.map(body), Arc::clone(&slot));
         let mut call: Call = Box::pin(async move {
             let _place = place;
@@ -181,7 +184,9 @@ impl Calls {
             return self.failed(ended);
         }
         match (answer, ended) {
-            (Some(Ok(response)), Some(_)) => response.map(Reply::written),
+            (Some(Ok(response)), Some(_)) => {
+                response.map(|body| Reply::written(body, self.context.account()))
+            }
             (Some(Ok(response)), None) => self.going(response, call, bodiless),
             (Some(Err(code)), _) => {
                 self.report(number, &format!("the handler gave an error for a response: {code:?}"));
@@ -344,6 +349,8 @@ fn is_host(host: &HeaderValue) -> bool {
 pub(super) struct Awaited {
     incoming: Incoming,
     marks: Arc<Marks>,
+    /// What the guest has not read yet is on it.
+    account: Account,
 }
 
 impl Body for Awaited {
@@ -356,7 +363,7 @@ impl Body for Awaited {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         self.marks.body_is_awaited(polled.is_pending());
-        polled
+        polled.map_ok(|frame| charged_frame(frame, &self.account))
     }
 
     fn is_end_stream(&self) -> bool {

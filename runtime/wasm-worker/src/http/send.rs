@@ -24,7 +24,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, timeout};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use super::charged::charged_frame;
 use super::tls;
+use crate::budget::Account;
 use crate::instance::RunContext;
 use crate::net::{LookupError, Resolver};
 
@@ -68,12 +70,13 @@ impl Sender {
 /// What of `wasi:http` a store decides by itself.
 pub(crate) struct Hooks {
     sender: Arc<Sender>,
+    account: Account,
 }
 
 impl Hooks {
     /// For a new store of a run.
     pub(crate) fn new(run: &RunContext) -> Self {
-        Self { sender: Arc::clone(run.sender()) }
+        Self { sender: Arc::clone(run.sender()), account: run.account().clone() }
     }
 
     /// Looks up names for the guest.
@@ -100,8 +103,8 @@ impl WasiHttpHooks for Hooks {
         if !self.sender.resolver.policy().allows_network() {
             return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
         }
-        let sender = Arc::clone(&self.sender);
-        Box::new(async move { sender.send(request, Waits::new(options)).await })
+        let (sender, account) = (Arc::clone(&self.sender), self.account.clone());
+        Box::new(async move { sender.send(request, Waits::new(options), account).await })
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
@@ -157,7 +160,7 @@ impl Waits {
 }
 
 impl Sender {
-    async fn send(&self, mut request: Request<WasiBody>, waits: Waits) -> Sent {
+    async fn send(&self, mut request: Request<WasiBody>, waits: Waits, account: Account) -> Sent {
         let place =
             Arc::clone(&self.places).try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
         // A tunnel would leave the message that we frame.
@@ -168,7 +171,7 @@ impl Sender {
         let connected = timeout(waits.connect, self.connect(&target)).await;
         let stream = connected.map_err(|_| Error::ConnectionTimeout)??;
         *request.uri_mut() = origin_form(request.uri())?;
-        exchange(stream, request, &waits, place).await
+        exchange(stream, request, &waits, (place, account)).await
     }
 
     async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Error> {
@@ -202,7 +205,7 @@ async fn exchange(
     stream: Box<dyn Stream>,
     request: Request<WasiBody>,
     waits: &Waits,
-    place: OwnedSemaphorePermit,
+    (place, account): (OwnedSemaphorePermit, Account),
 ) -> Sent {
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)
@@ -225,7 +228,8 @@ async fn exchange(
     });
     let (response, open) = head.await.map_err(|_| Error::HttpResponseTimeout)??;
     let between = waits.between_bytes;
-    let response = response.map(|incoming| Guarded::new(incoming, between).boxed_unsync());
+    let response =
+        response.map(|incoming| Guarded { incoming, between, account, waiting: None }.boxed_unsync());
     let rest = async move {
         let _place = place;
         if open {
@@ -304,14 +308,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 struct Guarded {
     incoming: Incoming,
     between: Duration,
+    /// What the guest has not read yet is on it.
+    account: Account,
     /// Armed only while something is waited for: a body that is there costs no timer.
     waiting: Option<Pin<Box<Sleep>>>,
-}
-
-impl Guarded {
-    fn new(incoming: Incoming, between: Duration) -> Self {
-        Self { incoming, between, waiting: None }
-    }
 }
 
 impl Body for Guarded {
@@ -326,7 +326,8 @@ impl Body for Guarded {
         match Pin::new(&mut this.incoming).poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.waiting = None;
-                Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
+                let part = |frame| charged_frame(frame, &this.account);
+                Poll::Ready(frame.map(|frame| frame.map(part).map_err(Error::from)))
             }
             Poll::Pending => {
                 let between = this.between;
