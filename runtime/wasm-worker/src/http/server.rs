@@ -79,6 +79,8 @@ pub(super) struct Server {
     connections: JoinSet<()>,
     open: Vec<Open>,
     pace: Pace,
+    /// Whether the sockets were taken out of service by another worker, which was told to stop before this one.
+    is_refused: bool,
 }
 
 impl Server {
@@ -87,7 +89,8 @@ impl Server {
         // No timer: slow heads are found by the sweep. hyper takes up to 100 header fields.
         http.max_header_size(HEAD_BYTES_MAX).max_buf_size(BUFFER_BYTES_MAX).header_read_timeout(None);
         let clock = Arc::new(Seconds::default());
-        Self { calls, http, clock, connections: JoinSet::new(), open: Vec::new(), pace: Pace::default() }
+        let (connections, open) = (JoinSet::new(), Vec::new());
+        Self { calls, http, clock, connections, open, pace: Pace::default(), is_refused: false }
     }
 
     /// Accepts until the run is asked to stop, then lets the requests that are being served finish.
@@ -102,7 +105,7 @@ impl Server {
                 () = &mut stopped => break,
                 _ = sweep.tick() => self.sweep(),
                 Some(ended) = self.connections.join_next() => self.connection_ended(ended),
-                accepted = accept(&listeners), if self.connections.len() < CONNECTIONS_MAX => {
+                accepted = accept(&listeners), if self.may_accept() => {
                     self.accepted(accepted).await;
                 }
             }
@@ -118,6 +121,10 @@ impl Server {
         self.calls.finished().await;
     }
 
+    fn may_accept(&self) -> bool {
+        !self.is_refused && self.connections.len() < CONNECTIONS_MAX
+    }
+
     async fn accepted(&mut self, accepted: io::Result<TcpStream>) {
         match accepted {
             Ok(stream) => {
@@ -129,6 +136,8 @@ impl Server {
             }
             // The client has gone before we came (accept(2)).
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            // Not listening (accept(2)): what `refuse` of another worker does. Our own end comes next.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.is_refused = true,
             Err(error) => {
                 self.calls.context().log(&format!("neargate: accept a connection: {error}\n"));
                 tokio::time::sleep(EXHAUSTED_WAIT).await;
