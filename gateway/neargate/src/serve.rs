@@ -56,6 +56,9 @@ pub(crate) struct ServeArgs {
     /// How many times over the machine's memory may be promised to tasks.
     #[arg(long, default_value_t = 4.0, value_name = "RATIO")]
     memory_overcommit: f64,
+    /// How many instances a Wasm worker may hold at a time; an account has one worker for each core.
+    #[arg(long, default_value_t = 1000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=6000))]
+    wasm_instances: u32,
     /// A host directory below which task definitions may mount; may be repeated.
     #[arg(long, value_name = "DIR")]
     allow_host_path: Vec<PathBuf>,
@@ -104,6 +107,7 @@ async fn serve(
     let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
     let images = ImageStore::open(data.images()).context("open the image store")?;
     let mut config = wasm::config(data);
+    config.runs_max = args.wasm_instances;
     config.control.push(listener.local_addr().context("read the address of the listener")?);
     let wasm = wasm::driver(config, data, &launcher, containers.as_ref())?;
     clear_scratch(data)?;

@@ -4,13 +4,13 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use neargate_tests::{Server, fixtures};
+use neargate_tests::{Server, ServerOptions, fixtures};
 use serde_json::json;
 
 use super::{CLUSTER, TASK_LIMIT};
 use crate::statistics::Figures;
 
-const TASKS: [usize; 1] = [1_000];
+const TASKS: [usize; 2] = [1_000, 10_000];
 /// What RunTask starts at most at a time.
 const BATCH: usize = 10;
 
@@ -19,7 +19,7 @@ pub(super) fn density() -> Result<Figures> {
     let columns = vec!["workers KiB/task", "tables KiB/task", "server KiB/task", "starts/s"];
     let mut figures = Figures { columns, rows: Vec::new() };
     for tasks in TASKS {
-        let server = Server::start()?;
+        let server = server()?;
         server.import(&probe, "probe")?;
         let mut client = server.client();
         client.ecs("CreateCluster", &json!({"clusterName": CLUSTER}))?;
@@ -47,6 +47,12 @@ pub(super) fn density() -> Result<Figures> {
         ));
     }
     Ok(figures)
+}
+
+/// A server whose workers have places for all.
+fn server() -> Result<Server> {
+    let arguments = ["--wasm-instances", "6000", "--memory-overcommit", "10"];
+    ServerOptions { arguments: arguments.map(str::to_owned).to_vec(), ..ServerOptions::default() }.start()
 }
 
 /// Starts so many tasks more and waits until they run.

@@ -102,7 +102,9 @@ fn wasmtime() -> Option<PathBuf> {
 
 /// A program of the worker's crate that does the same work without Neargate; built like the binary.
 fn floor() -> Result<PathBuf> {
-    run(&mut cargo(&["build", "--release", "--locked", "-p", "neargate-wasm-worker", "--example", "floor"]))?;
+    // With the program, whose features of dependencies are others: they would all be built once more.
+    let packages = ["-p", "neargate", "-p", "neargate-wasm-worker"];
+    run(cargo(&["build", "--release", "--locked"]).args(packages).args(["--example", "floor"]))?;
     Ok(target_directory().join("release/examples/floor"))
 }
 
