@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use neargate_ipc::{channel, wire};
 use neargate_wasm::protocol::{
-    CodeInfo, EngineKind, Entry, FromWorker, Network, RunLimits, RunPlan, ToWorker, VERSION, WorkerSetup,
+    CodeInfo, EngineKind, Entry, FromWorker, RunPlan, ToWorker, VERSION, WorkerSetup,
 };
 use neargate_wasm_worker::{testing, worker_main};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -104,24 +104,5 @@ fn drive(socket: &OwnedFd, code: &File, listener: &OwnedFd, reuse: usize) -> Res
 }
 
 fn plan(reuse: Option<u32>) -> RunPlan {
-    RunPlan {
-        image: 1,
-        entry: Entry::Http { reuse },
-        task: "floor".to_owned(),
-        attempt: 1,
-        deadline_ms: None,
-        argv: vec!["floor".to_owned()],
-        env: Vec::new(),
-        preopens: Vec::new(),
-        limits: RunLimits::default(),
-        task_limits: RunLimits::default(),
-        grants: Vec::new(),
-        config: Vec::new(),
-        network: Network::None {},
-        own_thread: false,
-        listeners: 1,
-        cgroups: 0,
-        core_dump: false,
-        profile: false,
-    }
+    RunPlan { image: 1, entry: Entry::Http { reuse }, listeners: 1, ..testing::plan() }
 }

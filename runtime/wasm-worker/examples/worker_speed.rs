@@ -16,9 +16,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use neargate_ipc::{channel, wire};
-use neargate_wasm::protocol::{
-    EngineKind, Entry, FromWorker, Network, RunLimits, RunPlan, Stop, ToWorker, VERSION, WorkerSetup,
-};
+use neargate_wasm::protocol::{EngineKind, FromWorker, RunPlan, Stop, ToWorker, VERSION, WorkerSetup};
 use neargate_wasm_worker::{testing, worker_main};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -88,27 +86,8 @@ impl Server {
     }
 
     fn start(&self, run: u64, image: u32, stdin: &impl AsFd) -> Result<(), Failure> {
-        let no_limits = || RunLimits { cpu_millis: None, cpu_budget_ns: None, memory_bytes: None };
-        let plan = RunPlan {
-            image,
-            entry: Entry::Command {},
-            task: format!("{run:032x}"),
-            attempt: 1,
-            deadline_ms: None,
-            argv: vec!["program".into()],
-            env: Vec::new(),
-            preopens: Vec::new(),
-            limits: no_limits(),
-            task_limits: no_limits(),
-            grants: Vec::new(),
-            config: Vec::new(),
-            network: Network::None {},
-            own_thread: false,
-            listeners: 0,
-            cgroups: 0,
-            core_dump: false,
-            profile: false,
-        };
+        let plan =
+            RunPlan { image, task: format!("{run:032x}"), argv: vec!["program".into()], ..testing::plan() };
         let null = self.null.as_fd();
         self.send(&ToWorker::Start { run, plan }, &[stdin.as_fd(), null, null])
     }

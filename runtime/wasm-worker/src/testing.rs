@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use neargate_driver::{Process, ProcessError, ProcessExit, ProcessHost, ProcessRole, ProcessSpec};
-use neargate_wasm::protocol::{BinaryKind, CodeInfo, EngineKind};
+use neargate_wasm::protocol::{BinaryKind, CodeInfo, EngineKind, Entry, Network, RunLimits, RunPlan};
 use tokio::sync::watch;
 
 use crate::engine;
@@ -88,6 +88,30 @@ impl Process for ThreadProcess {
 
     fn id(&self) -> u32 {
         self.id
+    }
+}
+
+/// The plan of a program that is given nothing and has no limits.
+pub fn plan() -> RunPlan {
+    RunPlan {
+        image: 0,
+        entry: Entry::Command {},
+        task: "00000000000000000000000000000001".to_owned(),
+        attempt: 1,
+        deadline_ms: None,
+        argv: Vec::new(),
+        env: Vec::new(),
+        preopens: Vec::new(),
+        limits: RunLimits::default(),
+        task_limits: RunLimits::default(),
+        grants: Vec::new(),
+        config: Vec::new(),
+        network: Network::None {},
+        own_thread: false,
+        listeners: 0,
+        cgroups: 0,
+        core_dump: false,
+        profile: false,
     }
 }
 

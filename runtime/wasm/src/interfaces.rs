@@ -30,8 +30,8 @@ pub enum Offer {
     Never,
 }
 
-/// What WASI 0.2 has and every task gets.
-const P2: [&str; 29] = [
+/// What WASI 0.2 and 0.3 both have.
+const BOTH: [&str; 18] = [
     "wasi:cli/environment",
     "wasi:cli/exit",
     "wasi:cli/stderr",
@@ -43,19 +43,23 @@ const P2: [&str; 29] = [
     "wasi:cli/terminal-stdin",
     "wasi:cli/terminal-stdout",
     "wasi:clocks/monotonic-clock",
-    "wasi:clocks/wall-clock",
     "wasi:filesystem/preopens",
     "wasi:filesystem/types",
-    "wasi:http/outgoing-handler",
     "wasi:http/types",
-    "wasi:io/error",
-    "wasi:io/poll",
-    "wasi:io/streams",
     "wasi:random/insecure",
     "wasi:random/insecure-seed",
     "wasi:random/random",
-    "wasi:sockets/instance-network",
     "wasi:sockets/ip-name-lookup",
+];
+
+/// What WASI 0.2 has besides; every task gets it.
+const P2: [&str; 11] = [
+    "wasi:clocks/wall-clock",
+    "wasi:http/outgoing-handler",
+    "wasi:io/error",
+    "wasi:io/poll",
+    "wasi:io/streams",
+    "wasi:sockets/instance-network",
     "wasi:sockets/network",
     "wasi:sockets/tcp",
     "wasi:sockets/tcp-create-socket",
@@ -63,30 +67,12 @@ const P2: [&str; 29] = [
     "wasi:sockets/udp-create-socket",
 ];
 
-/// What WASI 0.3 has.
-const P3: [&str; 23] = [
-    "wasi:cli/environment",
-    "wasi:cli/exit",
-    "wasi:cli/stderr",
-    "wasi:cli/stdin",
-    "wasi:cli/stdout",
-    "wasi:cli/terminal-input",
-    "wasi:cli/terminal-output",
-    "wasi:cli/terminal-stderr",
-    "wasi:cli/terminal-stdin",
-    "wasi:cli/terminal-stdout",
+/// What WASI 0.3 has besides.
+const P3: [&str; 5] = [
     "wasi:cli/types",
-    "wasi:clocks/monotonic-clock",
     "wasi:clocks/system-clock",
     "wasi:clocks/types",
-    "wasi:filesystem/preopens",
-    "wasi:filesystem/types",
     "wasi:http/client",
-    "wasi:http/types",
-    "wasi:random/insecure",
-    "wasi:random/insecure-seed",
-    "wasi:random/random",
-    "wasi:sockets/ip-name-lookup",
     "wasi:sockets/types",
 ];
 
@@ -117,11 +103,12 @@ pub fn offer(import: &str) -> Offer {
         let patch = version.strip_prefix(minor);
         patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit()))
     };
+    let is_in = |own: &[&str]| BOTH.contains(&interface) || own.contains(&interface);
     match interface {
         // The records of the task world are an interface of their own.
         "neargate:task/types" | "neargate:task/context" if is_release("0.1.") => Offer::Always,
-        _ if is_release("0.2.") && P2.contains(&interface) => Offer::Always,
-        _ if is_release("0.3.") && P3.contains(&interface) => Offer::Granted(GRANT_P3),
+        _ if is_release("0.2.") && is_in(&P2) => Offer::Always,
+        _ if is_release("0.3.") && is_in(&P3) => Offer::Granted(GRANT_P3),
         _ => Offer::Never,
     }
 }
@@ -165,6 +152,8 @@ mod tests {
         check("wasi:cli/environment@0.3.0", Offer::Granted(GRANT_P3));
         check("wasi:http/client@0.3.0", Offer::Granted(GRANT_P3));
         check("wasi:http/client@0.2.0", Offer::Never);
+        check("wasi:io/streams@0.3.0", Offer::Never);
+        check("wasi:random/random@0.3.0", Offer::Granted(GRANT_P3));
         check("wasi:cli/environment@0.2.0-rc-2023-11-10", Offer::Never);
         check("wasi:cli/environment@0.3.0-rc-2025-09-16", Offer::Never);
         check("wasi:cli/environment@1.0.0", Offer::Never);

@@ -15,9 +15,10 @@ use neargate_driver::{
 };
 use neargate_ipc::{channel, wire};
 use neargate_wasm::protocol::{
-    Cause, CodeInfo, EngineKind, Entry, FromWorker, Network, Preopen, RunExit, RunLimits, RunPlan,
-    StartFailure, Stop, ToWorker, Usage, VERSION, WorkerSetup,
+    Cause, CodeInfo, EngineKind, FromWorker, Preopen, RunExit, RunLimits, RunPlan, StartFailure, Stop,
+    ToWorker, Usage, VERSION, WorkerSetup,
 };
+pub(crate) use neargate_wasm_worker::testing::plan;
 use neargate_wasm_worker::testing::{self, ThreadHost};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -74,30 +75,6 @@ pub(crate) struct Setup<'a> {
 impl Default for Setup<'_> {
     fn default() -> Self {
         Self { argv: &[], env: &[], stdin: &[], plan: plan() }
-    }
-}
-
-/// A plan without anything.
-pub(crate) fn plan() -> RunPlan {
-    RunPlan {
-        image: 0,
-        entry: Entry::Command {},
-        task: "00000000000000000000000000000001".into(),
-        attempt: 1,
-        deadline_ms: None,
-        argv: Vec::new(),
-        env: Vec::new(),
-        preopens: Vec::new(),
-        limits: no_limits(),
-        task_limits: no_limits(),
-        grants: Vec::new(),
-        config: Vec::new(),
-        network: Network::None {},
-        own_thread: false,
-        listeners: 0,
-        cgroups: 0,
-        core_dump: false,
-        profile: false,
     }
 }
 
