@@ -49,6 +49,9 @@ pub(crate) const EXIT_DID_NOT_RUN: u8 = 125;
 /// The exit code of what had to be killed.
 const KILLED: u8 = 137;
 
+/// The account of the task, and so the tenant of its worker.
+const ACCOUNT: &str = "000000000000";
+
 /// Instances that a program may have at a time: itself and those of its health checks. Each costs a system call
 /// when the worker starts.
 const RUNS_MAX: u32 = 8;
@@ -79,6 +82,11 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             (config.workers, config.runs_max) = (1, RUNS_MAX);
         }
         let wasm = wasm::driver(config, &data, &launcher, containers.as_ref())?;
+        if image.is_wasm() && args.shares_worker() {
+            wasm.warm_up(ACCOUNT);
+            // It is asked for now, and made while the task is accepted and its code is looked for.
+            tokio::task::yield_now().await;
+        }
         let machine = assembly::assemble(Ingredients {
             store: Arc::new(MemoryStore::new()),
             capacity: assembly::capacity(1.0),
@@ -282,7 +290,7 @@ fn finish(args: &RunArgs, described: &DescribedTask, timed_out: bool) -> Result<
 }
 
 async fn submit(shape: TaskShape, control: &Control, timeout: Option<Duration>) -> Result<TaskKey> {
-    let scope = Scope { account: AccountId::new("000000000000")?, region: Region::new("local")? };
+    let scope = Scope { account: AccountId::new(ACCOUNT)?, region: Region::new("local")? };
     let (cluster, family) = (ClusterName::new("run")?, Family::new("run")?);
     control.create_cluster(&scope, &cluster, Tags::new(), String::new()).await?;
     let new = NewDefinition {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, Handle, Limits, ProcessError, RecoverError, Rootfs, Sandbox, SandboxProcessHost,
-    StartError, ThreadSlot, WasmModule, WasmSpec,
+    ContainerSpec, Driver, Handle, Limits, ProcessError, ProcessUser, RecoverError, Rootfs, Sandbox,
+    SandboxProcessHost, StartError, ThreadSlot, WasmModule, WasmSpec,
 };
-use neargate_model::{ContainerId, WasmIsolation, chain};
+use neargate_model::{ContainerId, TaskId, WasmIsolation, chain};
 use tokio::time::timeout;
 
 use crate::calls;
@@ -70,6 +70,23 @@ impl WasmDriver {
         let calls = Arc::new(calls::Shared::new(key_values));
         let pool = Pool::new(config, hosts, calls, jobs.clone());
         Ok(Self { shared: Arc::new(Shared { pool, library, jobs, sandboxed: sandbox_processes }) })
+    }
+
+    /// Starts a worker of a tenant that has none, for a task without directories and without a network that is about to
+    /// come. What fails is told to that task, and a worker that nobody uses ends as any other.
+    pub fn warm_up(&self, tenant: &str) {
+        let Ok(task) = TaskId::new("0".repeat(32)) else { return };
+        let need = Need {
+            tenant: tenant.to_owned(),
+            task,
+            mounts: Vec::new(),
+            user: ProcessUser::Nobody,
+            host_network: false,
+            alone: None,
+            digest: String::new(),
+        };
+        // The seat is free again at once; the worker comes all the same.
+        drop(self.shared.pool.seat(&need));
     }
 
     /// What a binary is and how it can be run, whether or not it would be. It is compiled for that if it never was.

@@ -172,6 +172,11 @@ impl RunArgs {
         matches!(self.wasm.isolation, Some(Isolation::Thread | Isolation::Process))
     }
 
+    /// Whether the task runs in a worker of its tenant that has neither directories nor the host's network.
+    pub(crate) fn shares_worker(&self) -> bool {
+        self.dir.is_empty() && self.net != Net::Host && !self.needs_sandbox()
+    }
+
     /// The task of this command; what is only about Wasm is left out of a container's.
     pub(crate) fn shape(&self, is_wasm: bool) -> Result<TaskShape> {
         let dirs = self.dir.iter().enumerate().map(|(index, text)| directory(index, text));

@@ -72,6 +72,16 @@ async fn runs_of_a_task_share_a_worker() {
 }
 
 #[tokio::test]
+async fn a_worker_that_was_warmed_up_is_taken() {
+    let bench = Bench::with(|config| config.workers = 1);
+    bench.driver.warm_up("a");
+    spawned(&bench, 1).await;
+    assert_eq!(workers(&bench), [], "nothing runs yet");
+    bench.run(task("exit 0")).await.wait().await;
+    assert_eq!((workers(&bench), bench.host.workers()), (vec![0], 1));
+}
+
+#[tokio::test]
 async fn tenants_and_networks_do_not_share_a_worker() {
     let bench = Bench::with(|config| config.workers = 1);
     let _a = bench.run(task("hold")).await;
