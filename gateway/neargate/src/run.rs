@@ -4,6 +4,7 @@
 //! store is in memory, and its streams are this command's own, so that they pass byte for byte.
 
 mod args;
+mod container;
 mod image;
 
 use std::fs::File;

@@ -134,6 +134,7 @@ impl Bench {
             ulimits: vec![],
             read_only_root: false,
             mounts: vec![],
+            shm_bytes: None,
             capabilities_add: vec![],
             capabilities_drop: vec![],
             init: false,

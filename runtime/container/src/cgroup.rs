@@ -114,9 +114,9 @@ impl Groups {
 
     fn make(&self, path: String, parent: Option<&Group>, limits: &Limits) -> Result<Group, Failure> {
         let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
-        let made = self.make_dirs(&mut group, parent, limits).and_then(|()| {
-            limits::apply(&self.layout, &group, parent.is_some(), limits).step("set cgroup limits")
-        });
+        let made = self
+            .make_dirs(&mut group, parent, limits)
+            .and_then(|()| limits::apply(&self.layout, &group, parent.is_some(), limits));
         match made {
             Ok(()) => Ok(group),
             Err(failure) => {

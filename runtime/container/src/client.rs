@@ -25,7 +25,7 @@ use crate::capabilities;
 use crate::config::SupervisorConfig;
 use crate::failure::Failure;
 use crate::peer;
-use crate::protocol::{ExecPlan, LendPlan, MountPlan, Request, Response, StartPlan};
+use crate::protocol::{ExecPlan, LendPlan, MountPlan, Request, Response, SourcePlan, StartPlan, TmpfsPlan};
 use crate::spawn::{self, SpawnError};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
@@ -472,6 +472,28 @@ const ULIMITS: [(&str, u32); 15] = [
     ("stack", libc::RLIMIT_STACK),
 ];
 
+/// Size of `/dev/shm` unless a spec says otherwise (Docker's default).
+const SHM_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// Permission bits of a tmpfs unless a spec says otherwise (Docker's default).
+const TMPFS_MODE_DEFAULT: u32 = 0o1777;
+
+fn source_of(source: &MountSource) -> SourcePlan {
+    match source {
+        MountSource::Host(path) => SourcePlan::Host { path: path.as_os_str().as_bytes().to_vec() },
+        MountSource::Tmpfs { size_bytes, options } => SourcePlan::Tmpfs {
+            tmpfs: TmpfsPlan {
+                size_bytes: *size_bytes,
+                exec: options.exec,
+                mode: options.mode.unwrap_or(TMPFS_MODE_DEFAULT),
+                uid: options.uid,
+                gid: options.gid,
+                inodes_max: options.inodes_max,
+            },
+        },
+    }
+}
+
 /// Checks a spec and turns it into what the supervisor is told.
 fn plan_of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
     let unsupported = |what: String, why: &str| StartError::Unsupported { what, why: why.to_owned() };
@@ -497,12 +519,8 @@ fn plan_of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
                 let what = format!("a mount at {}", mount.target.display());
                 return Err(unsupported(what, "its path in the container must be absolute"));
             }
-            let (source_path, size_bytes) = match &mount.source {
-                MountSource::Host(path) => (Some(path.as_os_str().as_bytes().to_vec()), 0),
-                MountSource::Tmpfs { size_bytes } => (None, *size_bytes),
-            };
             let target = mount.target.as_os_str().as_bytes().to_vec();
-            Ok(MountPlan { source_path, size_bytes, target, read_only: mount.read_only })
+            Ok(MountPlan { source: source_of(&mount.source), target, read_only: mount.read_only })
         })
         .collect();
     Ok(StartPlan {
@@ -517,6 +535,7 @@ fn plan_of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
         ulimits: ulimits?,
         read_only_root: spec.read_only_root,
         mounts: mounts?,
+        shm_bytes: spec.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT),
         capabilities: capabilities::resolve(&spec.capabilities_add, &spec.capabilities_drop)?,
         init: spec.init,
         scratch: spec.scratch.as_os_str().as_bytes().to_vec(),

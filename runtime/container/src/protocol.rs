@@ -8,7 +8,7 @@ use neargate_ipc::{wire_enum, wire_struct};
 use crate::failure::Failure;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
@@ -27,12 +27,38 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// How an empty tmpfs is made; ids are the container's.
+    pub(crate) struct TmpfsPlan {
+        /// Size limit.
+        size_bytes: u64,
+        /// Whether programs in it may be executed.
+        exec: bool,
+        /// Permission bits of its root.
+        mode: u32,
+        /// Owner of its root.
+        uid: u32,
+        /// Group of its root.
+        gid: u32,
+        /// How many files and directories it may hold.
+        inodes_max: Option<u64>,
+    }
+}
+
+wire_enum! {
+    /// What is mounted.
+    pub(crate) enum SourcePlan {
+        /// A path of the host.
+        0 => Host { path: Vec<u8> },
+        /// An empty file system in memory.
+        1 => Tmpfs { tmpfs: TmpfsPlan },
+    }
+}
+
+wire_struct! {
     /// One mount of a container.
     pub(crate) struct MountPlan {
-        /// Host path; `None` is a tmpfs.
-        source_path: Option<Vec<u8>>,
-        /// Size limit of the tmpfs.
-        size_bytes: u64,
+        /// What is mounted.
+        source: SourcePlan,
         /// Absolute path in the container.
         target: Vec<u8>,
         /// Whether writing is refused.
@@ -65,6 +91,8 @@ wire_struct! {
         read_only_root: bool,
         /// Volumes, in order.
         mounts: Vec<MountPlan>,
+        /// Size of `/dev/shm`.
+        shm_bytes: u64,
         /// Capability bits of the container.
         capabilities: u64,
         /// Whether a reaper runs as PID 1.
@@ -165,8 +193,14 @@ mod tests {
     fn limits() -> impl Strategy<Value = Limits> {
         let n = || proptest::option::of(any::<u32>());
         let m = || proptest::option::of(any::<u64>());
-        (n(), n(), m(), m(), n()).prop_map(|(cpu_millis, cpu_shares, memory_bytes, reservation, pids_max)| {
-            Limits { cpu_millis, cpu_shares, memory_bytes, memory_reservation_bytes: reservation, pids_max }
+        ((n(), n()), (m(), m(), m()), (n(), n())).prop_map(|(cpu, memory, (swappiness, pids_max))| Limits {
+            cpu_millis: cpu.0,
+            cpu_shares: cpu.1,
+            memory_bytes: memory.0,
+            memory_reservation_bytes: memory.1,
+            swap_bytes: memory.2,
+            swappiness,
+            pids_max,
         })
     }
 
@@ -175,14 +209,17 @@ mod tests {
     }
 
     fn mount() -> impl Strategy<Value = MountPlan> {
-        (proptest::option::of(bytes()), any::<u64>(), bytes(), any::<bool>()).prop_map(
-            |(source_path, size_bytes, target, read_only)| MountPlan {
-                source_path,
-                size_bytes,
-                target,
-                read_only,
+        let tmpfs = any::<(u64, bool, u32, u32, u32, Option<u64>)>().prop_map(
+            |(size_bytes, exec, mode, uid, gid, inodes_max)| SourcePlan::Tmpfs {
+                tmpfs: TmpfsPlan { size_bytes, exec, mode, uid, gid, inodes_max },
             },
-        )
+        );
+        let source = prop_oneof![bytes().prop_map(|path| SourcePlan::Host { path }), tmpfs];
+        (source, bytes(), any::<bool>()).prop_map(|(source, target, read_only)| MountPlan {
+            source,
+            target,
+            read_only,
+        })
     }
 
     fn start() -> impl Strategy<Value = Request> {
@@ -193,11 +230,12 @@ mod tests {
             proptest::option::of(any::<String>()),
             limits(),
             vec(any::<(u32, (u64, u64))>(), 0..3),
-            any::<(bool, u64, bool)>(),
+            any::<(bool, u64, bool, u64)>(),
             bytes(),
         );
         (texts, lists, rest).prop_map(|((container, task, argv), (layers, env, mounts), rest)| {
-            let (working_dir, user, limits, ulimits, (read_only_root, capabilities, init), scratch) = rest;
+            let (working_dir, user, limits, ulimits, flags, scratch) = rest;
+            let (read_only_root, capabilities, init, shm_bytes) = flags;
             let plan = StartPlan {
                 container,
                 task,
@@ -210,6 +248,7 @@ mod tests {
                 ulimits,
                 read_only_root,
                 mounts,
+                shm_bytes,
                 capabilities,
                 init,
                 scratch,

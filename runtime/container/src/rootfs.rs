@@ -28,7 +28,7 @@ use rustix::mount::{
 
 use crate::failure::{Failure, Step, errno};
 use crate::launchpad::{LAYERS_DIR, Launchpad};
-use crate::protocol::{MountPlan, StartPlan};
+use crate::protocol::{MountPlan, SourcePlan, StartPlan};
 use crate::sys;
 use crate::user::ID_RANGE;
 
@@ -222,7 +222,7 @@ pub(crate) fn open_volumes(plan: &StartPlan, ids: u32, stored: u32) -> Result<Ve
 }
 
 fn open_volume(plan: &MountPlan, ids: u32, stored: u32) -> Result<Volume, Failure> {
-    let Some(source) = &plan.source_path else {
+    let SourcePlan::Host { path: source } = &plan.source else {
         return Ok(Volume { mount: None, is_dir: true, plan: plan.clone() });
     };
     let fail = |error: io::Error| Failure::Mount {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use neargate_ipc::wire_fields;
-use neargate_model::{ContainerId, ContainerName, TaskId, WasmOptions};
+use neargate_model::{ContainerId, ContainerName, TaskId, TmpfsOptions, WasmOptions};
 
 use crate::ProcessUser;
 
@@ -37,6 +37,8 @@ pub struct ContainerSpec {
     pub read_only_root: bool,
     /// Directories of the host that the container sees.
     pub mounts: Vec<Mount>,
+    /// Size of `/dev/shm` in bytes; `None` is 64 MiB, as with Docker.
+    pub shm_bytes: Option<u64>,
     /// Linux capabilities to add to the default set, without the `CAP_` prefix.
     pub capabilities_add: Vec<String>,
     /// Linux capabilities to take from the default set; `ALL` empties it.
@@ -104,6 +106,12 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// Soft memory limit in bytes, reclaimed to under pressure.
     pub memory_reservation_bytes: Option<u64>,
+    /// Swap space in bytes that may be used beside `memory_bytes`; `None` is none. Means nothing without
+    /// that limit.
+    pub swap_bytes: Option<u64>,
+    /// How readily the kernel swaps out, 0 to 100. Only cgroup v1 has a value for a group of its own; v2 uses
+    /// the host's.
+    pub swappiness: Option<u32>,
     /// How many processes and threads may exist.
     pub pids_max: Option<u32>,
 }
@@ -143,6 +151,8 @@ pub enum MountSource {
     Tmpfs {
         /// Size limit in bytes.
         size_bytes: u64,
+        /// How it is mounted.
+        options: TmpfsOptions,
     },
 }
 
@@ -244,6 +254,14 @@ pub struct ExecSpec {
     pub stdio: Option<Stdio>,
 }
 
-wire_fields!(Limits { cpu_millis, cpu_shares, memory_bytes, memory_reservation_bytes, pids_max });
+wire_fields!(Limits {
+    cpu_millis,
+    cpu_shares,
+    memory_bytes,
+    memory_reservation_bytes,
+    swap_bytes,
+    swappiness,
+    pids_max
+});
 wire_fields!(Stats { cpu_ns, memory_bytes, memory_peak_bytes, pids, wasm });
 wire_fields!(WasmTimes { instantiate_ns, run_ns });

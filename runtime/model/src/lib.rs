@@ -27,6 +27,6 @@ pub use task::{
 pub use task_definition::{
     Condition, ContainerDefinition, DefinitionStatus, Dependency, HealthCheck, LaunchType, LogConfiguration,
     MountPoint, NetworkMode, PortMapping, RestartPolicy, Tags, TaskDefinition, TaskShape, Tmpfs,
-    UlimitSetting, Volume, WasmIsolation, WasmOptions,
+    TmpfsOptions, UlimitSetting, Volume, WasmIsolation, WasmOptions,
 };
 pub use time::Timestamp;

@@ -141,6 +141,15 @@ pub struct ContainerDefinition {
     pub capabilities_drop: Vec<String>,
     /// Memory file systems.
     pub tmpfs: Vec<Tmpfs>,
+    /// Size of `/dev/shm` in MiB.
+    #[serde(default)]
+    pub shared_memory_mib: Option<u32>,
+    /// Swap space in MiB that it may use beside its memory; `None` is none.
+    #[serde(default)]
+    pub swap_mib: Option<u32>,
+    /// How readily the kernel swaps its memory out, 0 to 100.
+    #[serde(default)]
+    pub swappiness: Option<u32>,
     /// Ports that are reachable from outside.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
@@ -294,6 +303,28 @@ pub struct Tmpfs {
     pub container_path: String,
     /// Size limit in MiB.
     pub size_mib: u32,
+    /// Whether writing is refused.
+    #[serde(default)]
+    pub read_only: bool,
+    /// How it is mounted.
+    #[serde(default)]
+    pub options: TmpfsOptions,
+}
+
+/// How a memory file system is mounted. Device nodes and set-user-ID bits never work in one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TmpfsOptions {
+    /// Whether programs in it may be executed.
+    pub exec: bool,
+    /// Permission bits of its root; `None` is 1777.
+    pub mode: Option<u32>,
+    /// The user in the container who owns its root.
+    pub uid: u32,
+    /// The group in the container that owns its root.
+    pub gid: u32,
+    /// How many files and directories it may hold; `None` is the kernel's choice.
+    pub inodes_max: Option<u64>,
 }
 
 /// Where a container's output goes.

@@ -59,6 +59,12 @@ pub enum ShapeError {
         /// The container.
         name: ContainerName,
     },
+    /// Swap is asked for without a memory limit that it would add to.
+    #[error("container {name}: maxSwap needs memory, the limit that it adds to")]
+    SwapWithoutMemory {
+        /// The container.
+        name: ContainerName,
+    },
     /// The containers together ask for more than the task has.
     #[error("the containers' {what} of {sum} is above the task's {limit}")]
     AboveTask {
@@ -177,6 +183,9 @@ fn check_resources(shape: &TaskShape) -> Result<(), ShapeError> {
         }
         if matches!(limits, [Some(hard), Some(soft)] if soft > hard) {
             return Err(ShapeError::ReservationAboveLimit { name: name() });
+        }
+        if container.swap_mib > Some(0) && container.memory_mib.is_none() {
+            return Err(ShapeError::SwapWithoutMemory { name: name() });
         }
     }
     let above = |what, sum: u64, limit: Option<u32>| match limit {
@@ -306,6 +315,9 @@ mod tests {
         check(vec![optional], Err("at least one container must be essential"));
         let tiny = crate::ContainerDefinition { memory_mib: Some(5), ..container("a") };
         check(vec![tiny], Err("container a may not have less than 6 MiB of memory"));
+        let swaps = crate::ContainerDefinition { swap_mib: Some(1), ..container("a") };
+        check(vec![swaps.clone()], Err("container a: maxSwap needs memory, the limit that it adds to"));
+        check(vec![crate::ContainerDefinition { memory_mib: Some(64), ..swaps }], Ok(()));
         let huge = crate::ContainerDefinition { memory_mib: Some(513), ..container("a") };
         check(vec![huge], Err("the containers' memory of 513 is above the task's 512"));
     }

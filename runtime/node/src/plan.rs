@@ -22,6 +22,8 @@ pub(crate) fn sandbox(spec: &TaskSpec, linux: bool) -> SandboxSpec {
         cpu_shares: spec.shape.cpu_units,
         memory_bytes: spec.shape.memory_mib.map(|mib| u64::from(mib) * MIB),
         memory_reservation_bytes: None,
+        swap_bytes: swap_bytes(spec.shape.containers.iter().filter_map(|container| container.swap_mib).sum()),
+        swappiness: None,
         pids_max: Some(TASK_PIDS_MAX),
     };
     SandboxSpec { task: spec.id.clone(), hostname: hostname(spec), limits, linux }
@@ -45,8 +47,15 @@ pub(crate) fn limits(container: &ContainerDefinition) -> Limits {
         cpu_shares: Some(container.cpu_units.max(2)),
         memory_bytes: bytes(container.memory_mib),
         memory_reservation_bytes: bytes(container.memory_reservation_mib),
+        swap_bytes: container.swap_mib.and_then(swap_bytes),
+        swappiness: container.swappiness,
         pids_max: None,
     }
+}
+
+/// Swap in bytes; none where there is nothing to allow.
+fn swap_bytes(mib: u32) -> Option<u64> {
+    (mib > 0).then(|| u64::from(mib) * MIB)
 }
 
 /// Program and arguments: a definition's entry point also replaces the image's command, as in Docker.
@@ -94,9 +103,12 @@ pub(crate) fn mounts(spec: &TaskSpec, container: &ContainerDefinition, volumes: 
         })
     };
     let tmpfs = container.tmpfs.iter().map(|tmpfs| Mount {
-        source: MountSource::Tmpfs { size_bytes: u64::from(tmpfs.size_mib) * MIB },
+        source: MountSource::Tmpfs {
+            size_bytes: u64::from(tmpfs.size_mib) * MIB,
+            options: tmpfs.options.clone(),
+        },
         target: PathBuf::from(&tmpfs.container_path),
-        read_only: false,
+        read_only: tmpfs.read_only,
     });
     container.mount_points.iter().filter_map(volume).chain(tmpfs).collect()
 }
@@ -191,5 +203,19 @@ mod tests {
         let small = ContainerDefinition { memory_mib: Some(6), ..container("a") };
         assert_eq!(limits(&small).memory_bytes, Some(6 << 20));
         assert_eq!(limits(&small).cpu_shares, Some(2));
+        let swapping =
+            |mib| ContainerDefinition { swap_mib: Some(mib), swappiness: Some(10), ..small.clone() };
+        assert_eq!(limits(&swapping(0)).swap_bytes, None);
+        assert_eq!(
+            (limits(&swapping(3)).swap_bytes, limits(&swapping(3)).swappiness),
+            (Some(3 << 20), Some(10))
+        );
+        let both =
+            super::sandbox(&neargate_model::lifecycle::testing::spec(vec![swapping(3), swapping(4)]), true);
+        assert_eq!(
+            both.limits.swap_bytes,
+            Some(7 << 20),
+            "the task may swap what its containers may together"
+        );
     }
 }

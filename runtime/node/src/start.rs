@@ -130,6 +130,7 @@ impl Start {
             ulimits: plan::ulimits(&definition.ulimits),
             read_only_root: definition.read_only_root,
             mounts: plan::mounts(spec, definition, &volumes),
+            shm_bytes: definition.shared_memory_mib.map(|mib| u64::from(mib) << 20),
             capabilities_add: definition.capabilities_add.clone(),
             capabilities_drop: definition.capabilities_drop.clone(),
             init: definition.init,

@@ -18,8 +18,8 @@
 //!
 //! What a spec says about Linux alone means nothing to Wasm and is not looked at: `user`, `working_dir`
 //! (relative paths are resolved against the mounted directories), `ulimits`, `capabilities_*`,
-//! `read_only_root` (there is no root file system), `init`, `cpu_shares`, `memory_reservation_bytes`,
-//! `pids_max`.
+//! `read_only_root` (there is no root file system), `init`, `shm_bytes`, `cpu_shares`, `memory_reservation_bytes`,
+//! `swap_bytes`, `swappiness`, `pids_max`.
 
 #![forbid(unsafe_code)]
 

@@ -11,6 +11,8 @@ use neargate_model::{
     WasmIsolation, WasmOptions,
 };
 
+use super::container::ContainerArgs;
+
 /// How long a task without `--timeout` may run.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -68,6 +70,8 @@ pub(crate) struct RunArgs {
     /// Data directory, for its images and compiled code.
     #[arg(long, env = "NEARGATE_DATA", value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    container: ContainerArgs,
     #[command(flatten)]
     pub(crate) wasm: WasmArgs,
 }
@@ -127,6 +131,9 @@ impl RunArgs {
     pub(crate) fn check(&self, is_wasm: bool) -> Result<()> {
         if !is_wasm {
             return self.check_layers();
+        }
+        if let Some(option) = self.container.given() {
+            bail!("{option} is for containers, and {} is Wasm", self.image);
         }
         if self.wasm.invoke.is_some() {
             check_values(&self.args)?;
@@ -192,7 +199,7 @@ impl RunArgs {
     }
 
     fn container(&self, mount_points: Vec<MountPoint>, is_wasm: bool) -> Result<ContainerDefinition> {
-        Ok(ContainerDefinition {
+        let mut definition = ContainerDefinition {
             name: ContainerName::new("task")?,
             image: self.image.clone(),
             cpu_units: 0,
@@ -217,9 +224,14 @@ impl RunArgs {
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
             tmpfs: Vec::new(),
+            shared_memory_mib: None,
+            swap_mib: None,
+            swappiness: None,
             port_mappings: self.wasm.http.iter().map(mapping).collect(),
             wasm: if is_wasm { self.wasm_options()? } else { WasmOptions::default() },
-        })
+        };
+        self.container.apply(&mut definition)?;
+        Ok(definition)
     }
 
     fn wasm_options(&self) -> Result<WasmOptions> {
@@ -390,6 +402,14 @@ mod tests {
     }
 
     #[test]
+    fn options_for_containers() {
+        let args = parse("busybox --shm-size 8 --tmpfs /t:2 --ulimit nofile=9 -- true").unwrap();
+        let container = args.shape(false).unwrap().containers.remove(0);
+        assert_eq!((container.shared_memory_mib, container.tmpfs[0].size_mib), (Some(8), 2));
+        assert_eq!((container.ulimits[0].soft, container.ulimits[0].hard), (9, 9));
+    }
+
+    #[test]
     fn options_for_wasm() {
         let check = |words: &str, expect: WasmOptions| {
             let expect = WasmOptions { no_core_dump: expect.no_core_dump, ..expect };
@@ -440,6 +460,8 @@ mod tests {
         check("x.wasm --cpu-budget 0", "--cpu-budget must be");
         check("x.wasm --core-dump /does/not/exist/core", "the directory /does/not/exist does not exist");
         check("x.wasm --profile /tmp", "it is a directory");
+        check("x.wasm --shm-size 8", "--shm-size is for containers");
+        check("x.wasm --ulimit nofile=9", "--ulimit is for containers");
         for option in
             ["--http 127.0.0.1:0", "--invoke f", "--isolation shared", "--grant wasi:p3", "--net host"]
         {

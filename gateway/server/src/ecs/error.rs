@@ -82,6 +82,7 @@ pub(super) fn shape(error: &ShapeError) -> EcsError {
         | ShapeError::DependencyCycle { .. }
         | ShapeError::WaitsForEssential { .. }
         | ShapeError::NoHealthCheck { .. }
+        | ShapeError::SwapWithoutMemory { .. }
         | ShapeError::UnknownVolume { .. }
         | ShapeError::FargateStopTimeout { .. } => client(format!("Invalid task definition: {error}.")),
     }

@@ -15,6 +15,7 @@ mod run;
 mod settings;
 mod tags;
 mod tasks;
+mod volumes;
 
 use std::path::PathBuf;
 

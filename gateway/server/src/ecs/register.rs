@@ -1,16 +1,14 @@
 //! From `RegisterTaskDefinition`'s input to the model: what is run, what is stored only, what is refused.
 
-use std::path::{Component, Path};
-
 use neargate_model::{
     Condition, ContainerDefinition, ContainerName, Dependency, HealthCheck, LaunchType, LogConfiguration,
-    MountPoint, NetworkMode, RestartPolicy, TaskShape, Tmpfs, UlimitSetting, Volume,
+    NetworkMode, RestartPolicy, TaskShape, UlimitSetting,
 };
 use neargate_wire::ecs;
 use neargate_wire::ecs::{EcsError, RegisterTaskDefinitionRequest};
 
 use super::error::client;
-use super::{TaskPolicy, labels, ports};
+use super::{TaskPolicy, labels, ports, volumes};
 
 /// Seconds a restarted container must have run for unless its definition says otherwise (API reference).
 const RESTART_PERIOD_S_DEFAULT: i32 = 300;
@@ -40,7 +38,7 @@ pub(super) fn shape(
     let container = |input| container(input, network_mode, policy);
     let shape = TaskShape {
         containers: input.container_definitions.iter().map(container).collect::<Result<_, _>>()?,
-        volumes: volumes(input.volumes.as_deref().unwrap_or_default(), policy)?,
+        volumes: volumes::volumes(input.volumes.as_deref().unwrap_or_default(), policy)?,
         network_mode,
         cpu_units: input.cpu.as_deref().map(cpu_units).transpose()?,
         memory_mib: input.memory.as_deref().map(memory_mib).transpose()?,
@@ -121,7 +119,13 @@ pub(super) fn unsigned(value: i32, what: &str) -> Result<u32, EcsError> {
     u32::try_from(value).map_err(|_| client(format!("Invalid '{what}' setting: it cannot be negative.")))
 }
 
-fn bounded(value: Option<i32>, what: &str, default: u32, min: u32, max: u32) -> Result<u32, EcsError> {
+pub(super) fn bounded(
+    value: Option<i32>,
+    what: &str,
+    default: u32,
+    min: u32,
+    max: u32,
+) -> Result<u32, EcsError> {
     let Some(value) = value else { return Ok(default) };
     match u32::try_from(value) {
         Ok(value) if (min..=max).contains(&value) => Ok(value),
@@ -165,7 +169,12 @@ fn container(
         restart_policy: input.restart_policy.as_ref().map(restart_policy).transpose()?.flatten(),
         ulimits: input.ulimits.iter().flatten().map(ulimit).collect::<Result<_, _>>()?,
         read_only_root: input.readonly_root_filesystem.unwrap_or(false),
-        mount_points: input.mount_points.iter().flatten().map(mount_point).collect::<Result<_, _>>()?,
+        mount_points: input
+            .mount_points
+            .iter()
+            .flatten()
+            .map(volumes::mount_point)
+            .collect::<Result<_, _>>()?,
         log: input.log_configuration.as_ref().map(|log| log_configuration(log, &name)).transpose()?,
         init: linux.and_then(|linux| linux.init_process_enabled).unwrap_or(false),
         capabilities_add: capabilities.and_then(|c| c.add.clone()).unwrap_or_default(),
@@ -174,8 +183,11 @@ fn container(
             .and_then(|linux| linux.tmpfs.as_ref())
             .into_iter()
             .flatten()
-            .map(tmpfs)
+            .map(volumes::tmpfs)
             .collect::<Result<_, _>>()?,
+        shared_memory_mib: shared_memory_mib(linux)?,
+        swap_mib: linux.and_then(|linux| linux.max_swap).map(|mib| unsigned(mib, "maxSwap")).transpose()?,
+        swappiness: swappiness(linux)?,
         port_mappings: ports::mappings(ports, name.as_str(), network_mode)?,
         wasm: labels::wasm_options(&own_labels, &name, policy)?,
         name,
@@ -218,12 +230,6 @@ fn refuse_container_settings(input: &ecs::ContainerDefinition, name: &ContainerN
     if linux.devices.iter().flatten().next().is_some() {
         return refuse("linuxParameters.devices", "devices of the host are not given to tasks");
     }
-    if linux.shared_memory_size.is_some_and(|size| size != 64) {
-        return refuse("linuxParameters.sharedMemorySize", "/dev/shm has 64 MiB");
-    }
-    if linux.max_swap.is_some_and(|swap| swap != 0) || linux.swappiness.is_some() {
-        return refuse("linuxParameters.maxSwap", "tasks do not swap");
-    }
     let added = linux.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
     match added.into_iter().find(|capability| capability.as_str() != "SYS_PTRACE") {
         Some(capability) => refuse(
@@ -232,6 +238,22 @@ fn refuse_container_settings(input: &ecs::ContainerDefinition, name: &ContainerN
         ),
         None => Ok(()),
     }
+}
+
+/// The most MiB that a file system in memory may have: 1 TiB.
+pub(super) const MEMORY_FILES_MIB_MAX: u32 = 1 << 20;
+
+fn shared_memory_mib(linux: Option<&ecs::LinuxParameters>) -> Result<Option<u32>, EcsError> {
+    let Some(size) = linux.and_then(|linux| linux.shared_memory_size) else { return Ok(None) };
+    bounded(Some(size), "linuxParameters.sharedMemorySize", 64, 1, MEMORY_FILES_MIB_MAX).map(Some)
+}
+
+/// Swappiness counts only where `maxSwap` is set (API reference, LinuxParameters.swappiness).
+fn swappiness(linux: Option<&ecs::LinuxParameters>) -> Result<Option<u32>, EcsError> {
+    let Some(linux) = linux else { return Ok(None) };
+    let Some(swappiness) = linux.swappiness else { return Ok(None) };
+    let swappiness = bounded(Some(swappiness), "linuxParameters.swappiness", 60, 0, 100)?;
+    Ok(linux.max_swap.map(|_| swappiness))
 }
 
 pub(super) fn variable(pair: &ecs::KeyValuePair) -> Result<(String, String), EcsError> {
@@ -298,77 +320,6 @@ fn ulimit(input: &ecs::Ulimit) -> Result<UlimitSetting, EcsError> {
         return Err(client(message));
     }
     Ok(UlimitSetting { name: input.name.to_string(), soft, hard })
-}
-
-fn container_path(path: &str, what: &str) -> Result<String, EcsError> {
-    let forbidden = ["/", "/proc", "/sys", "/dev"];
-    let is_plain = path.starts_with('/')
-        && !path.contains('\0')
-        && Path::new(path).components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    let normal: String = Path::new(path).components().collect::<std::path::PathBuf>().display().to_string();
-    let is_below = |dir: &&str| normal == **dir || (**dir != *"/" && normal.starts_with(&format!("{dir}/")));
-    if !is_plain || forbidden.iter().any(is_below) {
-        return Err(client(format!("Invalid '{what}' setting: {path:.128?} cannot be mounted over.")));
-    }
-    Ok(normal)
-}
-
-fn mount_point(input: &ecs::MountPoint) -> Result<MountPoint, EcsError> {
-    let path = input.container_path.as_deref().unwrap_or_default();
-    Ok(MountPoint {
-        volume: input.source_volume.clone().unwrap_or_default(),
-        container_path: container_path(path, "mountPoints.containerPath")?,
-        read_only: input.read_only.unwrap_or(false),
-    })
-}
-
-fn tmpfs(input: &ecs::Tmpfs) -> Result<Tmpfs, EcsError> {
-    Ok(Tmpfs {
-        container_path: container_path(&input.container_path, "tmpfs.containerPath")?,
-        size_mib: bounded(Some(input.size), "tmpfs.size", 1, 1, 1 << 20)?,
-    })
-}
-
-fn volumes(input: &[ecs::Volume], policy: &TaskPolicy) -> Result<Vec<Volume>, EcsError> {
-    let mut volumes: Vec<Volume> = Vec::new();
-    for volume in input {
-        let name = volume.name.clone().unwrap_or_default();
-        if name.is_empty() || volumes.iter().any(|earlier| earlier.name == name) {
-            return Err(client("Invalid 'volumes' setting: every volume needs a name of its own."));
-        }
-        let is_foreign = volume.efs_volume_configuration.is_some()
-            || volume.fsx_windows_file_server_volume_configuration.is_some()
-            || volume.s3files_volume_configuration.is_some()
-            || volume.docker_volume_configuration.is_some()
-            || volume.configured_at_launch == Some(true);
-        if is_foreign {
-            let message =
-                format!("Volume {name:.64} is of a kind that Neargate does not support; use a host volume.");
-            return Err(client(message));
-        }
-        let source = volume.host.as_ref().and_then(|host| host.source_path.clone());
-        let host_path = source.filter(|path| !path.is_empty());
-        if let Some(path) = &host_path {
-            check_host_path(path, policy)?;
-        }
-        volumes.push(Volume { name, host_path });
-    }
-    Ok(volumes)
-}
-
-/// A host path must lie below a directory that the operator allows, after links are resolved: a link that
-/// points elsewhere later is caught when it is mounted.
-fn check_host_path(path: &str, policy: &TaskPolicy) -> Result<(), EcsError> {
-    let is_plain = Path::new(path).components().all(|part| !matches!(part, Component::ParentDir));
-    let real = std::fs::canonicalize(path).ok();
-    let allowed = |dir: &std::path::PathBuf| real.as_ref().is_some_and(|real| real.starts_with(dir));
-    if path.starts_with('/') && is_plain && policy.host_paths.iter().any(allowed) {
-        return Ok(());
-    }
-    Err(client(format!(
-        "host.sourcePath {path:.128?} is refused: it is not an existing path below a directory that the operator \
-         allows with --allow-host-path."
-    )))
 }
 
 fn log_configuration(
@@ -497,21 +448,6 @@ mod tests {
         check("1e309", None, None);
         check("NaN vCPU", None, None);
         check("", None, None);
-    }
-
-    #[test]
-    fn paths() {
-        let check = |path: &str, expect: Option<&str>| {
-            assert_eq!(container_path(path, "x").ok().as_deref(), expect, "{path}");
-        };
-        check("/data", Some("/data"));
-        check("/data//x/", Some("/data/x"));
-        check("data", None);
-        check("/", None);
-        check("/proc", None);
-        check("/sys/fs", None);
-        check("/device", Some("/device"));
-        check("/a/../b", None);
     }
 
     #[test]

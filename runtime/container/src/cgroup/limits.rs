@@ -13,6 +13,7 @@ use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue};
 use neargate_driver::Limits;
 
 use super::{Controller, Group, Layout};
+use crate::failure::{Failure, Step};
 
 /// CFS period in microseconds, the kernel's own default.
 const PERIOD_US: u64 = 100_000;
@@ -20,9 +21,15 @@ const PERIOD_US: u64 = 100_000;
 const QUOTA_MIN_US: i64 = 1_000;
 
 /// Sets `limits` on `group`. A container's v2 group is also killed as one when it runs out of memory.
-pub(super) fn apply(layout: &Layout, group: &Group, is_container: bool, limits: &Limits) -> io::Result<()> {
+pub(super) fn apply(
+    layout: &Layout,
+    group: &Group,
+    is_container: bool,
+    limits: &Limits,
+) -> Result<(), Failure> {
+    const STEP: &str = "set cgroup limits";
     if is_container && layout.unified_controls {
-        write_v2(group, "memory.oom.group", "1")?;
+        write_v2(group, "memory.oom.group", "1").step(STEP)?;
     }
     if *limits == Limits::default() {
         return Ok(());
@@ -34,13 +41,16 @@ pub(super) fn apply(layout: &Layout, group: &Group, is_container: bool, limits: 
     let wanted =
         [Controller::Cpu, Controller::Memory, Controller::Pids].map(|c| c.name().to_owned()).to_vec();
     let cgroup = Cgroup::load_with_specified_controllers(hierarchy, &group.path, wanted);
-    apply_cpu(layout, &cgroup, limits)?;
-    apply_memory(layout, group, &cgroup, limits)?;
-    if let Some(pids_max) = limits.pids_max {
-        let pids: &PidController = cgroup.controller_of().ok_or_else(|| missing("pids"))?;
-        pids.set_pid_max(MaxValue::Value(pids_max.into())).map_err(cause)?;
-    }
-    Ok(())
+    apply_cpu(layout, &cgroup, limits).step(STEP)?;
+    apply_memory(&cgroup, limits).step(STEP)?;
+    apply_swap(layout, group, limits)?;
+    apply_pids(&cgroup, limits).step(STEP)
+}
+
+fn apply_pids(cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
+    let Some(pids_max) = limits.pids_max else { return Ok(()) };
+    let pids: &PidController = cgroup.controller_of().ok_or_else(|| missing("pids"))?;
+    pids.set_pid_max(MaxValue::Value(pids_max.into())).map_err(cause)
 }
 
 fn apply_cpu(layout: &Layout, cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
@@ -59,7 +69,7 @@ fn apply_cpu(layout: &Layout, cgroup: &Cgroup, limits: &Limits) -> io::Result<()
     Ok(())
 }
 
-fn apply_memory(layout: &Layout, group: &Group, cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
+fn apply_memory(cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
     if limits.memory_bytes.is_none() && limits.memory_reservation_bytes.is_none() {
         return Ok(());
     }
@@ -67,7 +77,6 @@ fn apply_memory(layout: &Layout, group: &Group, cgroup: &Cgroup, limits: &Limits
     let clamp = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     if let Some(bytes) = limits.memory_bytes {
         memory.set_limit(clamp(bytes)).map_err(cause)?;
-        forbid_swap(layout, group, bytes)?;
     }
     if let Some(bytes) = limits.memory_reservation_bytes {
         memory.set_soft_limit(clamp(bytes)).map_err(cause)?;
@@ -75,23 +84,41 @@ fn apply_memory(layout: &Layout, group: &Group, cgroup: &Cgroup, limits: &Limits
     Ok(())
 }
 
-/// Keeps a group from swapping around its limit. A kernel without swap accounting lacks the files, and
-/// then there is nothing to forbid it with.
-fn forbid_swap(layout: &Layout, group: &Group, limit: u64) -> io::Result<()> {
+/// Bounds the swap of a group with a memory limit, which it would otherwise use to get around that limit. A
+/// kernel without swap accounting lacks the files: then there is nothing to forbid swap with, and nothing to
+/// grant some by.
+fn apply_swap(layout: &Layout, group: &Group, limits: &Limits) -> Result<(), Failure> {
+    const STEP: &str = "limit swap";
+    let Some(memory) = limits.memory_bytes else { return Ok(()) };
+    let swap = limits.swap_bytes.unwrap_or(0);
     let written = if layout.unified_controls {
-        write_v2(group, "memory.swap.max", "0")
+        write_v2(group, "memory.swap.max", &swap.to_string())
     } else {
-        let dir = group.dir(Controller::Memory).ok_or_else(|| missing("memory"))?;
-        // Memory and swap together may be no more than memory alone.
-        fs::write(dir.join("memory.memsw.limit_in_bytes"), limit.to_string())
+        // Of memory and swap together.
+        write_v1(group, "memory.memsw.limit_in_bytes", memory.saturating_add(swap))
     };
     match written {
         // kernfs refuses to create a file that does not exist with EACCES or EPERM.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM)) => {
-            Ok(())
+            if swap > 0 {
+                let why =
+                    "this kernel does not count swap; start it with swapaccount=1, or leave maxSwap away";
+                return Err(Failure::Unsupported { what: "swap".to_owned(), why: why.to_owned() });
+            }
         }
-        other => other,
+        other => other.step(STEP)?,
     }
+    match limits.swappiness {
+        Some(swappiness) if !layout.unified_controls => {
+            write_v1(group, "memory.swappiness", swappiness.into()).step(STEP)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn write_v1(group: &Group, file: &str, value: u64) -> io::Result<()> {
+    let dir = group.dir(Controller::Memory).ok_or_else(|| missing("memory"))?;
+    fs::write(dir.join(file), value.to_string())
 }
 
 fn write_v2(group: &Group, file: &str, value: &str) -> io::Result<()> {

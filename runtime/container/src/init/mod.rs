@@ -139,7 +139,7 @@ fn build_root(init: &Init<'_>) -> Result<User, Failure> {
     init.root.layers.iter().try_for_each(|layer| attach(layer, LAYERS_DIR))?;
     attach(&init.root.overlay, ROOT_DIR)?;
     let root = init.root.overlay.as_fd();
-    let dev = mounts::mount_fixed(root, &init.sysfs, init.mount_cgroup2)?;
+    let dev = mounts::mount_fixed(root, &init.sysfs, init.mount_cgroup2, init.plan.shm_bytes)?;
     files::write_network_files(root, init.hostname, init.resolv_conf)?;
     for volume in &init.volumes {
         mounts::mount_volume(root, dev.as_fd(), volume)?;

@@ -1,6 +1,6 @@
 //! The mounts inside a container's root.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,7 @@ use rustix::mount::{
 use super::paths;
 use crate::failure::{Failure, Step, errno};
 use crate::launchpad::{DEVICE_DIR, DEVICES};
+use crate::protocol::{SourcePlan, TmpfsPlan};
 use crate::rootfs::{Volume, new_tmpfs};
 use crate::sys;
 
@@ -48,13 +49,14 @@ pub(super) fn mount_fixed(
     root: BorrowedFd<'_>,
     sysfs: &OwnedFd,
     mount_cgroup2: bool,
+    shm_bytes: u64,
 ) -> Result<OwnedFd, Failure> {
     let proc = new_mount(c"proc", &[], NO_EXEC).step("make proc")?;
     attach(proc.as_fd(), top_dir(root, "proc")?.as_fd()).step("mount proc")?;
     let dev_target = top_dir(root, "dev")?;
     let dev = new_tmpfs(c"1m", c"0755", NO_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC).step("make dev")?;
     attach(dev.as_fd(), dev_target.as_fd()).step("mount dev")?;
-    fill_dev(dev.as_fd())?;
+    fill_dev(dev.as_fd(), shm_bytes)?;
     attach(sysfs.as_fd(), top_dir(root, "sys")?.as_fd()).step("mount sys")?;
     if mount_cgroup2 {
         let attributes = NO_EXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -75,7 +77,7 @@ fn top_dir(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
     })
 }
 
-fn fill_dev(dev: BorrowedFd<'_>) -> Result<(), Failure> {
+fn fill_dev(dev: BorrowedFd<'_>, shm_bytes: u64) -> Result<(), Failure> {
     for (name, major, minor) in DEVICES {
         bind_device(dev, name, major, minor).step(&format!("make /dev/{name}"))?;
     }
@@ -97,7 +99,9 @@ fn fill_dev(dev: BorrowedFd<'_>) -> Result<(), Failure> {
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
     .step("make /dev/pts")?;
-    let shm = new_mount(c"tmpfs", &[(c"size", c"64m"), (c"mode", c"1777")], NO_EXEC).step("make /dev/shm")?;
+    let shm =
+        TmpfsPlan { size_bytes: shm_bytes, exec: false, mode: 0o1777, uid: 0, gid: 0, inodes_max: None };
+    let shm = tmpfs_of(&shm, false).step("make /dev/shm")?;
     let mqueue = new_mount(c"mqueue", &[], NO_EXEC).step("make /dev/mqueue")?;
     for (mount, name) in [(pts, c"pts"), (shm, c"shm"), (mqueue, c"mqueue")] {
         rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).step("fill /dev")?;
@@ -127,29 +131,42 @@ pub(super) fn mount_volume(
     volume: &Volume,
 ) -> Result<(), Failure> {
     let plan = &volume.plan;
+    let source_path = match &plan.source {
+        SourcePlan::Host { path } => path.clone(),
+        SourcePlan::Tmpfs { .. } => b"tmpfs".to_vec(),
+    };
     let mount = || -> io::Result<()> {
         let target = paths::open_or_make(root, Path::new(OsStr::from_bytes(&plan.target)), volume.is_dir)?;
         refuse_system_dir(root, dev, target.as_fd())?;
-        match &volume.mount {
-            Some(mount) => attach(mount.as_fd(), target.as_fd())?,
-            None => {
-                let tmpfs = tmpfs_of(plan.size_bytes, plan.read_only)?;
-                attach(tmpfs.as_fd(), target.as_fd())?;
-            }
+        if let Some(mount) = &volume.mount {
+            attach(mount.as_fd(), target.as_fd())?;
+        }
+        if let SourcePlan::Tmpfs { tmpfs } = &plan.source {
+            attach(tmpfs_of(tmpfs, plan.read_only)?.as_fd(), target.as_fd())?;
         }
         Ok(())
     };
     mount().map_err(|error| Failure::Mount {
-        source_path: plan.source_path.clone().unwrap_or_else(|| b"tmpfs".to_vec()),
+        source_path: source_path.clone(),
         target: plan.target.clone(),
         errno: errno(&error),
     })
 }
 
-fn tmpfs_of(size_bytes: u64, read_only: bool) -> io::Result<OwnedFd> {
+/// A detached tmpfs. Its pages count as memory of the container that writes them.
+fn tmpfs_of(plan: &TmpfsPlan, read_only: bool) -> io::Result<OwnedFd> {
     // tmpfs takes 0 for unlimited, which is not what a size of 0 asks for.
-    let size = std::ffi::CString::new(size_bytes.max(1).to_string())?;
-    let tmpfs = new_tmpfs(&size, c"1777", NO_DEV)?;
+    let mut options = vec![
+        (c"size", CString::new(plan.size_bytes.max(1).to_string())?),
+        (c"mode", CString::new(format!("{:o}", plan.mode))?),
+        (c"uid", CString::new(plan.uid.to_string())?),
+        (c"gid", CString::new(plan.gid.to_string())?),
+    ];
+    if let Some(inodes) = plan.inodes_max {
+        options.push((c"nr_inodes", CString::new(inodes.max(1).to_string())?));
+    }
+    let options: Vec<_> = options.iter().map(|(key, value)| (*key, value.as_c_str())).collect();
+    let tmpfs = new_mount(c"tmpfs", &options, if plan.exec { NO_DEV } else { NO_EXEC })?;
     if read_only {
         sys::mount_setattr(tmpfs.as_fd(), libc::MOUNT_ATTR_RDONLY, None)?;
     }

@@ -10,6 +10,7 @@ use neargate_driver::{
     Driver, ExecError, Limits, Mount, MountSource, Rootfs, SandboxHost, SandboxSpec, Signal, StartError,
     Ulimit,
 };
+use neargate_model::TmpfsOptions;
 
 use crate::cases;
 use crate::fixture::{Fixture, HOSTNAME, Output, Streams, exec_spec};
@@ -32,6 +33,8 @@ cases![
     network_files,
     read_only_root,
     tmpfs_mount,
+    tmpfs_options,
+    shared_memory,
     host_mount,
     file_mount,
     missing_mount_source,
@@ -199,7 +202,7 @@ async fn unsupported_specs(fixture: &Fixture) {
     check("NUL in argument", &|spec| spec.argv.push("a\0b".to_owned())).await;
     check("empty command", &|spec| spec.argv.clear()).await;
     check("relative target", &|spec| {
-        let source = MountSource::Tmpfs { size_bytes: 4096 };
+        let source = MountSource::Tmpfs { size_bytes: 4096, options: TmpfsOptions::default() };
         spec.mounts = vec![Mount { source, target: "x".into(), read_only: false }];
     })
     .await;
@@ -291,7 +294,7 @@ async fn read_only_root(fixture: &Fixture) {
 async fn tmpfs_mount(fixture: &Fixture) {
     let task = fixture.task().await;
     let mount = |target: &str, read_only| Mount {
-        source: MountSource::Tmpfs { size_bytes: 1024 * 1024 },
+        source: MountSource::Tmpfs { size_bytes: 1024 * 1024, options: TmpfsOptions::default() },
         target: target.into(),
         read_only,
     };
@@ -302,6 +305,40 @@ async fn tmpfs_mount(fixture: &Fixture) {
     assert!(text.contains("nosuid,nodev") && text.ends_with("\n1048576"), "{text}");
     let errors = output.errors();
     assert!(errors.contains("Read-only file system"), "{errors}");
+    task.release().await;
+}
+
+async fn tmpfs_options(fixture: &Fixture) {
+    let task = fixture.task().await;
+    let mount = |options: TmpfsOptions| Mount {
+        source: MountSource::Tmpfs { size_bytes: 1024 * 1024, options },
+        target: "/t".into(),
+        read_only: false,
+    };
+    let script = "stat -c '%a %u %g' /t; \
+                  grep -o ' /t .*' /proc/mounts; printf '#!/bin/sh\necho ran\n' > /t/run; chmod 755 /t/run; /t/run";
+    let output = task.sh_with(script, |spec| spec.mounts = vec![mount(TmpfsOptions::default())]).await;
+    assert!(output.text().starts_with("1777 0 0\n"), "{output:?}");
+    assert!(output.text().contains("nosuid,nodev,noexec"), "{output:?}");
+    assert!(output.errors().contains("Permission denied") && !output.text().contains("ran"), "{output:?}");
+    let options = TmpfsOptions { exec: true, mode: Some(0o750), uid: 1000, gid: 1001, inodes_max: Some(4) };
+    let output = task.sh_with(script, |spec| spec.mounts = vec![mount(options.clone())]).await;
+    assert!(output.text().starts_with("750 1000 1001\n") && output.text().ends_with("\nran"), "{output:?}");
+    assert!(output.text().contains("nosuid,nodev") && !output.text().contains("noexec"), "{output:?}");
+    let full = "touch /t/1 /t/2 /t/3 && touch /t/4; echo $?";
+    let output = task.sh_with(full, |spec| spec.mounts = vec![mount(options)]).await;
+    assert_eq!(output.text(), "1", "the root and three files are all of four: {output:?}");
+    task.release().await;
+}
+
+async fn shared_memory(fixture: &Fixture) {
+    let task = fixture.task().await;
+    let script = "head -c 100000000 /dev/zero > /dev/shm/x 2>/dev/null; stat -c %s /dev/shm/x; grep -o ' /dev/shm .*' /proc/mounts";
+    for (shm_bytes, expect) in [(None, 64 << 20), (Some(1 << 20), 1 << 20), (Some(80 << 20), 80 << 20)] {
+        let output = task.sh_with(script, |spec| spec.shm_bytes = shm_bytes).await;
+        assert_eq!(output.text().lines().next(), Some(&*expect.to_string()), "{output:?}");
+        assert!(output.text().contains("nosuid,nodev,noexec"), "{output:?}");
+    }
     task.release().await;
 }
 

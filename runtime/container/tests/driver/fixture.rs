@@ -187,6 +187,7 @@ impl Task<'_> {
             ulimits: vec![],
             read_only_root: false,
             mounts: vec![],
+            shm_bytes: None,
             capabilities_add: vec![],
             capabilities_drop: vec![],
             init: false,

@@ -390,7 +390,7 @@ async fn mounts_over_system_directories_35(fixture: &Fixture) {
             let source = if host {
                 MountSource::Host(fixture.new_dir())
             } else {
-                MountSource::Tmpfs { size_bytes: 4096 }
+                MountSource::Tmpfs { size_bytes: 4096, options: Default::default() }
             };
             let (mut spec, _streams) = task.spec(&["true"]);
             spec.mounts = vec![Mount { source, target: target.into(), read_only: false }];

@@ -1,11 +1,12 @@
 //! Limits hold, and going over one is told.
 
 use std::fs;
+use std::path::PathBuf;
 
-use neargate_driver::Limits;
+use neargate_driver::{Limits, StartError};
 
 use crate::cases;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, Task};
 
 cases![
     fork_bomb_65,
@@ -15,6 +16,8 @@ cases![
     oom_beside_an_init,
     cpu_quota_is_set,
     limits_of_container_are_set,
+    swap_is_none_unless_allowed,
+    swap_of_container_is_set,
 ];
 
 async fn fork_bomb_65(fixture: &Fixture) {
@@ -78,7 +81,7 @@ async fn oom_beside_an_init(fixture: &Fixture) {
 }
 
 /// The one value that a file of this name has in the directories of a task.
-fn value_of(dirs: &[std::path::PathBuf], name: &str) -> Option<String> {
+fn value_of(dirs: &[PathBuf], name: &str) -> Option<String> {
     dirs.iter().find_map(|dir| fs::read_to_string(dir.join(name)).ok()).map(|text| text.trim().to_owned())
 }
 
@@ -100,6 +103,12 @@ async fn cpu_quota_is_set(fixture: &Fixture) {
     task.release().await;
 }
 
+/// The groups of the containers of a task.
+fn container_groups(task: &Task<'_>) -> Vec<PathBuf> {
+    let below = |dir: &PathBuf| fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path());
+    task.cgroups().iter().flat_map(below).filter(|path| path.is_dir()).collect()
+}
+
 async fn limits_of_container_are_set(fixture: &Fixture) {
     let task = fixture.task_with(Limits { memory_bytes: Some(512 * MIB), ..Limits::default() }).await;
     let limits = Limits {
@@ -108,15 +117,10 @@ async fn limits_of_container_are_set(fixture: &Fixture) {
         memory_bytes: Some(32 * MIB + 1),
         memory_reservation_bytes: Some(16 * MIB),
         pids_max: Some(77),
+        ..Limits::default()
     };
     let (handle, _streams) = task.start_ready("echo ready; cat", |spec| spec.limits = limits).await;
-    let dirs: Vec<_> = task
-        .cgroups()
-        .iter()
-        .flat_map(|dir| {
-            fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir())
-        })
-        .collect();
+    let dirs = container_groups(&task);
     let check = |v1: &str, v1_value: &str, v2: &str, v2_value: &str| match value_of(&dirs, v1) {
         Some(value) => assert_eq!(value, v1_value, "{v1}"),
         None => assert_eq!(value_of(&dirs, v2).as_deref(), Some(v2_value), "{v2}"),
@@ -128,4 +132,43 @@ async fn limits_of_container_are_set(fixture: &Fixture) {
     check("pids.max", "77", "pids.max", "77");
     task.release().await;
     assert_eq!(handle.wait().await.code, Some(137));
+}
+
+/// Files that bound memory and swap together (v1) or swap alone (v2); kernels that count no swap lack them.
+const SWAP_FILES: [&str; 2] = ["memory.memsw.limit_in_bytes", "memory.swap.max"];
+
+async fn swap_is_none_unless_allowed(fixture: &Fixture) {
+    let task = fixture.task_with(memory(64)).await;
+    match SWAP_FILES.map(|file| value_of(&task.cgroups(), file)) {
+        [Some(both), _] => assert_eq!(both, (64 * MIB).to_string()),
+        [None, Some(swap)] => assert_eq!(swap, "0"),
+        [None, None] => eprintln!("SKIPPED: no swap, because this kernel counts none"),
+    }
+    task.release().await;
+}
+
+async fn swap_of_container_is_set(fixture: &Fixture) {
+    let counts = fixture.task_with(memory(64)).await;
+    let is_counted = SWAP_FILES.iter().any(|file| value_of(&counts.cgroups(), file).is_some());
+    counts.release().await;
+    let swapping = |mib| Limits { swap_bytes: Some(8 * MIB), swappiness: Some(7), ..memory(mib) };
+    if !is_counted {
+        let task = fixture.task().await;
+        let (mut spec, _streams) = task.spec(&["true"]);
+        spec.limits = swapping(32);
+        let error = task.start(spec).await.map(|_| ()).unwrap_err();
+        assert!(matches!(&error, StartError::Unsupported { what, .. } if what == "swap"), "{error:?}");
+        return task.release().await;
+    }
+    let task = fixture.task_with(swapping(64)).await;
+    let (_handle, _streams) = task.start_ready("echo ready; cat", |spec| spec.limits = swapping(32)).await;
+    let dirs = container_groups(&task);
+    match SWAP_FILES.map(|file| value_of(&dirs, file)) {
+        [Some(both), _] => {
+            assert_eq!(both, (40 * MIB).to_string());
+            assert_eq!(value_of(&dirs, "memory.swappiness").as_deref(), Some("7"));
+        }
+        [None, swap] => assert_eq!(swap, Some((8 * MIB).to_string())),
+    }
+    task.release().await;
 }

@@ -45,6 +45,9 @@ pub fn container(text: &str) -> ContainerDefinition {
         capabilities_add: Vec::new(),
         capabilities_drop: Vec::new(),
         tmpfs: Vec::new(),
+        shared_memory_mib: None,
+        swap_mib: None,
+        swappiness: None,
         port_mappings: Vec::new(),
         wasm: Default::default(),
     }

@@ -101,6 +101,7 @@ impl Bench {
             ulimits: Vec::new(),
             read_only_root: false,
             mounts: setup.mounts,
+            shm_bytes: None,
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
             init: false,

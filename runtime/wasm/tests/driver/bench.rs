@@ -176,6 +176,7 @@ impl Task {
             ulimits: Vec::new(),
             read_only_root: false,
             mounts: self.mounts.iter().map(mount).collect(),
+            shm_bytes: None,
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
             init: false,
