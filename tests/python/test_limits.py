@@ -51,3 +51,54 @@ def test_refuses_tmpfs_options_35(ecs, register, options, part):
     with pytest.raises(ecs.exceptions.ClientException, match="Invalid 'tmpfs.mountOptions' setting") as caught:
         register(container={"linuxParameters": {"tmpfs": tmpfs}})
     assert part in str(caught.value)
+
+
+DOCKER = {"scope": "shared", "autoprovision": True, "driver": "local", "labels": {"a": "b"}}
+
+
+def test_named_volumes_outlive_tasks(ecs, family, shell):
+    volume = {"name": family, "dockerVolumeConfiguration": DOCKER}
+    mounted = {"mountPoints": [{"sourceVolume": family, "containerPath": "/data"}]}
+    absent = {"name": family, "dockerVolumeConfiguration": {"scope": "shared"}}
+    task = shell("exit 0", mounted, volumes=[absent])
+    assert task["stopCode"] == "TaskFailedToStart" and "autoprovision" in task["stoppedReason"], task
+    assert exit_code(shell("echo kept > /data/x", {**mounted, "user": "1000"}, volumes=[volume])) == 0
+    definition = ecs.describe_task_definition(taskDefinition=family)["taskDefinition"]
+    assert definition["volumes"] == [volume]
+    assert exit_code(shell("test $(cat /data/x) = kept || exit 1; test $(stat -c %u /data/x) = 1000 || exit 2",
+                           mounted, volumes=[absent])) == 0
+    read_only = {"mountPoints": [{**mounted["mountPoints"][0], "readOnly": True}]}
+    assert exit_code(shell("touch /data/y 2>/dev/null && exit 1; exit 0", read_only, volumes=[volume])) == 0
+
+
+def test_task_volumes_end_with_their_task(family, shell):
+    for volume in ({"name": "v"}, {"name": "v", "dockerVolumeConfiguration": {"scope": "task"}}):
+        mounted = {"mountPoints": [{"sourceVolume": "v", "containerPath": "/data"}]}
+        for _ in range(2):
+            assert exit_code(shell("test -e /data/x && exit 1; touch /data/x", mounted, volumes=[volume])) == 0
+
+
+def test_volumes_from_another_container(ecs, family, run, until_stopped):
+    containers = [
+        {"name": "main", "image": "busybox", "volumesFrom": [{"sourceContainer": "side", "readOnly": True}],
+         "dependsOn": [{"containerName": "side", "condition": "SUCCESS"}],
+         "command": ["sh", "-c", "test $(cat /data/x) = shared || exit 1; touch /data/y 2>/dev/null && exit 2; exit 0"]},
+        {"name": "side", "image": "busybox", "essential": False, "command": ["sh", "-c", "echo shared > /data/x"],
+         "mountPoints": [{"sourceVolume": "v", "containerPath": "/data"}]}]
+    definition = {"family": family, "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": "256",
+                  "memory": "512", "volumes": [{"name": "v"}], "containerDefinitions": containers}
+    ecs.register_task_definition(**definition)
+    stored = ecs.describe_task_definition(taskDefinition=family)["taskDefinition"]["containerDefinitions"][0]
+    assert stored["volumesFrom"] == containers[0]["volumesFrom"] and stored["mountPoints"] == []
+    assert exit_code(until_stopped(run()["tasks"][0]["taskArn"])) == 0
+    containers[1]["volumesFrom"] = [{"sourceContainer": "main"}]
+    with pytest.raises(ecs.exceptions.ClientException, match="its own volumes"):
+        ecs.register_task_definition(**definition)
+
+
+@pytest.mark.parametrize("docker,part", [
+    ({"scope": "task", "autoprovision": True}, "shared"), ({"driver": "nfs"}, "local"),
+    ({"driverOpts": {"size": "1G"}}, "cannot be limited")])
+def test_refuses_docker_volumes(ecs, register, docker, part):
+    with pytest.raises(ecs.exceptions.ClientException, match=part):
+        register(volumes=[{"name": "v", "dockerVolumeConfiguration": docker}])

@@ -8,6 +8,7 @@
 //! key-values.sqlite  what guests keep with `wasi:keyvalue`
 //! artifacts/         what ended Wasm containers left for the debugger
 //! scratch/           what running containers write
+//! volumes/           named volumes, as ACCOUNT/REGION/CLUSTER/NAME; they outlive tasks
 //! root-key.json      the root access key, 0600
 //! endpoint           where the server listens, for `neargate env`
 //! ```
@@ -85,6 +86,10 @@ impl DataDir {
 
     pub(crate) fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
     }
 
     /// The root access key; made at the first start.

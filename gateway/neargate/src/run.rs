@@ -96,6 +96,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             images: image.images(),
             stdio: Arc::new(OwnStreams),
             scratch: scratch.path.join("containers"),
+            volumes: scratch.path.join("volumes"),
             artifacts: artifacts.clone(),
             files_of: ProcessUser::Invoker,
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),

@@ -122,6 +122,7 @@ async fn serve(
         images: Arc::new(LocalImages::new(images)),
         stdio: Arc::new(LogStdio::new(logs.clone(), assembly::now)),
         scratch: data.scratch(),
+        volumes: data.volumes(),
         artifacts: artifacts.clone(),
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -26,7 +26,7 @@ pub use task::{
 };
 pub use task_definition::{
     Condition, ContainerDefinition, DefinitionStatus, Dependency, HealthCheck, LaunchType, LogConfiguration,
-    MountPoint, NetworkMode, PortMapping, RestartPolicy, Tags, TaskDefinition, TaskShape, Tmpfs,
-    TmpfsOptions, UlimitSetting, Volume, WasmIsolation, WasmOptions,
+    MountPoint, NetworkMode, PortMapping, RestartPolicy, SharedVolume, Tags, TaskDefinition, TaskShape,
+    Tmpfs, TmpfsOptions, UlimitSetting, Volume, WasmIsolation, WasmOptions,
 };
 pub use time::Timestamp;

@@ -281,8 +281,18 @@ pub struct UlimitSetting {
 pub struct Volume {
     /// Its name, unique within the definition.
     pub name: String,
-    /// The host's directory; `None` is an empty directory that lives as long as the task.
+    /// The host's directory; `None` is an empty directory that lives as long as the task, unless it is shared.
     pub host_path: Option<String>,
+    /// Set for one that outlives the task and that all tasks of the cluster know by its name.
+    #[serde(default)]
+    pub shared: Option<SharedVolume>,
+}
+
+/// A volume that outlives tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedVolume {
+    /// Whether it is made when it does not exist.
+    pub autoprovision: bool,
 }
 
 /// A volume in a container.

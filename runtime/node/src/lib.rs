@@ -19,6 +19,7 @@ mod start;
 mod task;
 #[cfg(test)]
 mod tests;
+mod volumes;
 mod wasm;
 
 use std::net::IpAddr;
@@ -67,6 +68,8 @@ pub struct Parts {
     pub sink: Arc<dyn StatusSink>,
     /// A directory for what containers write; made and emptied by the node.
     pub scratch: PathBuf,
+    /// A directory for volumes that outlive tasks; the node makes them and never removes one.
+    pub volumes: PathBuf,
     /// What ended containers leave for the debugger.
     pub artifacts: Artifacts,
     /// Whose files the directories are that Wasm containers mount.

@@ -2,11 +2,12 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use neargate_driver::VOLUME_ID_BASE;
 use neargate_model::TaskId;
+
+use crate::volumes::give_to_containers;
 
 /// The scratch directory of one task, named by its id.
 #[derive(Clone, Debug)]
@@ -35,11 +36,7 @@ impl Scratch {
         let dir = self.dir.join(format!("volume-{index}"));
         make(&dir)?;
         fs::set_permissions(&dir, Permissions::from_mode(0o777))?;
-        match chown(&dir, Some(VOLUME_ID_BASE), Some(VOLUME_ID_BASE)) {
-            // Without the right to give files away there are no containers that need it.
-            Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
-            _ => {}
-        }
+        give_to_containers(&dir)?;
         Ok(dir)
     }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::logs::ContainerStdio;
 use crate::scratch::Scratch;
 use crate::wasm::{self, Listeners};
-use crate::{Parts, TaskImage, plan};
+use crate::{Parts, TaskImage, plan, volumes};
 
 /// The exit code that a shell would show when a step of ours failed.
 const OURS: i32 = 125;
@@ -114,7 +114,7 @@ impl Start {
     ) -> Result<(Arc<dyn Handle>, JoinSet<()>), Failed> {
         let (spec, image) = (&*self.spec, &self.image);
         let definition = &spec.shape.containers[self.container];
-        let (dir, volumes) = self.directories().map_err(|error| Failed::of(&error))?;
+        let (dir, volumes) = self.directories()?;
         let ContainerStdio { stdio, pumps } =
             self.parts.stdio.open(spec, self.container).map_err(|error| Failed::of(&error))?;
         let plan = ContainerSpec {
@@ -147,12 +147,17 @@ impl Start {
         Ok((handle.map_err(failed)?, pumps))
     }
 
-    fn directories(&self) -> std::io::Result<(PathBuf, Vec<PathBuf>)> {
+    fn directories(&self) -> Result<(PathBuf, Vec<PathBuf>), Failed> {
         let has_root = matches!(self.image.rootfs, Rootfs::Layers(_));
-        let dir = if has_root { self.scratch.container(self.container)? } else { PathBuf::new() };
-        let volume = |(index, volume): (usize, &Volume)| match &volume.host_path {
-            Some(path) => Ok(PathBuf::from(path)),
-            None => self.scratch.volume(index),
+        let own = || self.scratch.container(self.container).map_err(|error| Failed::of(&error));
+        let dir = if has_root { own()? } else { PathBuf::new() };
+        let volume = |(index, volume): (usize, &Volume)| match (&volume.host_path, &volume.shared) {
+            (Some(path), _) => Ok(PathBuf::from(path)),
+            (None, Some(shared)) => {
+                volumes::shared(&self.parts.volumes, &self.spec, &volume.name, shared.autoprovision)
+                    .map_err(|error| Failed::of(&error))
+            }
+            (None, None) => self.scratch.volume(index).map_err(|error| Failed::of(&error)),
         };
         let volumes = self.spec.shape.volumes.iter().enumerate().map(volume).collect::<Result<_, _>>()?;
         Ok((dir, volumes))

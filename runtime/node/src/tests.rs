@@ -156,6 +156,7 @@ fn bench() -> Bench {
         stdio: Arc::new(NullStdio),
         sink: witness.clone(),
         scratch: scratch.path().join("scratch"),
+        volumes: scratch.path().join("volumes"),
         artifacts: Artifacts::new(scratch.path().join("artifacts")),
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -340,7 +340,8 @@ fn directory(index: usize, text: &str) -> Result<(Volume, MountPoint)> {
     };
     let host = std::fs::canonicalize(host).with_context(|| format!("use --dir {text}"))?;
     let name = format!("dir-{index}");
-    let volume = Volume { name: name.clone(), host_path: Some(host.to_string_lossy().into_owned()) };
+    let volume =
+        Volume { name: name.clone(), host_path: Some(host.to_string_lossy().into_owned()), shared: None };
     Ok((volume, MountPoint { volume: name, container_path: guest.to_owned(), read_only }))
 }
 

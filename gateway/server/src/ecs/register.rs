@@ -36,8 +36,10 @@ pub(super) fn shape(
         }
     };
     let container = |input| container(input, network_mode, policy);
+    let mut containers = input.container_definitions.iter().map(container).collect::<Result<Vec<_>, _>>()?;
+    volumes::inherit(&input.container_definitions, &mut containers)?;
     let shape = TaskShape {
-        containers: input.container_definitions.iter().map(container).collect::<Result<_, _>>()?,
+        containers,
         volumes: volumes::volumes(input.volumes.as_deref().unwrap_or_default(), policy)?,
         network_mode,
         cpu_units: input.cpu.as_deref().map(cpu_units).transpose()?,
@@ -207,9 +209,6 @@ fn refuse_container_settings(input: &ecs::ContainerDefinition, name: &ContainerN
     }
     if input.environment_files.iter().flatten().next().is_some() {
         return refuse("environmentFiles", "there is no object store here");
-    }
-    if input.volumes_from.iter().flatten().next().is_some() {
-        return refuse("volumesFrom", "name the volumes in mountPoints instead");
     }
     if input.links.iter().flatten().next().is_some() {
         return refuse("links", "containers of a task reach each other on localhost");

@@ -2,12 +2,16 @@
 
 use std::path::{Component, Path};
 
-use neargate_model::{MountPoint, Tmpfs, TmpfsOptions, Volume};
+use neargate_model::validate::CONTAINERS_MAX;
+use neargate_model::{ContainerDefinition, MountPoint, SharedVolume, Tmpfs, TmpfsOptions, Volume};
 use neargate_wire::ecs::{self, EcsError};
 
 use super::TaskPolicy;
 use super::error::client;
 use super::register::{MEMORY_FILES_MIB_MAX, bounded};
+
+/// The longest name of a shared volume: that of a file (`NAME_MAX`).
+const DOCKER_NAME_MAX: usize = 255;
 
 fn container_path(path: &str, what: &str) -> Result<String, EcsError> {
     let forbidden = ["/", "/proc", "/sys", "/dev"];
@@ -98,11 +102,11 @@ pub(super) fn volumes(input: &[ecs::Volume], policy: &TaskPolicy) -> Result<Vec<
         let is_foreign = volume.efs_volume_configuration.is_some()
             || volume.fsx_windows_file_server_volume_configuration.is_some()
             || volume.s3files_volume_configuration.is_some()
-            || volume.docker_volume_configuration.is_some()
             || volume.configured_at_launch == Some(true);
         if is_foreign {
-            let message =
-                format!("Volume {name:.64} is of a kind that Neargate does not support; use a host volume.");
+            let message = format!(
+                "Volume {name:.64} is of a kind that Neargate does not support; use a host or Docker volume."
+            );
             return Err(client(message));
         }
         let source = volume.host.as_ref().and_then(|host| host.source_path.clone());
@@ -110,9 +114,112 @@ pub(super) fn volumes(input: &[ecs::Volume], policy: &TaskPolicy) -> Result<Vec<
         if let Some(path) = &host_path {
             check_host_path(path, policy)?;
         }
-        volumes.push(Volume { name, host_path });
+        let shared = volume.docker_volume_configuration.as_ref().map(|docker| shared(&name, docker));
+        let shared = shared.transpose()?.flatten();
+        if host_path.is_some() && volume.docker_volume_configuration.is_some() {
+            return Err(client(format!(
+                "Volume {name:.64}: host and dockerVolumeConfiguration exclude each other."
+            )));
+        }
+        volumes.push(Volume { name, host_path, shared });
     }
     Ok(volumes)
+}
+
+/// A Docker volume of scope `shared`; one of scope `task` is like a volume that says nothing.
+fn shared(name: &str, docker: &ecs::DockerVolumeConfiguration) -> Result<Option<SharedVolume>, EcsError> {
+    let refuse =
+        |why: &str| Err(client(format!("Invalid 'dockerVolumeConfiguration' of volume {name:.64}: {why}.")));
+    if docker.driver.as_deref().is_some_and(|driver| driver != "local") {
+        return refuse("the only driver is local");
+    }
+    if docker.driver_opts.as_ref().is_some_and(|options| !options.is_empty()) {
+        return refuse(
+            "driverOpts are not supported; the size of a volume cannot be limited on an ordinary file system, \
+             use linuxParameters.tmpfs for one that has a size",
+        );
+    }
+    match &docker.scope {
+        None | Some(ecs::Scope::Task) if docker.autoprovision == Some(true) => {
+            refuse("autoprovision is for the scope shared")
+        }
+        None | Some(ecs::Scope::Task) => Ok(None),
+        Some(ecs::Scope::Shared) if !is_docker_name(name) => refuse(
+            "the name of a shared volume has letters, digits, '_', '.' and '-', and begins with a letter or digit",
+        ),
+        Some(ecs::Scope::Shared) => {
+            Ok(Some(SharedVolume { autoprovision: docker.autoprovision.unwrap_or(false) }))
+        }
+        Some(ecs::Scope::Unlisted(_)) => refuse("known scopes are task and shared"),
+    }
+}
+
+fn is_docker_name(name: &str) -> bool {
+    name.len() <= DOCKER_NAME_MAX
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
+/// Gives containers the mount points of those that their `volumesFrom` names: what these mount themselves, and
+/// what they have from others. A container's own mount point at the same path stays.
+pub(super) fn inherit(
+    inputs: &[ecs::ContainerDefinition],
+    containers: &mut [ContainerDefinition],
+) -> Result<(), EcsError> {
+    // More are refused later; they need not be followed.
+    if containers.len() > CONTAINERS_MAX {
+        return Ok(());
+    }
+    let mut found = Inherited {
+        inputs,
+        own: containers.iter().map(|container| container.mount_points.clone()).collect(),
+        whole: vec![None; containers.len()],
+    };
+    for (index, container) in containers.iter_mut().enumerate() {
+        container.mount_points = found.mounts_of(index, &mut Vec::new())?;
+    }
+    Ok(())
+}
+
+/// The mount points of containers, by their index.
+struct Inherited<'a> {
+    inputs: &'a [ecs::ContainerDefinition],
+    /// Without those of others.
+    own: Vec<Vec<MountPoint>>,
+    /// With them, where that is known; each is worked out once.
+    whole: Vec<Option<Vec<MountPoint>>>,
+}
+
+impl Inherited<'_> {
+    fn mounts_of(&mut self, index: usize, asking: &mut Vec<usize>) -> Result<Vec<MountPoint>, EcsError> {
+        if let Some(mounts) = &self.whole[index] {
+            return Ok(mounts.clone());
+        }
+        let inputs = self.inputs;
+        let name = inputs[index].name.as_deref().unwrap_or_default();
+        let refuse =
+            |why: String| Err(client(format!("Invalid 'volumesFrom' of container '{name}': {why}.")));
+        if asking.contains(&index) {
+            return refuse("it would get its own volumes".to_owned());
+        }
+        asking.push(index);
+        let mut mounts = self.own[index].clone();
+        for from in inputs[index].volumes_from.iter().flatten() {
+            let source = from.source_container.as_deref().unwrap_or_default();
+            let Some(source) = inputs.iter().position(|input| input.name.as_deref() == Some(source)) else {
+                return refuse(format!("there is no container {source:.64?}"));
+            };
+            for mount in self.mounts_of(source, asking)? {
+                if !mounts.iter().any(|earlier| earlier.container_path == mount.container_path) {
+                    let read_only = mount.read_only || from.read_only == Some(true);
+                    mounts.push(MountPoint { read_only, ..mount });
+                }
+            }
+        }
+        asking.pop();
+        self.whole[index] = Some(mounts.clone());
+        Ok(mounts)
+    }
 }
 
 /// A host path must lie below a directory that the operator allows, after links are resolved: a link that
@@ -147,6 +254,69 @@ mod tests {
         check("/sys/fs", None);
         check("/device", Some("/device"));
         check("/a/../b", None);
+    }
+
+    fn mount(volume: &str, path: &str) -> MountPoint {
+        MountPoint { volume: volume.to_owned(), container_path: path.to_owned(), read_only: false }
+    }
+
+    /// The mount points of containers a, b, … that mount `/NAME` of volume NAME and whose volumesFrom are given.
+    fn inherited(from: &[&[(&str, bool)]]) -> Result<Vec<Vec<MountPoint>>, EcsError> {
+        let names = ["a", "b", "c", "d"];
+        let volumes_from = |from: &[(&str, bool)]| {
+            let entry = |(source, read_only): &(&str, bool)| ecs::VolumeFrom {
+                source_container: Some((*source).to_owned()),
+                read_only: Some(*read_only),
+            };
+            from.iter().map(entry).collect()
+        };
+        let input = |(name, from): (&&str, &&[(&str, bool)])| ecs::ContainerDefinition {
+            name: Some((*name).to_owned()),
+            volumes_from: Some(volumes_from(from)),
+            ..Default::default()
+        };
+        let inputs: Vec<_> = names.iter().zip(from).map(input).collect();
+        let container = |name: &&str| ContainerDefinition {
+            mount_points: vec![mount(name, &format!("/{name}")), mount(name, "/own")],
+            ..neargate_model::lifecycle::testing::container(name)
+        };
+        let mut containers: Vec<_> = names.iter().take(from.len()).map(container).collect();
+        inherit(&inputs, &mut containers)?;
+        Ok(containers.into_iter().map(|container| container.mount_points).collect())
+    }
+
+    #[test]
+    fn volumes_come_from_other_containers() {
+        let found = inherited(&[&[("b", true)], &[("c", false)], &[]]).unwrap();
+        let read_only = |volume, path| MountPoint { read_only: true, ..mount(volume, path) };
+        assert_eq!(
+            found[0],
+            [mount("a", "/a"), mount("a", "/own"), read_only("b", "/b"), read_only("c", "/c")]
+        );
+        assert_eq!(found[1], [mount("b", "/b"), mount("b", "/own"), mount("c", "/c")]);
+        assert_eq!(found[2], [mount("c", "/c"), mount("c", "/own")]);
+        let diamond =
+            inherited(&[&[("b", false), ("c", false)], &[("d", false)], &[("d", true)], &[]]).unwrap();
+        assert_eq!(diamond[0].iter().filter(|mount| mount.container_path == "/d").count(), 1);
+        let error = |from| format!("{:?}", inherited(from).unwrap_err());
+        assert!(error(&[&[("a", false)]]).contains("its own volumes"));
+        assert!(error(&[&[("b", false)], &[("a", false)]]).contains("its own volumes"));
+        assert!(error(&[&[("x", false)]]).contains("there is no container"));
+    }
+
+    #[test]
+    fn docker_volumes() {
+        let read = |name: &str, scope, autoprovision| {
+            let docker = ecs::DockerVolumeConfiguration { scope, autoprovision, ..Default::default() };
+            shared(name, &docker).map(|shared| shared.map(|shared| shared.autoprovision))
+        };
+        assert_eq!(read("v", None, None), Ok(None));
+        assert_eq!(read("any name", Some(ecs::Scope::Task), None), Ok(None));
+        assert_eq!(read("v.1", Some(ecs::Scope::Shared), None), Ok(Some(false)));
+        assert_eq!(read("v", Some(ecs::Scope::Shared), Some(true)), Ok(Some(true)));
+        assert!(read("v", Some(ecs::Scope::Task), Some(true)).is_err());
+        assert!(read("../v", Some(ecs::Scope::Shared), Some(true)).is_err());
+        assert!(read(".v", Some(ecs::Scope::Shared), Some(true)).is_err());
     }
 
     #[test]
