@@ -27,9 +27,9 @@ def test_shared_memory_and_tmpfs(ecs, family, shell):
         {"containerPath": "/small", "size": 2, "mountOptions": ["mode=700", "uid=7", "exec"]},
         {"containerPath": "/fixed", "size": 1, "mountOptions": ["ro"]}]}
     task = shell(
-        "head -c 20000000 /dev/zero > /dev/shm/x 2>/dev/null; test $(stat -c %s /dev/shm/x) = 8388608 || exit 1;"
-        "head -c 20000000 /dev/zero > /small/x 2>/dev/null; test $(stat -c %s /small/x) = 2097152 || exit 2;"
-        "test $(stat -c %a:%u /small) = 700:7 || exit 3; touch /fixed/x 2>/dev/null && exit 4; test $$ != 1 || exit 5",
+        "head -c 20000000 /dev/zero > /dev/shm/x 2>/dev/null; test $(busybox stat -c %s /dev/shm/x) = 8388608 || exit 1;"
+        "head -c 20000000 /dev/zero > /small/x 2>/dev/null; test $(busybox stat -c %s /small/x) = 2097152 || exit 2;"
+        "test $(busybox stat -c %a:%u /small) = 700:7 || exit 3; touch /fixed/x 2>/dev/null && exit 4; test $$ != 1 || exit 5",
         {"linuxParameters": linux})
     assert exit_code(task) == 0
     definition = ecs.describe_task_definition(taskDefinition=family)["taskDefinition"]
@@ -65,7 +65,7 @@ def test_named_volumes_outlive_tasks(ecs, family, shell):
     assert exit_code(shell("echo kept > /data/x", {**mounted, "user": "1000"}, volumes=[volume])) == 0
     definition = ecs.describe_task_definition(taskDefinition=family)["taskDefinition"]
     assert definition["volumes"] == [volume]
-    assert exit_code(shell("test $(cat /data/x) = kept || exit 1; test $(stat -c %u /data/x) = 1000 || exit 2",
+    assert exit_code(shell("test $(cat /data/x) = kept || exit 1; test $(busybox stat -c %u /data/x) = 1000 || exit 2",
                            mounted, volumes=[absent])) == 0
     read_only = {"mountPoints": [{**mounted["mountPoints"][0], "readOnly": True}]}
     assert exit_code(shell("touch /data/y 2>/dev/null && exit 1; exit 0", read_only, volumes=[volume])) == 0
@@ -102,3 +102,16 @@ def test_volumes_from_another_container(ecs, family, run, until_stopped):
 def test_refuses_docker_volumes(ecs, register, docker, part):
     with pytest.raises(ecs.exceptions.ClientException, match=part):
         register(volumes=[{"name": "v", "dockerVolumeConfiguration": docker}])
+
+
+def test_timeout_stops_the_task(ecs, family, register, shell):
+    labels = {"neargate.timeout-s": "1"}
+    task = shell("trap 'exit 9' TERM; while :; do sleep 0.1; done", {"dockerLabels": labels, "stopTimeout": 5})
+    assert task["stoppedReason"] == "Task timed out: it ran for longer than its limit of 1 s"
+    assert task["stopCode"] == "UserInitiated" and exit_code(task) == 9
+    ran = task["stoppingAt"] - task["startedAt"]
+    assert 0.9 <= ran.total_seconds() < 30, ran
+    definition = ecs.describe_task_definition(taskDefinition=family)["taskDefinition"]
+    assert definition["containerDefinitions"][0]["dockerLabels"] == labels
+    with pytest.raises(ecs.exceptions.ClientException, match="neargate.timeout-s"):
+        register(container={"dockerLabels": {"neargate.timeout-s": "soon"}})

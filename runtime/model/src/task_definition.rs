@@ -64,6 +64,14 @@ pub struct TaskShape {
     pub memory_mib: Option<u32>,
     /// Size of the task's scratch space in GiB.
     pub ephemeral_storage_gib: Option<u32>,
+    /// Seconds after the start of its first container at which it is stopped.
+    #[serde(default)]
+    pub timeout_s: Option<u32>,
+}
+
+impl TaskShape {
+    /// The longest timeout in seconds, a year: more is no limit.
+    pub const TIMEOUT_S_MAX: u32 = 366 * 24 * 3600;
 }
 
 /// Where a task runs, as its client said it.

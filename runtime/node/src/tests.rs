@@ -277,6 +277,25 @@ async fn stop_asks_and_then_kills() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_timeout_stops_a_task() {
+    let bench = bench();
+    let mut polite = numbered(1, vec![acts("a", "sleep 1000000")]);
+    let mut stubborn = numbered(2, vec![acts("a", "sleep 1000000 ignore-stop")]);
+    let mut quick = numbered(3, vec![acts("a", "sleep 50 exit 3")]);
+    for (spec, code) in [(&mut polite, 143), (&mut stubborn, 137), (&mut quick, 3)] {
+        spec.shape.timeout_s = Some(60);
+        let begun = tokio::time::Instant::now();
+        let task = bench.assign(spec).await;
+        let status = bench.reached(&task, LastStatus::Stopped).await;
+        assert_eq!(status.containers[0].exit_code, Some(code));
+        let (timed_out, reason) = (code != 3, status.stop.unwrap().reason);
+        assert_eq!(reason.starts_with("Task timed out: "), timed_out, "{reason}");
+        assert_eq!(begun.elapsed() >= Duration::from_secs(60), timed_out);
+    }
+    bench.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
 async fn dependencies_and_health() {
     let bench = bench();
     let argv = vec!["check".to_owned()];

@@ -195,6 +195,7 @@ impl RunArgs {
             cpu_units: self.cpu,
             memory_mib: Some(self.memory.unwrap_or_else(memory_mib_default)),
             ephemeral_storage_gib: None,
+            timeout_s: None,
         })
     }
 

@@ -1,11 +1,12 @@
-//! Docker labels that mean something here: `neargate.wasm.…` say how a Wasm image is run.
+//! Docker labels that mean something here: `neargate.wasm.…` say how a Wasm image is run, and
+//! `neargate.timeout-s` how long a task may.
 //!
 //! Task definitions have no field of their own for that, and labels are what AWS's tools pass through
 //! unchanged. Other labels are kept and shown again, and mean nothing.
 
 use std::collections::BTreeMap;
 
-use neargate_model::{ContainerName, WasmIsolation, WasmOptions};
+use neargate_model::{ContainerName, TaskShape, WasmIsolation, WasmOptions};
 use neargate_wire::ecs::EcsError;
 
 use super::TaskPolicy;
@@ -16,6 +17,9 @@ const OURS: &str = "neargate.";
 
 /// What all known labels begin with.
 const WASM: &str = "neargate.wasm.";
+
+/// Seconds after the start of its first container at which the task is stopped.
+const TIMEOUT: &str = "neargate.timeout-s";
 
 /// The known labels, after [`WASM`].
 const KNOWN: [&str; 9] = [
@@ -40,7 +44,7 @@ pub(super) fn wasm_options(
     policy: &TaskPolicy,
 ) -> Result<WasmOptions, EcsError> {
     let mut options = WasmOptions::default();
-    for (label, value) in labels.iter().filter(|(label, _)| label.starts_with(OURS)) {
+    for (label, value) in labels.iter().filter(|(label, _)| label.starts_with(OURS) && *label != TIMEOUT) {
         let setting = label.strip_prefix(WASM).unwrap_or_default();
         set(&mut options, setting, value, policy).map_err(|why| refuse(name, label, value, &why))?;
     }
@@ -50,6 +54,16 @@ pub(super) fn wasm_options(
         return Err(refuse(name, &label, labels.get(&label).map_or("", String::as_str), why));
     }
     Ok(options)
+}
+
+/// How long the labels of a container let its task run, in seconds.
+pub(super) fn timeout_s(
+    labels: Option<&BTreeMap<String, String>>,
+    name: &ContainerName,
+) -> Result<Option<u32>, EcsError> {
+    let Some(value) = labels.and_then(|labels| labels.get(TIMEOUT)) else { return Ok(None) };
+    let seconds = number(value, u64::from(TaskShape::TIMEOUT_S_MAX));
+    seconds.map(|seconds| u32::try_from(seconds).ok()).map_err(|why| refuse(name, TIMEOUT, value, &why))
 }
 
 fn refuse(name: &ContainerName, label: &str, value: &str, why: &str) -> EcsError {
@@ -76,7 +90,7 @@ fn set(options: &mut WasmOptions, setting: &str, value: &str, policy: &TaskPolic
         "profile" => options.profile = is_true(value)?,
         _ => {
             return Err(format!(
-                "there is no such label; known are {WASM}{}",
+                "there is no such label; known are {WASM}{}, {TIMEOUT}",
                 KNOWN.join(&format!(", {WASM}"))
             ));
         }
@@ -183,6 +197,21 @@ mod tests {
             &[("neargate.wasm.core-dump", "false"), ("neargate.wasm.profile", "true")],
             WasmOptions { no_core_dump: true, profile: true, ..plain() },
         );
+    }
+
+    #[test]
+    fn a_timeout_is_a_number_of_seconds() {
+        let name = ContainerName::new("main").unwrap();
+        let read = |value: &str| {
+            let labels = [(TIMEOUT.to_owned(), value.to_owned())].into();
+            assert_eq!(read(&[(TIMEOUT, value)], false), Ok(WasmOptions::default()));
+            timeout_s(Some(&labels), &name).map_err(|error| format!("{error:?}"))
+        };
+        assert_eq!(read("90"), Ok(Some(90)));
+        assert_eq!(timeout_s(None, &name), Ok(None));
+        for bad in ["0", "-1", "1.5", "", "31622401"] {
+            assert!(read(bad).unwrap_err().contains("neargate.timeout-s"), "{bad}");
+        }
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub(super) fn shape(
     };
     let container = |input| container(input, network_mode, policy);
     let mut containers = input.container_definitions.iter().map(container).collect::<Result<Vec<_>, _>>()?;
+    let timeouts = input.container_definitions.iter().zip(&containers);
+    let timeouts = timeouts.map(|(input, c)| labels::timeout_s(input.docker_labels.as_ref(), &c.name));
+    let timeout_s = timeouts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().min();
     volumes::inherit(&input.container_definitions, &mut containers)?;
     let shape = TaskShape {
         containers,
@@ -45,6 +48,7 @@ pub(super) fn shape(
         cpu_units: input.cpu.as_deref().map(cpu_units).transpose()?,
         memory_mib: input.memory.as_deref().map(memory_mib).transpose()?,
         ephemeral_storage_gib: input.ephemeral_storage.as_ref().map(ephemeral_gib).transpose()?,
+        timeout_s,
     };
     ports::check_host_ports(&shape.containers)?;
     Ok((shape, requires))

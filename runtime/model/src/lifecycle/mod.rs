@@ -132,6 +132,8 @@ pub struct ContainerExit {
 pub enum Timer {
     /// Sandbox and images must be there by now.
     Pending,
+    /// The task has run for as long as its definition allows.
+    Timeout,
     /// Those who wait for the container give up.
     Start(usize),
     /// The container's next health check is due.
@@ -310,6 +312,7 @@ impl Step<'_> {
                 );
             }
             Timer::Pending => {}
+            Timer::Timeout => self.timed_out(),
             Timer::Start(container) => self.state.slots[container].start_expired = true,
             Timer::Check(container) => self.check_due(container),
             Timer::Stop(container) => self.stop_due(container),

@@ -45,6 +45,11 @@ impl Step<'_> {
         if self.state.slots[container].phase != SlotPhase::Starting {
             return;
         }
+        if let Some(seconds) = self.spec.shape.timeout_s
+            && !self.has_started_any()
+        {
+            self.actions.push(Action::Arm(Timer::Timeout, u64::from(seconds) * 1000));
+        }
         let definition = &self.spec.shape.containers[container];
         let slot = &mut self.state.slots[container];
         slot.phase = SlotPhase::Running;

@@ -15,6 +15,13 @@ impl Step<'_> {
         }
     }
 
+    pub(super) fn timed_out(&mut self) {
+        let Some(seconds) = self.spec.shape.timeout_s else { return };
+        let reason =
+            format!("Task timed out: it ran for longer than its limit of {seconds} s");
+        self.begin_stop(StopCode::UserInitiated, &reason);
+    }
+
     pub(super) fn stop_due(&mut self, container: usize) {
         let slot = &self.state.slots[container];
         if slot.phase == SlotPhase::Running && slot.signalled {

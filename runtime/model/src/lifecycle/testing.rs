@@ -68,6 +68,7 @@ pub fn shape(containers: Vec<ContainerDefinition>) -> TaskShape {
         cpu_units: Some(256),
         memory_mib: Some(512),
         ephemeral_storage_gib: None,
+        timeout_s: None,
     }
 }
 

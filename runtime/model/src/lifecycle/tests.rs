@@ -18,7 +18,10 @@ struct Run {
 
 impl Run {
     fn new(containers: Vec<ContainerDefinition>) -> Self {
-        let spec = spec(containers);
+        Self::of(spec(containers))
+    }
+
+    fn of(spec: TaskSpec) -> Self {
         let names: Vec<_> = spec.shape.containers.iter().map(|c| c.name.clone()).collect();
         let state = TaskState::new(TaskStatus::accepted(&names));
         let mut run = Self { spec, state, now: Timestamp(0), log: Vec::new(), timers: Vec::new() };
@@ -241,6 +244,7 @@ fn any_event(containers: usize) -> impl Strategy<Value = TaskEvent> {
     let c = 0..containers;
     let timer = prop_oneof![
         Just(Timer::Pending),
+        Just(Timer::Timeout),
         c.clone().prop_map(Timer::Start),
         c.clone().prop_map(Timer::Check),
         c.clone().prop_map(Timer::Stop),
@@ -349,4 +353,22 @@ proptest! {
         prop_assert!(state.is_final(), "{:#?}", state);
         prop_assert_eq!(releases, 1, "released exactly once");
     }
+}
+
+#[test]
+fn a_timeout_stops_a_task_that_runs() {
+    let mut run = Run::new(vec![container("a"), container("b")]);
+    assert!(!run.timers.contains(&Timer::Timeout), "nobody asked for it");
+    run.send(TaskEvent::TimerFired(Timer::Timeout));
+    assert_eq!(run.state.status.last, LastStatus::Running);
+    let mut limited = spec(vec![container("a"), container("b")]);
+    limited.shape.timeout_s = Some(90);
+    let mut run = Run::of(limited);
+    assert_eq!(run.timers.iter().filter(|timer| **timer == Timer::Timeout).count(), 1, "armed once for all");
+    run.send(TaskEvent::TimerFired(Timer::Timeout));
+    let stop = run.state.status.stop.clone().unwrap();
+    assert_eq!(stop.code, StopCode::UserInitiated);
+    assert_eq!(stop.reason, "Task timed out: it ran for longer than its limit of 90 s");
+    run.exit(0, 143).exit(1, 143);
+    assert_eq!((run.state.status.last, run.state.status.stop), (LastStatus::Stopped, Some(stop)));
 }
