@@ -23,7 +23,8 @@ use neargate_container::LauncherClient;
 use neargate_control::{Control, DescribedTask, NewDefinition, NewTask, RevisionWanted, RunTasks, TaskWait};
 use neargate_driver::{ProcessUser, Stdio};
 use neargate_model::{
-    AccountId, ClusterName, Family, LaunchType, Region, Scope, StopCode, Tags, TaskKey, TaskShape, TaskSpec,
+    AccountId, ClusterName, Family, LaunchType, Region, Scope, Stop, StopCode, Tags, TaskKey, TaskShape,
+    TaskSpec,
 };
 use neargate_node::{Artifacts, ContainerStdio, StdioError, StdioSource};
 use neargate_store::MemoryStore;
@@ -52,6 +53,9 @@ const KILLED: u8 = 137;
 
 /// The account of the task, and so the tenant of its worker.
 const ACCOUNT: &str = "000000000000";
+
+/// Why a task stops that was interrupted here.
+const ASKED_TO_END: &str = "neargate run was asked to end";
 
 /// Instances that a program may have at a time: itself and those of its health checks. Each costs a system call
 /// when the worker starts.
@@ -204,7 +208,7 @@ async fn run_task(
     let task = match ended {
         Some(task) if !timed_out => task,
         _ => {
-            control.stop_task(&key, "neargate run was asked to end").await?;
+            control.stop_task(&key, ASKED_TO_END).await?;
             // A second interrupt does not wait for the task's own end.
             tokio::select! {
                 ended = control.wait_task(&key, TaskWait::Stopped, FOR_EVER) => ended?,
@@ -265,6 +269,8 @@ fn finish(args: &RunArgs, described: &DescribedTask, timed_out: bool) -> Result<
             eprintln!("error: {}", stop.map_or("the task did not start", |stop| stop.reason.as_str()));
         } else if let Some(reason) = &container.reason {
             eprintln!("error: {reason}");
+        } else if let Some(stop) = stop.filter(|stop| is_of_a_limit(stop)) {
+            eprintln!("error: {}", stop.reason);
         }
     }
     if args.json {
@@ -289,6 +295,11 @@ fn finish(args: &RunArgs, described: &DescribedTask, timed_out: bool) -> Result<
         );
     }
     Ok(code)
+}
+
+/// Whether a limit of the task ended it, and not whoever runs it.
+fn is_of_a_limit(stop: &Stop) -> bool {
+    stop.code == StopCode::UserInitiated && stop.reason != ASKED_TO_END
 }
 
 async fn submit(shape: TaskShape, control: &Control, timeout: Option<Duration>) -> Result<TaskKey> {

@@ -296,6 +296,13 @@ pub struct Volume {
     pub shared: Option<SharedVolume>,
 }
 
+impl Volume {
+    /// Whether it is made for a task and ends with it.
+    pub fn is_of_task(&self) -> bool {
+        self.host_path.is_none() && self.shared.is_none()
+    }
+}
+
 /// A volume that outlives tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedVolume {

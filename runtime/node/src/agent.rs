@@ -25,6 +25,8 @@ pub struct Agent {
     /// Images that are made ready, one after the other, so that tasks have the machine for themselves.
     preparing: JoinSet<()>,
     turn: Arc<Semaphore>,
+    /// What tasks have written is measured for one after the other, so that it takes one thread at most.
+    measuring: Arc<Semaphore>,
 }
 
 impl Agent {
@@ -36,6 +38,7 @@ impl Agent {
             loops: JoinSet::new(),
             preparing: JoinSet::new(),
             turn: Arc::new(Semaphore::new(1)),
+            measuring: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -68,7 +71,8 @@ impl Agent {
                 }
                 let (stop, stops) = mpsc::channel(STOPS_MAX);
                 self.tasks.insert(key.clone(), stop);
-                let assignment = Assignment { spec: Arc::new(*spec), status: *status, created_at };
+                let measuring = self.measuring.clone();
+                let assignment = Assignment { spec: Arc::new(*spec), status: *status, created_at, measuring };
                 let parts = self.parts.clone();
                 self.loops.spawn(async move {
                     task::run(parts, assignment, stops).await;

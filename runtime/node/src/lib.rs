@@ -19,6 +19,7 @@ mod start;
 mod task;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod volumes;
 mod wasm;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use neargate_driver::{Limits, Mount, MountSource, Rootfs, SandboxSpec, Ulimit};
-use neargate_model::{ContainerDefinition, TaskSpec, UlimitSetting};
+use neargate_model::{ContainerDefinition, LaunchType, TaskSpec, UlimitSetting};
 
 use crate::TaskImage;
 
@@ -12,6 +12,9 @@ const TASK_PIDS_MAX: u32 = 4096;
 
 /// Where programs are looked for when neither image nor definition says so (Docker's default).
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Scratch space of a task on Fargate whose definition does not say (API reference, EphemeralStorage).
+const FARGATE_STORAGE_GIB: u32 = 20;
 
 const MIB: u64 = 1 << 20;
 
@@ -37,6 +40,12 @@ fn hostname(spec: &TaskSpec) -> String {
 /// CPU units as thousandths of a core.
 fn cpu_millis(units: u32) -> u32 {
     u32::try_from(u64::from(units) * 1000 / 1024).unwrap_or(u32::MAX).max(1)
+}
+
+/// How much the task may write, in bytes; `None` is as much as there is.
+pub(crate) fn storage_bytes(spec: &TaskSpec) -> Option<u64> {
+    let default = (spec.launch_type == LaunchType::Fargate).then_some(FARGATE_STORAGE_GIB);
+    spec.shape.ephemeral_storage_gib.or(default).map(|gib| u64::from(gib) << 30)
 }
 
 /// The container's own limits.
@@ -191,6 +200,16 @@ mod tests {
         check(Some("/own"), &image, "/own");
         image.working_dir = PathBuf::from("/image");
         check(None, &image, "/image");
+    }
+
+    #[test]
+    fn storage_is_the_definitions_or_that_of_fargate() {
+        let mut task = spec(vec![container("a")]);
+        assert_eq!(storage_bytes(&task), Some(20 << 30));
+        task.launch_type = LaunchType::Ec2;
+        assert_eq!(storage_bytes(&task), None);
+        task.shape.ephemeral_storage_gib = Some(21);
+        assert_eq!(storage_bytes(&task), Some(21 << 30));
     }
 
     #[test]

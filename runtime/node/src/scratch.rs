@@ -21,6 +21,11 @@ impl Scratch {
         Self { dir: root.join(task.as_str()) }
     }
 
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// An empty directory for what a container writes; what an earlier life of it wrote is gone.
     pub(crate) fn container(&self, index: usize) -> io::Result<PathBuf> {
         let dir = self.dir.join(format!("container-{index}"));

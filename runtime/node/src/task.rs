@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use neargate_driver::{ExecSpec, Exit, Handle, Rootfs, Sandbox, SandboxError, Signal};
 use neargate_model::lifecycle::{Action, ContainerExit, TaskEvent, TaskState, Timer, next};
-use neargate_model::{ContainerDefinition, Stop, TaskSpec, TaskStatus, Timestamp, chain};
-use tokio::sync::mpsc;
+use neargate_model::{ContainerDefinition, Stop, StopCode, TaskSpec, TaskStatus, Timestamp, Volume, chain};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::logs::ContainerStdio;
 use crate::publish::Publisher;
 use crate::scratch::Scratch;
 use crate::start::{Start, Started};
-use crate::{ImageProblem, Parts, TaskImage, plan, wasm};
+use crate::{ImageProblem, Parts, TaskImage, plan, usage, wasm};
 
 /// How long a driver may take to start a container; compiling a large Wasm module is the slowest case.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -37,6 +37,8 @@ pub(crate) struct Assignment {
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) status: TaskStatus,
     pub(crate) created_at: Timestamp,
+    /// Held by the task whose disk usage is measured.
+    pub(crate) measuring: Arc<Semaphore>,
 }
 
 /// What a job answers.
@@ -45,6 +47,8 @@ enum Outcome {
     Image(usize, Result<TaskImage, ImageProblem>),
     Sandbox(Result<Sandbox, String>),
     Started(usize, Started),
+    /// The task has written more than it may; the reason is for people.
+    StorageUsedUp(String),
     Nothing,
 }
 
@@ -62,13 +66,16 @@ struct Owner {
     sandbox_wanted: bool,
     /// Whether the sandbox host may hold something of the task.
     sandbox_is_hosted: bool,
+    /// Whether what the task writes is measured.
+    storage_is_watched: bool,
+    measuring: Arc<Semaphore>,
     assigned_at: Instant,
     created_at: Timestamp,
 }
 
 /// Runs a task to its end. Statuses go to the sink; the last is durable when this returns.
 pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mpsc::Receiver<Stop>) {
-    let Assignment { spec, status, created_at } = assignment;
+    let Assignment { spec, status, created_at, measuring } = assignment;
     let containers = spec.shape.containers.len();
     let mut owner = Owner {
         publisher: Publisher::new(parts.sink.clone(), spec.key(), status.clone()),
@@ -80,6 +87,8 @@ pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mp
         sandbox: None,
         sandbox_wanted: false,
         sandbox_is_hosted: status.start_intended,
+        storage_is_watched: false,
+        measuring,
         assigned_at: Instant::now(),
         created_at,
         state: TaskState::new(status),
@@ -180,6 +189,7 @@ impl Owner {
                 self.sandbox = Some(sandbox);
                 self.handle(TaskEvent::SandboxReady).await;
             }
+            Outcome::StorageUsedUp(reason) => self.storage_used_up(reason).await,
             Outcome::Sandbox(Err(reason)) => self.handle(TaskEvent::SandboxFailed { reason }).await,
             Outcome::Started(container, started) => {
                 self.handles[container] = Some(started.handle.clone());
@@ -291,6 +301,7 @@ impl Owner {
             sandbox,
             earlier: self.state.status.containers[container].clone(),
         };
+        self.watch_storage();
         self.jobs.spawn(async move {
             match tokio::time::timeout(START_DEADLINE, start.run()).await {
                 Ok(Ok(started)) => Outcome::Started(container, started),
@@ -298,6 +309,27 @@ impl Owner {
                 Err(_) => Outcome::Event(start_failed(container, "it took too long", 125)),
             }
         });
+    }
+
+    /// Measures what the task writes from its first start on, if it is limited and has something to write to.
+    fn watch_storage(&mut self) {
+        let Some(limit) = plan::storage_bytes(&self.spec).filter(|_| !self.storage_is_watched) else {
+            return;
+        };
+        let mut images = self.images.iter().flatten().flatten();
+        let has_root = images.any(|image| matches!(image.rootfs, Rootfs::Layers(_)));
+        if has_root || self.spec.shape.volumes.iter().any(Volume::is_of_task) {
+            self.storage_is_watched = true;
+            let (scratch, turn) = (self.scratch.clone(), self.measuring.clone());
+            self.jobs
+                .spawn(async move { Outcome::StorageUsedUp(usage::exceeds(scratch, limit, turn).await) });
+        }
+    }
+
+    /// Ends the task at once: a container that may still clean up may still write.
+    async fn storage_used_up(&mut self, reason: String) {
+        self.handle(TaskEvent::StopRequested(Stop { code: StopCode::UserInitiated, reason })).await;
+        (0..self.handles.len()).for_each(|container| self.signal(container, Signal::Kill));
     }
 
     fn answer(&mut self, event: TaskEvent) {

@@ -296,6 +296,30 @@ async fn a_timeout_stops_a_task() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_that_writes_too_much_is_killed() {
+    let bench = bench();
+    let mut spec = numbered(1, vec![acts("a", "sleep 10000000 ignore-stop"), acts("b", "sleep 10000000")]);
+    spec.shape.ephemeral_storage_gib = Some(1);
+    let task = bench.assign(&spec).await;
+    bench.reached(&task, LastStatus::Running).await;
+    let own = bench.scratch.path().join("scratch").join(spec.id.as_str());
+    let write = |dir: &str, mib: u64| {
+        let file = std::fs::File::create(own.join(dir).join("x")).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, mib << 20).unwrap();
+    };
+    write("container-0", 600);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(bench.latest(&task).unwrap().stop, None, "it has used up a part only");
+    write("container-1", 600);
+    let begun = tokio::time::Instant::now();
+    let status = bench.reached(&task, LastStatus::Stopped).await;
+    assert!(begun.elapsed() < Duration::from_secs(25), "it is not asked to end, nor waited for");
+    assert_eq!(status.containers[0].exit_code, Some(137));
+    assert_eq!(status.stop.unwrap().reason, "Task used more than its ephemeral storage of 1 GiB");
+    bench.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
 async fn dependencies_and_health() {
     let bench = bench();
     let argv = vec!["check".to_owned()];

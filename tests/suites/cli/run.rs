@@ -30,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     ("run/container_streams_are_byte_exact", Needs::Root, container_streams_are_byte_exact),
     ("run/container_is_contained", Needs::Root, container_is_contained),
     ("run/container_out_of_memory_is_137", Needs::Root, container_out_of_memory_is_137),
+    ("run/container_storage_is_limited", Needs::Root, container_storage_is_limited),
     ("run/container_stops_on_sigterm", Needs::Root, container_stops_on_sigterm),
     ("run/container_user_and_directories", Needs::Root, container_user_and_directories),
     ("run/leaves_nothing", Needs::RootAndWasm, leaves_nothing),
@@ -254,6 +255,19 @@ fn container_out_of_memory_is_137() -> Result<()> {
     let finished = cli.run(&["--memory", "32", "busybox", "--", "tail", "/dev/zero"])?;
     assert_eq!(finished.code, 137, "{}", finished.stderr);
     assert!(finished.stderr.contains("memory"), "the reason is not said: {:?}", finished.stderr);
+    Ok(())
+}
+
+fn container_storage_is_limited() -> Result<()> {
+    let cli = Cli::with_busybox()?;
+    let script = "dd if=/dev/zero of=/big bs=1048576 count=1100 2>/dev/null; sleep 60";
+    let finished = cli.run(&["--storage", "1", "busybox", "--", "sh", "-c", script])?;
+    assert_eq!(finished.code, 137, "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("ephemeral storage of 1 GiB"),
+        "the reason is not said: {:?}",
+        finished.stderr
+    );
     Ok(())
 }
 

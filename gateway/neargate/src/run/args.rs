@@ -194,7 +194,7 @@ impl RunArgs {
             network_mode: if self.net == Net::None { NetworkMode::None } else { NetworkMode::Bridge },
             cpu_units: self.cpu,
             memory_mib: Some(self.memory.unwrap_or_else(memory_mib_default)),
-            ephemeral_storage_gib: None,
+            ephemeral_storage_gib: self.container.storage_gib(),
             timeout_s: None,
         })
     }

@@ -14,6 +14,9 @@ pub(crate) struct ContainerArgs {
     /// An empty file system in memory; may be repeated. What it holds counts as memory of the task.
     #[arg(long, value_name = "GUEST:MIB")]
     tmpfs: Vec<String>,
+    /// How much it may write to its root file system, in GiB; it is ended when it has written more.
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    storage: Option<u32>,
     /// A limit of setrlimit(2), for example nofile=1024; may be repeated.
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
@@ -25,9 +28,15 @@ impl ContainerArgs {
         let given = [
             ("--shm-size", self.shm_size.is_some()),
             ("--tmpfs", !self.tmpfs.is_empty()),
+            ("--storage", self.storage.is_some()),
             ("--ulimit", !self.ulimit.is_empty()),
         ];
         given.iter().find(|(_, is_given)| *is_given).map(|(option, _)| *option)
+    }
+
+    /// How much it may write, in GiB.
+    pub(crate) fn storage_gib(&self) -> Option<u32> {
+        self.storage
     }
 
     /// Writes the options into a definition.

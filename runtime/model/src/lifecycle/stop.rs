@@ -17,8 +17,7 @@ impl Step<'_> {
 
     pub(super) fn timed_out(&mut self) {
         let Some(seconds) = self.spec.shape.timeout_s else { return };
-        let reason =
-            format!("Task timed out: it ran for longer than its limit of {seconds} s");
+        let reason = format!("Task timed out: it ran for longer than its limit of {seconds} s");
         self.begin_stop(StopCode::UserInitiated, &reason);
     }
 
