@@ -53,6 +53,21 @@ def test_refuses_tmpfs_options_35(ecs, register, options, part):
     assert part in str(caught.value)
 
 
+def test_ulimits_reach_the_container(shell):
+    ulimits = [{"name": "nofile", "softLimit": 100, "hardLimit": 200}, {"name": "nproc", "softLimit": 30, "hardLimit": 30}]
+    script = "test $(ulimit -n) = 100 || exit 1; test $(ulimit -Hn) = 200 || exit 2; test $(ulimit -u) = 30 || exit 3"
+    assert exit_code(shell(script, {"ulimits": ulimits})) == 0
+    task = shell("exit 0", {"ulimits": [{"name": "rtprio", "softLimit": 1, "hardLimit": 1}]})
+    assert task["stopCode"] == "TaskFailedToStart" and "real-time" in task["stoppedReason"], task
+
+
+def test_all_of_a_container_ends_when_it_is_out_of_memory(shell):
+    hog = "sh -c 'x=x; while :; do x=$x$x; done'; sleep 60; exit 1"
+    task = shell(hog, {"memory": 32, "memoryReservation": 16})
+    assert exit_code(task) == 137
+    assert task["containers"][0]["reason"] == "OutOfMemoryError: Container killed due to memory usage"
+
+
 DOCKER = {"scope": "shared", "autoprovision": True, "driver": "local", "labels": {"a": "b"}}
 
 

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use neargate_driver::{
     ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, MountSource, ProcessError, RecoverError,
     Rootfs, Sandbox, SandboxError, SandboxHost, SandboxSpec, Signal, SignalError, StartError, Stats,
-    StatsError, Stdio,
+    StatsError, Stdio, Ulimit,
 };
 use neargate_model::{ContainerId, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -494,23 +494,29 @@ fn source_of(source: &MountSource) -> SourcePlan {
     }
 }
 
+/// Number, soft and hard limit.
+fn ulimit_of(limit: &Ulimit) -> Result<(u32, (u64, u64)), StartError> {
+    let refuse = |why: &str| {
+        Err(StartError::Unsupported { what: format!("ulimit {:?}", limit.name), why: why.to_owned() })
+    };
+    match ULIMITS.iter().find(|(name, _)| *name == limit.name) {
+        Some(_) if limit.soft > limit.hard => refuse("its soft limit is above its hard limit"),
+        // Real-time processes are not bounded by the CPU limit of a cgroup (sched(7)).
+        Some((_, libc::RLIMIT_RTPRIO)) if limit.hard > 0 => {
+            refuse("a task has no real-time priority, which would get around CPU limits")
+        }
+        Some((_, number)) => Ok((*number, (limit.soft, limit.hard))),
+        None => refuse("there is no limit of that name"),
+    }
+}
+
 /// Checks a spec and turns it into what the supervisor is told.
 fn plan_of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
     let unsupported = |what: String, why: &str| StartError::Unsupported { what, why: why.to_owned() };
     let Rootfs::Layers(layers) = &spec.rootfs else {
         return Err(unsupported("a Wasm image".to_owned(), "this driver runs Linux containers"));
     };
-    let ulimits: Result<Vec<_>, StartError> = spec
-        .ulimits
-        .iter()
-        .map(|limit| match ULIMITS.iter().find(|(name, _)| *name == limit.name) {
-            Some((_, number)) if limit.soft <= limit.hard => Ok((*number, (limit.soft, limit.hard))),
-            Some(_) => {
-                Err(unsupported(format!("ulimit {}", limit.name), "its soft limit is above its hard limit"))
-            }
-            None => Err(unsupported(format!("ulimit {:?}", limit.name), "there is no limit of that name")),
-        })
-        .collect();
+    let ulimits: Result<Vec<_>, StartError> = spec.ulimits.iter().map(ulimit_of).collect();
     let mounts: Result<Vec<_>, StartError> = spec
         .mounts
         .iter()

@@ -198,9 +198,22 @@ fn admit(pid: i32, ids: u32, plan: &StartPlan) -> Result<(), Failure> {
         sys::prlimit(pid, libc::RLIMIT_CORE, 0, 0).step("forbid core dumps")?;
     }
     for (resource, (soft, hard)) in &plan.ulimits {
-        sys::prlimit(pid, *resource, *soft, *hard).step("set limits")?;
+        set_ulimit(pid, *resource, *soft, *hard)?;
     }
     Ok(())
+}
+
+/// Sets a limit that the definition names. The kernel itself bounds open files (`fs.nr_open`), and others where
+/// the supervisor lacks SYS_RESOURCE.
+fn set_ulimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<(), Failure> {
+    match sys::prlimit(pid, resource, soft, hard) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(Failure::Unsupported {
+            what: format!("a ulimit of {hard}"),
+            why: "it is more than this machine allows; `sysctl fs.nr_open` tells the bound of open files"
+                .to_owned(),
+        }),
+        other => other.step("set limits"),
+    }
 }
 
 /// Takes the supervisor's protection from the OOM killer off a process. Set by host root, this is also the

@@ -199,6 +199,10 @@ async fn unsupported_specs(fixture: &Fixture) {
         spec.ulimits = vec![Ulimit { name: "nofile".to_owned(), soft: 2, hard: 1 }];
     })
     .await;
+    check("real-time priority", &|spec| {
+        spec.ulimits = vec![Ulimit { name: "rtprio".to_owned(), soft: 0, hard: 1 }];
+    })
+    .await;
     check("NUL in argument", &|spec| spec.argv.push("a\0b".to_owned())).await;
     check("empty command", &|spec| spec.argv.clear()).await;
     check("relative target", &|spec| {

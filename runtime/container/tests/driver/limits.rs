@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use neargate_driver::{Limits, StartError};
+use neargate_driver::{Limits, StartError, Ulimit};
 
 use crate::cases;
 use crate::fixture::{Fixture, Task};
@@ -14,6 +14,7 @@ cases![
     memory_of_task,
     oom_of_a_child_ends_the_container,
     oom_beside_an_init,
+    ulimits_beyond_the_host_44,
     cpu_quota_is_set,
     limits_of_container_are_set,
     swap_is_none_unless_allowed,
@@ -77,6 +78,22 @@ async fn oom_beside_an_init(fixture: &Fixture) {
         })
         .await;
     assert_eq!((output.code(), output.exit.oom), (Some(137), true), "{output:?}");
+    task.release().await;
+}
+
+/// More open files than the kernel allows are refused by name; no number of processes gets around the task's.
+async fn ulimits_beyond_the_host_44(fixture: &Fixture) {
+    let task = fixture.task_with(Limits { pids_max: Some(20), ..Limits::default() }).await;
+    let ulimit = |name: &str, value| vec![Ulimit { name: name.to_owned(), soft: value, hard: value }];
+    let (mut spec, _streams) = task.spec(&["true"]);
+    spec.ulimits = ulimit("nofile", u64::MAX);
+    let error = task.start(spec).await.map(|_| ()).unwrap_err();
+    assert!(matches!(&error, StartError::Unsupported { why, .. } if why.contains("fs.nr_open")), "{error:?}");
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum.unwrap_or(u64::MAX);
+    let script = "i=0; while [ $i -lt 50 ]; do sleep 100 & i=$((i+1)); done; echo endless";
+    let output = task.sh_with(script, |spec| spec.ulimits = ulimit("nproc", most)).await;
+    assert!(output.errors().contains("can't fork"), "{output:?}");
+    assert_eq!(output.text(), "");
     task.release().await;
 }
 
