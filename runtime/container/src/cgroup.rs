@@ -196,6 +196,25 @@ impl Group {
         kill_listed(dir);
     }
 
+    /// Kills the processes of the group that belong to a session, which its leader's id names.
+    ///
+    /// The leader must not have been reaped, so that no other session can have its id.
+    pub(crate) fn kill_session(&self, leader: i32) {
+        // Of v1 directories, each lists all processes.
+        let dirs = self.v1.iter().map(|(_, dir)| dir).chain(self.unified.iter().map(|(dir, _)| dir));
+        // What was forked meanwhile is in the next list; a group that forks faster than this is its limit's to stop.
+        const ROUNDS: usize = 8;
+        let Some(dir) = dirs.into_iter().find(|dir| dir.join("cgroup.procs").exists()) else { return };
+        for _ in 0..ROUNDS {
+            let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            let killed =
+                pids.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| kill_member(*pid, leader));
+            if killed.count() == 0 {
+                break;
+            }
+        }
+    }
+
     fn dir(&self, controller: Controller) -> Option<&Path> {
         self.member_of.iter().find(|(own, _)| *own == controller).map(|(_, dir)| dir.as_path())
     }
@@ -357,6 +376,25 @@ fn remove_tree(dir: &Path) {
         remove_tree(&entry.path());
     }
     remove_patiently(dir);
+}
+
+/// Kills a process if it belongs to the session; false if it does not, or is dead already.
+fn kill_member(pid: i32, leader: i32) -> bool {
+    let Some(process) = rustix::process::Pid::from_raw(pid) else { return false };
+    // Opened before the look, so that another process that got the id meanwhile is not hit.
+    let flags = rustix::process::PidfdFlags::empty();
+    let Ok(pidfd) = rustix::process::pidfd_open(process, flags) else { return false };
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    is_alive_in_session(&stat, leader) && crate::sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL).is_ok()
+}
+
+/// Reads state and session of proc_pid_stat(5).
+fn is_alive_in_session(stat: &str, leader: i32) -> bool {
+    // The name, in parentheses, may hold anything.
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
+    let mut fields = rest.split(' ');
+    let is_alive = fields.next().is_some_and(|state| !matches!(state, "Z" | "X"));
+    is_alive && fields.nth(2).and_then(|session| session.parse().ok()) == Some(leader)
 }
 
 fn kill_listed(dir: &Path) {

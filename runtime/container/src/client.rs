@@ -4,6 +4,8 @@
 //! it belongs to no runtime, so the client may be made before there is one and used from several. Its
 //! wake-up costs some 10 µs more than a task on the caller's own runtime would.
 
+mod session;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use async_trait::async_trait;
 use neargate_driver::{
     ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, MountSource, ProcessError, RecoverError,
-    Rootfs, Sandbox, SandboxError, SandboxHost, SandboxSpec, Signal, SignalError, StartError, Stats,
-    StatsError, Stdio, Ulimit,
+    Rootfs, Sandbox, SandboxError, SandboxHost, SandboxSpec, Session, SessionSpec, Signal, SignalError,
+    StartError, Stats, StatsError, Stdio, Ulimit,
 };
 use neargate_model::{ContainerId, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -97,6 +99,8 @@ enum Pending {
     Reply(oneshot::Sender<Response>),
     /// An answer with descriptors.
     Lend(oneshot::Sender<(Response, Vec<OwnedFd>)>),
+    /// Two answers: a start, perhaps with a descriptor, and an end.
+    Attend(session::Attended),
     /// A start is entered among the containers before anyone hears of it, so that a start whose caller has
     /// gone away can be found, and no exit is missed.
     Start {
@@ -178,6 +182,11 @@ impl Shared {
                 drop(state);
                 if let Err((Response::Lent { .. }, _)) = reply.send((response, frame.fds)) {
                     self.give_back(frame.id);
+                }
+            }
+            Some(Pending::Attend(attended)) => {
+                if let Some(attended) = attended.take(self, frame.id, response, frame.fds) {
+                    state.pending.insert(frame.id, Pending::Attend(attended));
                 }
             }
             Some(Pending::Start { started, reply }) => {
@@ -393,14 +402,7 @@ impl Handle for ContainerHandle {
         if self.started.ended.borrow().is_some() {
             return Ok(());
         }
-        let signal = match signal {
-            Signal::Kill | Signal::Stop(libc::SIGKILL) => 0,
-            Signal::Stop(signal @ 1..=64) => signal,
-            Signal::Stop(_) => {
-                return Err(SignalError { source: io::Error::from_raw_os_error(libc::EINVAL) });
-            }
-        };
-        let request = Request::Signal { container: self.started.id.clone(), signal };
+        let request = Request::Signal { container: self.started.id.clone(), signal: number_of(signal)? };
         match self.connection.call(&request, &[]).await.map_err(|source| SignalError { source })? {
             Response::Done {} => Ok(()),
             Response::Failed { failure } => Err(failure.into_signal()),
@@ -433,6 +435,9 @@ impl Handle for ContainerHandle {
             env: spec.env,
             timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
             has_stdio: spec.stdio.is_some(),
+            user: None,
+            attended: false,
+            window: None,
         };
         let fds = match &spec.stdio {
             Some(Stdio { stdin, stdout, stderr }) => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
@@ -443,13 +448,26 @@ impl Handle for ContainerHandle {
         let pending = Pending::Reply(reply);
         self.connection.send(&Request::Exec { plan }, &fds, pending).await.map_err(unavailable)?;
         match response.await.map_err(|_| unavailable(gone()))? {
-            Response::Executed { code } => {
-                let reason = code.is_none().then(|| "it took too long and was killed".to_owned());
-                Ok(Exit { code, oom: false, reason })
-            }
+            response @ Response::Executed { .. } => Ok(session::exit(&response)),
             Response::Failed { failure } => Err(failure.into_exec()),
             _ => Err(unavailable(unexpected())),
         }
+    }
+
+    async fn open(&self, spec: SessionSpec) -> Result<Box<dyn Session>, ExecError> {
+        if self.started.ended.borrow().is_some() {
+            return Err(ExecError::NotRunning);
+        }
+        session::open(&self.connection, &self.started.id, spec).await
+    }
+}
+
+/// The number of a signal in requests, where 0 is the kill of all.
+fn number_of(signal: Signal) -> Result<i32, SignalError> {
+    match signal {
+        Signal::Kill | Signal::Stop(libc::SIGKILL) => Ok(0),
+        Signal::Stop(signal @ 1..=64) => Ok(signal),
+        Signal::Stop(_) => Err(SignalError { source: io::Error::from_raw_os_error(libc::EINVAL) }),
     }
 }
 

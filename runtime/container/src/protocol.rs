@@ -115,6 +115,12 @@ wire_struct! {
         timeout_ms: u64,
         /// Whether three streams travel beside the message.
         has_stdio: bool,
+        /// `user[:group]` in place of the container's.
+        user: Option<String>,
+        /// Whether its start is answered, too.
+        attended: bool,
+        /// Rows and columns of its terminal, if it gets one instead of streams.
+        window: Option<(u16, u16)>,
     }
 }
 
@@ -155,6 +161,8 @@ wire_enum! {
         8 => GiveBack { lending: u64 },
         /// Tell whether something in a lent group was killed for going over the memory limit.
         9 => LentOom { lending: u64 },
+        /// Signal the process group of a second command, which its request names; 0 kills its whole session.
+        10 => SignalCommand { command: u64, signal: i32 },
     }
 }
 
@@ -178,6 +186,9 @@ wire_enum! {
         6 => Lent { unified: bool },
         /// Whether something in the group was killed for going over the memory limit.
         7 => Oom { oom: bool },
+        /// An attended command runs; its end is told under the same id. Our end of its terminal, if it has
+        /// one, is beside it.
+        8 => Attended {},
     }
 }
 
@@ -270,9 +281,19 @@ mod tests {
             (text(), any::<i32>()).prop_map(|(container, signal)| Request::Signal { container, signal }),
             (text(), vec(text(), 0..4), any::<u64>(), any::<bool>()).prop_map(
                 |(container, argv, timeout_ms, has_stdio)| Request::Exec {
-                    plan: ExecPlan { container, argv, env: vec![], timeout_ms, has_stdio }
+                    plan: ExecPlan {
+                        user: (!has_stdio).then(|| container.clone()),
+                        attended: !has_stdio,
+                        window: has_stdio.then_some((24, u16::MAX)),
+                        container,
+                        argv,
+                        env: vec![],
+                        timeout_ms,
+                        has_stdio,
+                    }
                 }
             ),
+            any::<(u64, i32)>().prop_map(|(command, signal)| Request::SignalCommand { command, signal }),
         ]
     }
 
@@ -280,6 +301,7 @@ mod tests {
         let text = any::<String>;
         prop_oneof![
             Just(Response::Done {}),
+            Just(Response::Attended {}),
             proptest::option::of(any::<i32>()).prop_map(|code| Response::Executed { code }),
             (text(), any::<i32>())
                 .prop_map(|(step, errno)| Response::Failed { failure: Failure::System { step, errno } }),

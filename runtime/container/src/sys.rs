@@ -345,6 +345,20 @@ pub(crate) fn seccomp(filter: &[libc::sock_filter]) -> io::Result<()> {
     check(result).map(drop)
 }
 
+/// Our end of a new terminal, `ptmx`, made ready, and the other end, opened without a path (`TIOCGPTPEER`, Linux
+/// 4.13; ioctl_tty(2)).
+pub(crate) fn terminal_peer(ptmx: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let locked: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads one int.
+    check(unsafe { libc::ioctl(ptmx.as_raw_fd(), libc::TIOCSPTLCK, &raw const locked) }.into())?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes an integer; the returned descriptor is new and ours.
+    unsafe {
+        let fd = check(libc::ioctl(ptmx.as_raw_fd(), libc::TIOCGPTPEER, flags).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
 /// The version of Landlock that the running kernel has (landlock_create_ruleset(2)); 0 for none.
 pub(crate) fn landlock_abi() -> u32 {
     const VERSION: u32 = 1;

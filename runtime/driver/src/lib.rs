@@ -9,6 +9,7 @@
 
 mod error;
 mod process;
+mod session;
 pub mod sim;
 mod spec;
 
@@ -22,6 +23,7 @@ pub use process::{
     Process, ProcessError, ProcessExit, ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec,
     ProcessUser, SandboxProcessHost, ThreadSlot,
 };
+pub use session::{Session, SessionSpec, SessionStreams};
 pub use spec::{
     ContainerSpec, ExecSpec, Exit, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxSpec, Signal, Stats,
     Stdio, Ulimit, VOLUME_ID_BASE, WasmModule, WasmSpec, WasmTimes,
@@ -60,6 +62,13 @@ pub trait Handle: Send + Sync {
 
     /// Runs another command inside the container and waits for its end.
     async fn exec(&self, spec: ExecSpec) -> Result<Exit, ExecError>;
+
+    /// Starts another command inside the container, for somebody who attends it. Returns once its program runs;
+    /// on an error nothing is left behind. A driver whose containers cannot run other programs refuses.
+    async fn open(&self, _spec: SessionSpec) -> Result<Box<dyn Session>, ExecError> {
+        let why = "this container holds one program and nothing else that could be run".to_owned();
+        Err(ExecError::Unsupported { why })
+    }
 }
 
 /// Makes and releases what the containers of one task share: network namespace and cgroup.

@@ -8,6 +8,7 @@
 mod arn;
 mod chain;
 mod cluster;
+mod command;
 mod id;
 pub mod image;
 pub mod lifecycle;
@@ -19,6 +20,7 @@ pub mod validate;
 pub use arn::{Arn, InvalidArn};
 pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
+pub use command::{Command, Window};
 pub use id::{AccountId, ClusterName, ContainerId, ContainerName, Family, InvalidId, Region, Scope, TaskId};
 pub use task::{
     ContainerLast, ContainerStatus, Health, LastStatus, NodeCommand, NodeReport, Phases, Stop, StopCode,

@@ -14,6 +14,7 @@ mod mounts;
 mod paths;
 mod program;
 mod reaper;
+mod terminal;
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,6 +34,9 @@ pub(crate) use program::Program;
 
 /// The byte by which the supervisor says that the id maps are written.
 pub(crate) const GO: u8 = 1;
+
+/// The id of the frame with our end of a new terminal; a failure's is 0.
+pub(crate) const TERMINAL: u64 = 1;
 
 /// All that the first process of a container takes over. Built before the clone.
 pub(crate) struct Init<'a> {
@@ -59,7 +63,16 @@ pub(crate) struct Exec<'a> {
     pub(crate) capabilities: u64,
     pub(crate) filter: &'a [libc::sock_filter],
     pub(crate) tasks: Vec<fs::File>,
-    pub(crate) stdio: Option<[OwnedFd; 3]>,
+    pub(crate) streams: Streams,
+}
+
+/// What a second process reads and writes.
+pub(crate) enum Streams {
+    /// The container's `/dev/null`.
+    Null,
+    Stdio([OwnedFd; 3]),
+    /// A terminal with so many rows and columns.
+    Terminal(u16, u16),
 }
 
 /// Becomes the container's first process.
@@ -77,7 +90,7 @@ pub(crate) fn exec(exec: Exec<'_>, sync: OwnedFd) -> ! {
     finish(&sync, false, || {
         sys::cloexec_from_3().step("close descriptors")?;
         wait_for_go(&sync);
-        enter(exec)
+        enter(exec, &sync)
     })
 }
 
@@ -172,7 +185,7 @@ fn attach_stdio(stdio: &[OwnedFd; 3]) -> Result<(), Failure> {
 }
 
 /// Joins the namespaces of a running container; its PID namespace was entered by the clone.
-fn enter<'a>(mut exec: Exec<'a>) -> Result<&'a Program, Failure> {
+fn enter<'a>(mut exec: Exec<'a>, sync: &OwnedFd) -> Result<&'a Program, Failure> {
     cgroup::join(&mut exec.tasks).step("join cgroup")?;
     let all = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
@@ -188,11 +201,12 @@ fn enter<'a>(mut exec: Exec<'a>) -> Result<&'a Program, Failure> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/", flags, rustix::fs::Mode::empty()).step("open root")?;
-    match &exec.stdio {
-        Some(stdio) => attach_stdio(stdio)?,
-        None => environment::attach_null(root.as_fd())?,
-    }
     let user = look_up_user(root.as_fd(), exec.user)?;
+    match &exec.streams {
+        Streams::Stdio(stdio) => attach_stdio(stdio)?,
+        Streams::Null => environment::attach_null(root.as_fd())?,
+        Streams::Terminal(rows, columns) => terminal::attach(root.as_fd(), &user, (*rows, *columns), sync)?,
+    }
     environment::enter_working_dir(exec.working_dir)?;
     environment::drop_privileges(&user, exec.capabilities, exec.filter)?;
     Ok(exec.program)

@@ -12,7 +12,7 @@ use super::{report, unwatch};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
-use crate::init::{MaskedPath, masked_paths};
+use crate::init::{self, MaskedPath, masked_paths};
 use crate::launchpad::Launchpad;
 use crate::protocol::{Request, Response, Setup, StartPlan};
 use crate::rootfs::{self, LayerPassing};
@@ -83,6 +83,8 @@ pub(super) struct Process {
     /// Open until the process has exec'd or failed.
     pub(super) sync: Option<OwnedFd>,
     pub(super) failure: Option<Failure>,
+    /// Our end of the terminal that it has made for itself.
+    pub(super) terminal: Option<OwnedFd>,
 }
 
 /// A container from its clone to its reaping.
@@ -104,6 +106,10 @@ pub(super) struct Exec {
     pub(super) request: u64,
     pub(super) deadline: Instant,
     pub(super) timed_out: bool,
+    /// The number of its container.
+    pub(super) container: u64,
+    /// Whether its start is still to be answered.
+    pub(super) starts: bool,
 }
 
 /// A group to be removed, and what to answer then: a start that failed has left nothing behind.
@@ -128,7 +134,7 @@ pub(super) struct Host {
     pub(super) numbers: HashMap<String, u64>,
     pub(super) execs: HashMap<u64, Exec>,
     pub(super) responses: Vec<(u64, Response)>,
-    /// Responses with descriptors.
+    /// Responses with descriptors, and those that must not overtake them.
     pub(super) lendings: Vec<(u64, Response, Vec<OwnedFd>)>,
     /// Groups of processes and threads that somebody else has started, by the requests for them.
     pub(super) lent: HashMap<u64, Lent>,
@@ -200,6 +206,9 @@ impl Host {
             Request::GiveBack { lending } => {
                 self.take_back(lending);
                 Ok(Some(Response::Done {}))
+            }
+            Request::SignalCommand { command, signal } => {
+                self.signal_exec(command, signal).map(|()| Some(Response::Done {}))
             }
             Request::LentOom { lending } => Ok(Some(self.lent_oom(lending))),
         };
@@ -331,8 +340,8 @@ impl Host {
             {
                 self.responses.push((request, Response::Started {}));
             }
-        } else if let Some(exec) = self.execs.get_mut(&n) {
-            read_sync(&self.epoll, &mut exec.process);
+        } else {
+            self.sync_exec(n);
         }
     }
 
@@ -395,6 +404,9 @@ impl Host {
             // It leads a process group, unless it has not come that far. An ended process is about to be reaped.
             let _ = sys::kill(-exec.process.pid, libc::SIGKILL);
             let _ = sys::pidfd_signal(exec.process.pidfd.as_fd(), libc::SIGKILL);
+            if let Some(container) = self.containers.get(&exec.container) {
+                container.group.kill_session(exec.process.pid);
+            }
         }
         let containers = &self.containers;
         self.out_of_memory
@@ -502,6 +514,7 @@ pub(super) fn read_sync(epoll: &OwnedFd, process: &mut Process) -> bool {
     let mut buffer = Vec::new();
     loop {
         match channel::receive(sync.as_fd(), &mut buffer, false) {
+            Ok(Some(mut frame)) if frame.id == init::TERMINAL => process.terminal = frame.fds.pop(),
             Ok(Some(frame)) => {
                 let unreadable = Failure::System { step: "read failure".to_owned(), errno: libc::EBADMSG };
                 process.failure = Some(decode(&frame.message).unwrap_or(unreadable));

@@ -115,7 +115,7 @@ impl Host {
             abandon(&pidfd);
             return Err(failure);
         }
-        Ok(Process { pid, pidfd, sync: Some(ours), failure: None })
+        Ok(Process { pid, pidfd, sync: Some(ours), failure: None, terminal: None })
     }
 
     fn watch_container(
@@ -189,6 +189,11 @@ fn admit(pid: i32, ids: u32, plan: &StartPlan) -> Result<(), Failure> {
     let map = format!("0 {ids} {ID_RANGE}");
     rootfs::write_maps(pid, &map, &map).step("write id maps")?;
     set_oom_score(pid)?;
+    set_limits(pid, plan)
+}
+
+/// Gives a process of a container the container's resource limits.
+pub(super) fn set_limits(pid: i32, plan: &StartPlan) -> Result<(), Failure> {
     // Raising a hard limit takes SYS_RESOURCE, which even root lacks in some containers.
     let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let nofile = nofile.min(DEFAULT_NOFILE);

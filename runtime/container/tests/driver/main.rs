@@ -7,6 +7,7 @@
 // clippy knows tests by their attribute, which these do not have.
 #![allow(clippy::unwrap_used)]
 
+mod attended;
 mod cases;
 mod faults;
 mod fixture;
@@ -78,11 +79,14 @@ fn main() -> ExitCode {
     if arguments.first().is_some_and(|first| first == faults::POWERLESS_ROLE) {
         return faults::be_powerless();
     }
-    let cases: Vec<&Case> = [cases::CASES, isolation::CASES, limits::CASES, sandboxed::CASES, faults::CASES]
-        .into_iter()
-        .flatten()
-        .filter(|(name, _)| arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str())))
-        .collect();
+    let cases: Vec<&Case> =
+        [cases::CASES, attended::CASES, isolation::CASES, limits::CASES, sandboxed::CASES, faults::CASES]
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| {
+                arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str()))
+            })
+            .collect();
     if std::env::args().any(|argument| argument == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
