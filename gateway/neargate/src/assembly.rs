@@ -11,7 +11,7 @@ use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
 use neargate_model::{TaskId, Timestamp};
-use neargate_node::{Agent, Artifacts, Images, Parts, StdioSource};
+use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, StdioSource};
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
 use tokio::sync::mpsc;
@@ -41,6 +41,8 @@ pub(crate) struct Ingredients {
 /// Control and its node, running.
 pub(crate) struct Machine {
     pub(crate) control: Control,
+    /// Commands in its containers.
+    pub(crate) sessions: Sessions,
     /// The node's loops; they end with it.
     pub(crate) node: JoinSet<()>,
 }
@@ -67,6 +69,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
     } = ingredients;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let control = Control::new(store, Arc::new(ChannelLink { commands }), Arc::new(SystemClock), capacity);
+    let sessions = Sessions::default();
     let agent = Agent::new(Parts {
         wasm,
         containers: containers.clone().map(|driver| Arc::new(driver) as Arc<dyn Driver>),
@@ -76,6 +79,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         sink: Arc::new(ControlSink { control: control.clone() }),
         scratch,
         volumes,
+        sessions: sessions.clone(),
         artifacts,
         files_of,
         listen_on,
@@ -83,7 +87,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
     });
     let mut node = JoinSet::new();
     node.spawn(agent.run(inbox));
-    Machine { control, node }
+    Machine { control, sessions, node }
 }
 
 /// What this machine can hold, with its memory promised this many times over.

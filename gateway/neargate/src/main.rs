@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod run;
 mod serve;
+mod sessions;
 mod wasm;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     Ps(client::PsArgs),
     /// Show what a task has written.
     Logs(client::LogsArgs),
+    /// Run a command in a container of a running task.
+    Exec(client::ExecArgs),
     /// Stop a task.
     Stop(client::StopArgs),
     /// Show all that is known of a task.
@@ -88,11 +91,11 @@ fn main() -> ExitCode {
 }
 
 impl Command {
-    /// `run` keeps the low exit codes for the task (125 is Docker's for "did not run"); for the others the
+    /// `run` and `exec` keep the low exit codes for what they run (125 is Docker's for "did not run"); for the others the
     /// error decides.
     fn failure_code(&self) -> Option<u8> {
         match self {
-            Self::Run(_) => Some(run::EXIT_DID_NOT_RUN),
+            Self::Run(_) | Self::Exec(_) => Some(run::EXIT_DID_NOT_RUN),
             _ => None,
         }
     }
@@ -108,6 +111,7 @@ fn dispatch(cli: Cli, launcher: Option<LauncherClient>) -> anyhow::Result<ExitCo
         Command::Env(args) => in_runtime(client::env(args)),
         Command::Ps(args) => in_runtime(client::ps(args)),
         Command::Logs(args) => in_runtime(client::logs(args)),
+        Command::Exec(args) => in_runtime(client::exec(args)),
         Command::Stop(args) => in_runtime(client::stop(args)),
         Command::Describe(args) => in_runtime(client::describe(args)),
         Command::Debug(args) => in_runtime(client::debug(args)),

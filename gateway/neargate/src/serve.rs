@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
 use crate::containers;
 use crate::data_dir::DataDir;
+use crate::sessions::NodeSessions;
 use crate::wasm;
 
 /// How often what was kept long enough is forgotten.
@@ -114,7 +115,7 @@ async fn serve(
     let policy =
         TaskPolicy { host_paths: real_paths(&args.allow_host_path)?, host_network: args.allow_host_network };
     let artifacts = Artifacts::new(data.artifacts());
-    let Machine { control, mut node } = assembly::assemble(Ingredients {
+    let Machine { control, sessions, mut node } = assembly::assemble(Ingredients {
         store: Arc::new(store),
         capacity: assembly::capacity(args.memory_overcommit),
         containers: containers.clone(),
@@ -136,7 +137,11 @@ async fn serve(
         false => Access::signed(AccountKeys { account, root: data.root_key()? }),
     };
     let apis = Apis { ecs: EcsApi::new(control.clone(), policy), logs: LogsApi::new(logs.clone()) };
-    let native = Native::new(control.clone(), Arc::new(NodeArtifacts(artifacts.clone())));
+    let native = Native::new(
+        control.clone(),
+        Arc::new(NodeArtifacts(artifacts.clone())),
+        Arc::new(NodeSessions(sessions)),
+    );
     let gateway = Arc::new(Gateway { apis, native, access, region });
     announce(args, data, &listener)?;
 

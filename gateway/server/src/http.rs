@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,11 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long to wait when no connection can be accepted, for example for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A silent connection is probed after this (tcp(7)), and given up when that often nothing answers.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_PROBES: u32 = 4;
 
 /// Why the listener ended other than by request.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +78,7 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, end: Cancellati
         };
         let gateway = gateway.clone();
         let service = service_fn(move |request| answer(gateway.clone(), request));
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         // The task ends with its connection, which the graceful end watches.
         tokio::spawn(async move {
@@ -94,6 +100,10 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             Ok((stream, _)) => {
                 // Without it, small answers wait for the peer's delayed acknowledgement.
                 let _ = stream.set_nodelay(true);
+                // A client that vanished without a word is noticed, even where nothing is sent to it.
+                if let Err(error) = keep_alive(&stream) {
+                    tracing::debug!(%error, "connection is not probed for life");
+                }
                 return stream;
             }
             Err(error) => {
@@ -102,6 +112,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             }
         }
     }
+}
+
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, KEEP_ALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEP_ALIVE_PROBES)?;
+    sockopt::set_socket_keepalive(stream, true)
 }
 
 async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {

@@ -24,6 +24,6 @@ mod sts;
 pub use access::{Access, AccountKeys};
 pub use context::RequestContext;
 pub use http::{ServeError, serve};
-pub use native::{Artifact, ArtifactSource, Native};
+pub use native::{Artifact, ArtifactSource, CommandError, CommandOutput, Commands, Native, RunningCommand};
 pub use pipeline::Gateway;
 pub use services::Apis;

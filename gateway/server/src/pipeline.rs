@@ -65,7 +65,7 @@ impl Gateway {
             Ok(caller) => {
                 let region = caller.region.unwrap_or_else(|| self.region.clone());
                 let scope = Scope { account: caller.account, region };
-                self.native.answer(&scope, &head.method, path, head.uri.query(), body).await
+                self.native.answer(&scope, head, body).await
             }
             Err(error) => Problem::new(StatusCode::FORBIDDEN, error.to_string()).response(),
         }

@@ -66,7 +66,7 @@ pub trait Handle: Send + Sync {
     /// Starts another command inside the container, for somebody who attends it. Returns once its program runs;
     /// on an error nothing is left behind. A driver whose containers cannot run other programs refuses.
     async fn open(&self, _spec: SessionSpec) -> Result<Box<dyn Session>, ExecError> {
-        let why = "this container holds one program and nothing else that could be run".to_owned();
+        let why = "this kind of container has no way to run one".to_owned();
         Err(ExecError::Unsupported { why })
     }
 }

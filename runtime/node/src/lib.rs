@@ -15,6 +15,7 @@ mod logs;
 mod plan;
 mod publish;
 mod scratch;
+mod sessions;
 mod start;
 mod task;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use agent::Agent;
 pub use artifacts::{Artifact, Artifacts};
 pub use image::{ImageProblem, Images, LocalImages, TaskImage};
 pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group, log_group, log_stream};
+pub use sessions::{AttendedCommand, Output, SESSIONS_MAX, SessionError, Sessions};
 
 /// Takes statuses; the in-process end of the way to control.
 #[async_trait]
@@ -71,6 +73,8 @@ pub struct Parts {
     pub scratch: PathBuf,
     /// A directory for volumes that outlive tasks; the node makes them and never removes one.
     pub volumes: PathBuf,
+    /// Is told which containers run, for those who run commands in them.
+    pub sessions: Sessions,
     /// What ended containers leave for the debugger.
     pub artifacts: Artifacts,
     /// Whose files the directories are that Wasm containers mount.

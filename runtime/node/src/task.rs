@@ -111,6 +111,9 @@ pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mp
             else => owner.handle(TaskEvent::Lost { reason: "internal error: nothing left to wait for".to_owned() }).await,
         }
     }
+    for container in &owner.spec.container_ids {
+        owner.parts.sessions.remove(container);
+    }
     owner.publisher.settle().await;
 }
 
@@ -181,6 +184,7 @@ impl Owner {
             Outcome::Event(event) => {
                 if let TaskEvent::Exited { container, .. } = &event {
                     self.handles[*container] = None;
+                    self.parts.sessions.remove(&self.spec.container_ids[*container]);
                 }
                 self.handle(event).await;
             }
@@ -193,6 +197,8 @@ impl Owner {
             Outcome::Sandbox(Err(reason)) => self.handle(TaskEvent::SandboxFailed { reason }).await,
             Outcome::Started(container, started) => {
                 self.handles[container] = Some(started.handle.clone());
+                let id = self.spec.container_ids[container].clone();
+                self.parts.sessions.put(id, started.handle.clone());
                 let host_ports = started.host_ports.clone();
                 let runtime_id =
                     format!("{}-{:010}", self.spec.id, runtime_suffix(&self.spec.container_ids[container]));

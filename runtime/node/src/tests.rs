@@ -157,6 +157,7 @@ fn bench() -> Bench {
         sink: witness.clone(),
         scratch: scratch.path().join("scratch"),
         volumes: scratch.path().join("volumes"),
+        sessions: Sessions::default(),
         artifacts: Artifacts::new(scratch.path().join("artifacts")),
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::LOCALHOST),

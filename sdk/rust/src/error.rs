@@ -89,6 +89,23 @@ pub enum Error {
         /// The text, cut to 200 characters.
         text: String,
     },
+    /// The command of an exec could not be run.
+    #[error("{message}")]
+    NotRun {
+        /// The exit code that a shell would give: 126 for what cannot be executed, 127 for what does not exist.
+        exit_code: u8,
+        /// The server's explanation.
+        message: String,
+    },
+    /// The connection of an exec ended before its command did.
+    #[error("attend the command at {endpoint}")]
+    ExecLost {
+        /// The URL of the server.
+        endpoint: String,
+        /// What happened to the connection.
+        #[source]
+        source: io::Error,
+    },
     /// The task had not stopped in time; it goes on.
     #[error("wait for task {arn}: it is {last_status} after {waited:?}")]
     StillRunning {

@@ -46,6 +46,7 @@ mod client;
 mod config;
 
 mod error;
+mod exec;
 mod http;
 mod ini;
 pub mod local;
@@ -62,6 +63,7 @@ pub use client::Client;
 pub use config::{Config, ConfigError, Credentials, ENDPOINT_DEFAULT, Explicit, Lookup, REGION_DEFAULT};
 
 pub use error::{AnswerError, Error, ServiceError};
+pub use exec::{Exec, ExecEvent, ExecInput, ExecRequest};
 pub use logs::{LogEvent, TaskLogs};
 pub use native::Artifact;
 pub use neargate_auth::Secret;

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue, USER_AGENT};
-use http::{Method, Response, Uri};
+use http::header::{AUTHORIZATION, CONNECTION, HeaderName, HeaderValue, UPGRADE, USER_AGENT};
+use http::{Method, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, BodyStream, Full, Limited};
 use hyper::body::Incoming;
 use neargate_auth::sigv4::{Outgoing, PathStyle, Payload, SignError, Signer};
@@ -34,7 +34,7 @@ pub struct Artifact {
 }
 
 /// A request of the native API.
-struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// For errors.
     name: &'static str,
     method: Method,
@@ -43,6 +43,8 @@ struct Request<'a> {
     query: String,
     region: &'a str,
     body: Bytes,
+    /// The protocol that the connection is to be changed to.
+    upgrade: Option<&'static str>,
 }
 
 impl Client {
@@ -93,6 +95,7 @@ impl Client {
             query: String::new(),
             region: &self.config().region,
             body: json!({ "images": images }).to_string().into(),
+            upgrade: None,
         };
         self.exchange(&request).await.map(drop)
     }
@@ -100,7 +103,7 @@ impl Client {
 
 impl<'a> Request<'a> {
     /// A `GET` of something of a task.
-    fn of_task(name: &'static str, arn: &'a str, rest: &str) -> Result<Self, Error> {
+    pub(crate) fn of_task(name: &'static str, arn: &'a str, rest: &str) -> Result<Self, Error> {
         let TaskArn { region, cluster, id } = TaskArn::parse(arn)?;
         Ok(Self {
             name,
@@ -109,7 +112,15 @@ impl<'a> Request<'a> {
             query: format!("cluster={}", escape(cluster)),
             region,
             body: Bytes::new(),
+            upgrade: None,
         })
+    }
+}
+
+impl Request<'_> {
+    /// The same as a `POST` that asks for another protocol on its connection.
+    pub(crate) fn upgrading(self, body: String, protocol: &'static str) -> Self {
+        Self { method: Method::POST, body: body.into(), upgrade: Some(protocol), ..self }
     }
 }
 
@@ -122,17 +133,21 @@ impl Client {
     }
 
     /// An answer that says that all went well.
-    async fn exchange(&self, request: &Request<'_>) -> Result<Response<Incoming>, Error> {
+    pub(crate) async fn exchange(&self, request: &Request<'_>) -> Result<Response<Incoming>, Error> {
         let sent = self.request(request).map_err(|source| Error::Sign { operation: request.name, source })?;
         let answer = self.shared.http.send(sent).await;
         let answer = answer.map_err(|failure| self.explain(request.name, failure))?;
         let status = answer.status();
-        if status.is_success() {
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS && request.upgrade.is_some() {
             return Ok(answer);
         }
         let body = self.collect(request.name, answer).await?;
         let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let exit_code = problem.get("exit_code").and_then(Value::as_u64);
+        if let Some(exit_code) = exit_code.and_then(|code| u8::try_from(code).ok()) {
+            return Err(Error::NotRun { exit_code, message: text("detail") });
+        }
         Err(Error::Service(Box::new(ServiceError {
             operation: request.name,
             code: format!("HTTP {}", status.as_u16()),
@@ -186,6 +201,10 @@ impl Client {
         }
         let agent = HeaderValue::from_static(concat!("neargate-sdk/", env!("CARGO_PKG_VERSION")));
         sent.headers_mut().insert(USER_AGENT, agent);
+        if let Some(protocol) = request.upgrade {
+            sent.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            sent.headers_mut().insert(UPGRADE, HeaderValue::from_static(protocol));
+        }
         Ok(sent)
     }
 }

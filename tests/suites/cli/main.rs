@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
 mod client;
+mod exec;
 mod run;
 mod serve;
 mod store;
@@ -18,7 +19,7 @@ use neargate_tests::process::Finished;
 use suite::Case;
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [run::CASES, serve::CASES, client::CASES, store::CASES].concat();
+    let cases: Vec<Case> = [run::CASES, serve::CASES, client::CASES, exec::CASES, store::CASES].concat();
     suite::main(&cases, None)
 }
 

@@ -1,4 +1,4 @@
-//! The commands that talk to a server: `ps`, `logs`, `stop`, `describe`, `debug`, and `env`, which says how others may.
+//! The commands that talk to a server: `ps`, `logs`, `exec`, `stop`, `describe`, `debug`, and `env`, which says how others may.
 //!
 //! They are a user of the SDK and of nothing else of ours. What was asked for goes to stdout; hints and questions go to
 //! stderr.
@@ -8,6 +8,7 @@ mod core_dump;
 mod debug;
 mod describe;
 mod env;
+mod exec;
 mod hint;
 mod ini;
 mod logs;
@@ -23,6 +24,7 @@ mod terminal;
 pub(crate) use debug::{DebugArgs, run as debug};
 pub(crate) use describe::{DescribeArgs, run as describe};
 pub(crate) use env::{EnvArgs, run as env};
+pub(crate) use exec::{ExecArgs, run as exec};
 pub(crate) use hint::{exit_code, hint};
 pub(crate) use logs::{LogsArgs, run as logs};
 pub(crate) use prepare::tell_server;

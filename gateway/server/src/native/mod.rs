@@ -6,14 +6,18 @@
 //! GET  /v1/tasks/{id}?cluster=NAME                  signed for the service `neargate`, as all below
 //! GET  /v1/tasks/{id}/artifacts?cluster=NAME
 //! GET  /v1/tasks/{id}/artifacts/{container}/{name}?cluster=NAME
+//! POST /v1/tasks/{id}/exec?cluster=NAME               see `exec.rs`
 //! POST /v1/images:prepare                           {"images": ["NAME", …]}
 //! ```
 
+mod exec;
+mod session;
 mod tasks;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use neargate_control::Control;
 use neargate_model::Scope;
@@ -22,6 +26,7 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 
+pub use exec::{CommandError, CommandOutput, Commands, RunningCommand};
 pub use tasks::{Artifact, ArtifactSource};
 
 /// The name that requests of this API are signed for.
@@ -34,6 +39,7 @@ const IMAGES_MAX: usize = 100;
 pub struct Native {
     control: Control,
     artifacts: Arc<dyn ArtifactSource>,
+    commands: Arc<dyn Commands>,
 }
 
 /// A request that could not be answered as it asked.
@@ -41,11 +47,13 @@ pub struct Native {
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     pub(crate) detail: String,
+    /// What a command that was to be run would have ended with.
+    pub(crate) exit_code: Option<u8>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self { status, detail: detail.into(), exit_code: None }
     }
 
     fn bad_request(detail: impl Into<String>) -> Self {
@@ -62,13 +70,22 @@ impl Problem {
 
     /// RFC 9457 problem details.
     pub(crate) fn response(&self) -> Response<Body> {
-        let body = json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or_default(),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        reply(self.status, "application/problem+json", &body)
+        if let Some(exit_code) = self.exit_code {
+            body["exit_code"] = json!(exit_code);
+        }
+        let mut response = reply(self.status, "application/problem+json", &body);
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            // RFC 9110, 15.5.22.
+            let protocol = HeaderValue::from_static(neargate_wire::session::PROTOCOL);
+            response.headers_mut().insert(http::header::UPGRADE, protocol);
+        }
+        response
     }
 }
 
@@ -96,20 +113,14 @@ pub(crate) fn nothing(path: &str) -> Response<Body> {
 }
 
 impl Native {
-    /// The native API over control and what tasks left.
-    pub fn new(control: Control, artifacts: Arc<dyn ArtifactSource>) -> Self {
-        Self { control, artifacts }
+    /// The native API over control, what tasks left, and the containers that run.
+    pub fn new(control: Control, artifacts: Arc<dyn ArtifactSource>, commands: Arc<dyn Commands>) -> Self {
+        Self { control, artifacts, commands }
     }
 
     /// The answer to a request of a caller in this scope.
-    pub(crate) async fn answer(
-        &self,
-        scope: &Scope,
-        method: &Method,
-        path: &str,
-        query: Option<&str>,
-        body: &[u8],
-    ) -> Response<Body> {
+    pub(crate) async fn answer(&self, scope: &Scope, head: &Parts, body: &[u8]) -> Response<Body> {
+        let (method, path, query) = (&head.method, head.uri.path(), head.uri.query());
         let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let answer = match (method, segments.as_slice()) {
             (&Method::GET, ["v1", "tasks", id]) => self.get(scope, id, query, Part::Task).await,
@@ -119,6 +130,10 @@ impl Native {
             (&Method::GET, ["v1", "tasks", id, "artifacts", container, name]) => {
                 self.get(scope, id, query, Part::Artifact(container, name)).await
             }
+            (&Method::POST, ["v1", "tasks", id, "exec"]) => match tasks::key(scope, id, query) {
+                Ok(key) => self.exec(&key, head, body).await,
+                Err(problem) => Err(problem),
+            },
             (&Method::POST, ["v1", "images:prepare"]) => self.prepare(body).await,
             _ => return nothing(path),
         };

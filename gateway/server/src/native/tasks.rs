@@ -41,7 +41,7 @@ pub(super) fn key(scope: &Scope, id: &str, query: Option<&str>) -> Result<TaskKe
 }
 
 impl Native {
-    async fn task(&self, key: &TaskKey) -> Result<DescribedTask, Problem> {
+    pub(super) async fn task(&self, key: &TaskKey) -> Result<DescribedTask, Problem> {
         self.control.describe_task(key).await.map_err(|error| match error {
             TaskError::ClusterNotFound { .. } | TaskError::NotFound { .. } => {
                 Problem::not_found(error.to_string())

@@ -7,7 +7,10 @@ use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use neargate_driver::{ExecError, ExecSpec, Exit, Handle, Signal, SignalError, Stats, StatsError, WasmTimes};
+use neargate_driver::{
+    ExecError, ExecSpec, Exit, Handle, Session, SessionSpec, Signal, SignalError, Stats, StatsError,
+    WasmTimes,
+};
 
 use crate::code::Code;
 use crate::driver::Shared;
@@ -87,6 +90,11 @@ impl Handle for Container {
     async fn exec(&self, spec: ExecSpec) -> Result<Exit, ExecError> {
         let run = self.running().ok_or(ExecError::NotRunning)?;
         Box::pin(check::run(&self.shared, &self.plan, &self.code, &run, spec)).await
+    }
+
+    async fn open(&self, _spec: SessionSpec) -> Result<Box<dyn Session>, ExecError> {
+        let why = "a Wasm container holds its program and nothing else that could be run".to_owned();
+        Err(ExecError::Unsupported { why })
     }
 }
 
