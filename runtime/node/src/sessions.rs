@@ -268,3 +268,132 @@ fn sender(fd: OwnedFd) -> Result<pipe::Sender, SessionError> {
     fcntl(fd.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
     pipe::Sender::from_owned_fd_unchecked(fd).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+
+    use async_trait::async_trait;
+    use neargate_driver::{ExecSpec, Stats, StatsError};
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+
+    /// A container in which every command runs until it is killed.
+    struct Deaf {
+        signals: mpsc::Sender<Signal>,
+    }
+
+    struct DeafSession {
+        signals: mpsc::Sender<Signal>,
+        ended: watch::Sender<bool>,
+        _stdio: SessionStreams,
+    }
+
+    #[async_trait]
+    impl Handle for Deaf {
+        async fn wait(&self) -> Exit {
+            std::future::pending().await
+        }
+
+        async fn signal(&self, _signal: Signal) -> Result<(), SignalError> {
+            Ok(())
+        }
+
+        async fn stats(&self) -> Result<Stats, StatsError> {
+            Ok(Stats::default())
+        }
+
+        async fn exec(&self, _spec: ExecSpec) -> Result<Exit, ExecError> {
+            Err(ExecError::NotRunning)
+        }
+
+        async fn open(&self, spec: SessionSpec) -> Result<Box<dyn Session>, ExecError> {
+            // Starting takes a moment, in which the caller may go away.
+            tokio::task::yield_now().await;
+            let (signals, ended) = (self.signals.clone(), watch::Sender::new(false));
+            Ok(Box::new(DeafSession { signals, ended, _stdio: spec.streams }))
+        }
+    }
+
+    #[async_trait]
+    impl Session for DeafSession {
+        async fn wait(&self) -> Exit {
+            let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+            Exit::code(137)
+        }
+
+        async fn signal(&self, signal: Signal) -> Result<(), SignalError> {
+            self.ended.send_replace(signal == Signal::Kill);
+            self.signals.try_send(signal).map_err(|e| SignalError { source: io::Error::other(e) })
+        }
+
+        fn terminal(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn resize(&self, _window: Window) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn sessions() -> (Sessions, ContainerId, mpsc::Receiver<Signal>) {
+        let (signals, told) = mpsc::channel(2 * SESSIONS_MAX);
+        let id = ContainerId::new("00000000-0000-4000-8000-000000000000").unwrap();
+        let sessions = Sessions::default();
+        sessions.put(id.clone(), Arc::new(Deaf { signals }));
+        (sessions, id, told)
+    }
+
+    fn command() -> Command {
+        Command { argv: vec!["sleep".to_owned()], env: vec![], user: None, stdin: true, window: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_without_a_caller_is_hung_up_and_then_killed() {
+        let (sessions, id, mut told) = sessions();
+        drop(sessions.open(&id, command()).await.unwrap());
+        assert_eq!(told.recv().await, Some(Signal::Stop(SIGHUP)));
+        assert_eq!(told.recv().await, Some(Signal::Kill));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_goes_away_while_it_starts_leaves_no_command() {
+        let (sessions, id, mut told) = sessions();
+        let impatient = tokio::time::timeout(Duration::ZERO, sessions.open(&id, command())).await;
+        assert!(impatient.is_err(), "the start took no time");
+        assert_eq!(told.recv().await, Some(Signal::Stop(SIGHUP)));
+        assert_eq!(told.recv().await, Some(Signal::Kill));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn commands_are_bounded_until_they_have_ended() {
+        let (sessions, id, mut told) = sessions();
+        let mut open = Vec::new();
+        for _ in 0..SESSIONS_MAX {
+            open.push(sessions.open(&id, command()).await.unwrap());
+        }
+        let more = sessions.open(&id, command()).await.map(drop);
+        assert!(matches!(more, Err(SessionError::TooMany)), "{more:?}");
+        open.pop();
+        while told.recv().await != Some(Signal::Kill) {}
+        // Its place is free once the task that has killed it is done.
+        let again = async {
+            loop {
+                match sessions.open(&id, command()).await {
+                    Err(SessionError::TooMany) => tokio::task::yield_now().await,
+                    other => break other,
+                }
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(1), again).await.is_ok_and(|opened| opened.is_ok()));
+    }
+
+    #[tokio::test]
+    async fn containers_that_have_ended_run_nothing() {
+        let (sessions, id, _told) = sessions();
+        sessions.remove(&id);
+        let refused = sessions.open(&id, command()).await.map(drop);
+        assert!(matches!(refused, Err(SessionError::NotRunning)), "{refused:?}");
+    }
+}

@@ -269,6 +269,7 @@ fn killed_client_leaves_nothing() -> Result<()> {
         let mut child = server.command(&arguments).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let end = if options.is_empty() { "ready\n" } else { "ready\r\n" };
         wait_for(&mut child, end)?;
+        assert_ne!(left()?.trim(), "0", "what is to be seen gone is not seen");
         process::signal(&child, Signal::KILL)?;
         child.wait()?;
         let gone = eventually(LIMIT, || (left().ok()?.trim() == "0").then_some(()));
