@@ -62,21 +62,6 @@ impl Launchpad {
         Ok(Self { own_network: namespace("net")?, own_pids: namespace("pid")?, own_mounts, launch_mounts })
     }
 
-    /// Makes a network namespace with `lo` up. It belongs to the host's user namespace, so root of a
-    /// container has no rights over it.
-    pub(crate) fn make_network(&self) -> Result<OwnedFd, Failure> {
-        sys::unshare(libc::CLONE_NEWNET).step("make network namespace")?;
-        let made = sys::bring_loopback_up().step("bring loopback up").and_then(|()| {
-            // NET_BIND_SERVICE does not reach this namespace, and raw sockets for ping need the capability
-            // that containers do not have. 2147483647 is the highest group that the kernel takes.
-            fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").step("open low ports")?;
-            fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").step("allow ping")?;
-            namespace("net")
-        });
-        self.leave(&self.own_network, libc::CLONE_NEWNET);
-        made
-    }
-
     /// Runs `act` inside a sandbox's network namespace.
     pub(crate) fn in_network<T>(
         &self,
@@ -85,7 +70,7 @@ impl Launchpad {
     ) -> Result<T, Failure> {
         sys::setns(network, libc::CLONE_NEWNET).step("enter network namespace")?;
         let result = act();
-        self.leave(&self.own_network, libc::CLONE_NEWNET);
+        leave(&self.own_network, libc::CLONE_NEWNET);
         result
     }
 
@@ -93,7 +78,7 @@ impl Launchpad {
     pub(crate) fn in_launch<T>(&self, act: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         sys::setns(self.launch_mounts.as_fd(), libc::CLONE_NEWNS).step("enter launch namespace")?;
         let result = act();
-        self.leave(&self.own_mounts, libc::CLONE_NEWNS);
+        leave(&self.own_mounts, libc::CLONE_NEWNS);
         result
     }
 
@@ -106,7 +91,7 @@ impl Launchpad {
         sys::setns(self.launch_mounts.as_fd(), libc::CLONE_NEWNS).step("enter launch namespace")?;
         let cloned = sys::clone3(flags, cgroup);
         if !matches!(cloned, Ok(sys::Clone::Child)) {
-            self.leave(&self.own_mounts, libc::CLONE_NEWNS);
+            leave(&self.own_mounts, libc::CLONE_NEWNS);
         }
         cloned.step("clone process")
     }
@@ -126,19 +111,35 @@ impl Launchpad {
         })?;
         let cloned = sys::clone3(0, cgroup);
         if !matches!(cloned, Ok(sys::Clone::Child)) {
-            self.leave(&self.own_pids, libc::CLONE_NEWPID);
+            leave(&self.own_pids, libc::CLONE_NEWPID);
         }
         cloned.step("clone process")
     }
+}
 
-    /// A supervisor lost in a task's namespace must not go on: it would do to one task what is meant for
-    /// another. Ending closes the socket, and the next start-up cleans up.
-    fn leave(&self, home: &OwnedFd, kind: i32) {
-        if let Err(error) = sys::setns(home.as_fd(), kind) {
-            eprintln!("neargate-supervisor: return from a sandbox's namespace: {error}");
-            std::process::abort();
-        }
+/// A supervisor lost in a task's namespace must not go on: it would do to one task what is meant for
+/// another. Ending closes the socket, and the next start-up cleans up.
+fn leave(home: &OwnedFd, kind: i32) {
+    if let Err(error) = sys::setns(home.as_fd(), kind) {
+        eprintln!("neargate-supervisor: return from a sandbox's namespace: {error}");
+        std::process::abort();
     }
+}
+
+/// Makes a network namespace with `lo` up. It belongs to the host's user namespace, so root of a
+/// container has no rights over it.
+pub(crate) fn make_network() -> Result<OwnedFd, Failure> {
+    let home = namespace("net")?;
+    sys::unshare(libc::CLONE_NEWNET).step("make network namespace")?;
+    let made = sys::bring_loopback_up().step("bring loopback up").and_then(|()| {
+        // NET_BIND_SERVICE does not reach this namespace, and raw sockets for ping need the capability
+        // that containers do not have. 2147483647 is the highest group that the kernel takes.
+        fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").step("open low ports")?;
+        fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").step("allow ping")?;
+        namespace("net")
+    });
+    leave(&home, libc::CLONE_NEWNET);
+    made
 }
 
 /// Fills the launch namespace, in which the caller is, and makes it the root.

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use neargate_driver::Limits;
 
+use super::cells::{Cell, Cells};
 use super::lend::Lent;
-use super::{report, unwatch};
+use super::{FACTORY, report, unwatch};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
 use crate::init::{self, MaskedPath, masked_paths};
 use crate::launchpad::Launchpad;
 use crate::protocol::{Request, Response, Setup, StartPlan};
-use crate::rootfs::{self, LayerPassing};
+use crate::rootfs::LayerPassing;
 use crate::seccomp::Filters;
 use crate::sys;
-use crate::user::ID_RANGE;
 use neargate_ipc::channel;
 use neargate_ipc::wire::decode;
 
@@ -128,7 +128,7 @@ pub(super) struct Host {
     pub(super) filters: Filters,
     pub(super) masked: Vec<MaskedPath>,
     pub(super) passing: LayerPassing,
-    pub(super) ids: IdRanges,
+    pub(super) cells: Cells,
     pub(super) sandboxes: HashMap<String, Sandbox>,
     pub(super) containers: HashMap<u64, Container>,
     pub(super) numbers: HashMap<String, u64>,
@@ -160,7 +160,7 @@ impl Host {
             .map_err(|error| std::io::Error::other(error.to_string()))
             .step("compile seccomp filter")?;
         Ok(Self {
-            ids: IdRanges::new(setup.id_base, seed),
+            cells: Cells::start(IdRanges::new(setup.id_base, seed), &epoll, FACTORY),
             passing: if setup.layers_by_path { LayerPassing::Paths } else { LayerPassing::Descriptors },
             setup,
             epoll,
@@ -244,41 +244,23 @@ impl Host {
         if task.is_empty() || !task.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(Failure::System { step: "check task id".to_owned(), errno: libc::EINVAL });
         }
-        let exhausted = || Failure::System { step: "take user id range".to_owned(), errno: libc::ENOSPC };
-        let ids = self.ids.take().ok_or_else(exhausted)?;
-        match self.make_sandbox(&task, hostname, ids, limits) {
-            Ok(sandbox) => {
-                self.sandboxes.insert(task, sandbox);
-                Ok(())
-            }
+        let Cell { ids, userns, network } = self.cells.take()?;
+        let group = match self.groups.make_task(&task, limits) {
+            Ok(group) => group,
             Err(failure) => {
-                self.ids.give_back(ids);
-                Err(failure)
+                self.cells.give_back(ids);
+                return Err(failure);
             }
-        }
+        };
+        let (live, leaving, releasing) = (HashSet::new(), 0, None);
+        let sandbox = Sandbox { hostname, ids, userns, network, group, live, leaving, releasing };
+        self.sandboxes.insert(task, sandbox);
+        Ok(())
     }
 
-    fn make_sandbox(
-        &self,
-        task: &str,
-        hostname: String,
-        ids: u32,
-        limits: &Limits,
-    ) -> Result<Sandbox, Failure> {
-        let map = format!("0 {ids} {ID_RANGE}");
-        let userns = rootfs::make_userns(&map, &map)?;
-        let network = self.launchpad.make_network()?;
-        let group = self.groups.make_task(task, limits)?;
-        Ok(Sandbox {
-            hostname,
-            ids,
-            userns,
-            network,
-            group,
-            live: HashSet::new(),
-            leaving: 0,
-            releasing: None,
-        })
+    /// Takes the cells that the factory has made.
+    pub(super) fn on_factory(&mut self) {
+        self.cells.on_factory(&self.epoll);
     }
 
     /// Kills what runs in a sandbox; the answer comes when all is removed.
@@ -426,7 +408,7 @@ impl Host {
         timeouts.chain(soon).min()
     }
 
-    /// Removes the groups of ended containers, and sandboxes that were released.
+    /// Removes the groups of ended containers, and sandboxes that were released, and has cells made for the next.
     pub(super) fn clean_up(&mut self) {
         for leaving in std::mem::take(&mut self.leaving) {
             if !leaving.group.remove() {
@@ -443,6 +425,7 @@ impl Host {
                 self.releasing.push(task);
             }
         }
+        self.cells.refill();
     }
 
     /// Removes a released sandbox whose processes and groups are gone, and answers those who wait for it.
@@ -452,7 +435,7 @@ impl Host {
             return false;
         }
         if let Some(sandbox) = self.sandboxes.remove(task) {
-            self.ids.give_back(sandbox.ids);
+            self.cells.give_back(sandbox.ids);
             let waiting = sandbox.releasing.unwrap_or_default();
             self.responses.extend(waiting.into_iter().map(|request| (request, Response::Done {})));
         }

@@ -11,7 +11,10 @@
 //! thread itself: that is what makes cloning, and entering other namespaces for a moment, safe. It parses
 //! nothing but the messages of `protocol`. When the server is gone it kills and removes all containers
 //! and ends.
+//!
+//! Its one helper is the factory of [`cells`], which makes namespaces ahead of need.
 
+mod cells;
 mod exec;
 mod host;
 mod lend;
@@ -42,6 +45,7 @@ const OOM_SCORE_ADJ: &str = "-999";
 /// The loop's own tokens; processes have higher ones.
 const SOCKET: u64 = 0;
 const SIGNALS: u64 = 1;
+const FACTORY: u64 = 2;
 
 enum State {
     /// The set-up message has not come yet.
@@ -107,6 +111,7 @@ impl Supervisor {
                 match event.data.u64() {
                     SOCKET => self.on_socket(event.flags, &mut buffer)?,
                     SIGNALS => self.begin_farewell(),
+                    FACTORY => self.with_host(Host::on_factory),
                     token => self.with_host(|host| host.on_event(Event::of(token))),
                 }
             }

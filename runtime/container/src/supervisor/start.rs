@@ -86,7 +86,7 @@ impl Host {
             &mut self.passing,
             &self.launchpad,
         )?;
-        let volumes = rootfs::open_volumes(plan, sandbox.ids, self.ids.volumes())?;
+        let volumes = rootfs::open_volumes(plan, sandbox.ids, self.cells.volumes())?;
         let (ours, theirs) = sync_pair()?;
         let launchpad = &self.launchpad;
         let cloned = launchpad.in_network(sandbox.network.as_fd(), || {

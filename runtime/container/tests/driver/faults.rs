@@ -22,11 +22,15 @@ cases![nothing_accumulates, killed_client, killed_supervisor, threads_are_refuse
 pub(crate) const CLIENT_ROLE: &str = "client-to-be-killed=";
 
 /// Countable things of the host and of the supervisors.
+/// Cells that a supervisor keeps ready.
+const CELLS: usize = 16;
+
 #[derive(Debug, PartialEq, Eq)]
 struct Census {
     cgroups: usize,
     mounts: usize,
-    namespaces: BTreeSet<PathBuf>,
+    /// Network namespaces; which they are changes, as cells are used up and made.
+    networks: usize,
     supervisor_fds: usize,
     children: usize,
 }
@@ -55,12 +59,13 @@ impl Census {
                 .filter(|e| e.path().is_dir())
                 .count(),
             mounts: fs::read_to_string("/proc/self/mounts").unwrap().lines().count(),
-            namespaces: supervisors
+            networks: supervisors
                 .iter()
                 .flat_map(links)
                 .filter_map(|link| fs::read_link(link).ok())
                 .filter(is_namespace)
-                .collect(),
+                .collect::<BTreeSet<_>>()
+                .len(),
             supervisor_fds: supervisors.iter().flat_map(links).count(),
             children: supervisors.iter().map(|dir| children_of(dir).len()).sum(),
         }
@@ -78,6 +83,9 @@ async fn nothing_accumulates(fixture: &Fixture) {
     let task = fixture.task().await;
     task.sh("true").await;
     task.release().await;
+    // The host's, and those of the cells of each supervisor.
+    eventually("cells are missing", || Census::take(fixture).networks == 1 + CELLS * supervisors().len())
+        .await;
     let before = Census::take(fixture);
     for n in 0..100 {
         let task = fixture.task_with(Limits { memory_bytes: Some(64 << 20), ..Limits::default() }).await;
@@ -94,7 +102,9 @@ async fn nothing_accumulates(fixture: &Fixture) {
         }
         task.release().await;
     }
-    assert_eq!(Census::take(fixture), before);
+    // Cells for the next tasks may still be in the making.
+    eventually(&format!("something was left; before it was {before:?}"), || Census::take(fixture) == before)
+        .await;
 }
 
 /// The process that is killed: starts a container, tells its supervisor, and waits.
@@ -139,6 +149,7 @@ struct Killable {
     supervisor: i32,
     instance: String,
     containers: Vec<u32>,
+    factory: u32,
 }
 
 /// Starts another client with a running container.
@@ -149,10 +160,13 @@ fn start_client(fixture: &Fixture) -> Killable {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let (supervisor, instance) = line.trim().split_once(' ').expect("the other client could not start");
-    let containers = children_of(&PathBuf::from(format!("/proc/{supervisor}")));
-    assert_eq!(containers.len(), 1);
+    let children = children_of(&PathBuf::from(format!("/proc/{supervisor}")));
+    let is_factory = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "ng-cells\n";
+    let (factories, containers): (Vec<u32>, Vec<u32>) = children.into_iter().partition(is_factory);
+    assert_eq!((factories.len(), containers.len()), (1, 1));
     assert!(!instance_dirs(instance).is_empty());
-    Killable { child, supervisor: supervisor.parse().unwrap(), instance: instance.to_owned(), containers }
+    let (supervisor, instance) = (supervisor.parse().unwrap(), instance.to_owned());
+    Killable { child, supervisor, instance, containers, factory: factories[0] }
 }
 
 fn is_alive(pid: u32) -> bool {
@@ -168,6 +182,7 @@ async fn killed_client(fixture: &Fixture) {
     })
     .await;
     eventually("its supervisor lives on", || !is_alive(client.supervisor as u32)).await;
+    eventually("its factory lives on", || !is_alive(client.factory)).await;
     assert_eq!(instance_dirs(&client.instance), Vec::<PathBuf>::new());
 }
 
@@ -178,6 +193,7 @@ async fn killed_supervisor(fixture: &Fixture) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     client.child.wait().unwrap();
     assert!(client.containers.iter().any(|&pid| is_alive(pid)), "they are not tied to the supervisor");
+    eventually("its factory lives on", || !is_alive(client.factory)).await;
     let mut next = start_client(fixture);
     assert!(!client.containers.iter().any(|&pid| is_alive(pid)), "the next supervisor left them alive");
     assert_eq!(instance_dirs(&client.instance), Vec::<PathBuf>::new());
