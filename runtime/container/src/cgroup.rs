@@ -105,9 +105,14 @@ impl Groups {
     }
 
     /// Makes the group of a process that belongs to no task.
+    ///
+    /// Where CPU time is v1's it has none of its own but competes as the server does: one group of all workers beside
+    /// the rest of the machine would be starved by the kernel for hundreds of milliseconds when it is busy (seen with
+    /// Linux 6.18 and pinned threads).
     pub(crate) fn make_process(&self, name: &str, limits: &Limits) -> Result<Group, Failure> {
         let in_instance = |(controller, root): &(Controller, PathBuf)| (*controller, root.join(&self.path));
-        let member_of = self.layout.v1.iter().map(in_instance).collect();
+        let counted = |(controller, _): &&(Controller, PathBuf)| controller.is_needed(&Limits::default());
+        let member_of = self.layout.v1.iter().filter(counted).map(in_instance).collect();
         let home = Group { path: self.path.clone(), unified: None, v1: Vec::new(), member_of };
         self.make_container(&home, name, limits)
     }
@@ -140,9 +145,10 @@ impl Groups {
                 group.member_of.push((*controller, dir.to_owned()));
                 continue;
             }
+            if !needed && parent.is_some() {
+                continue;
+            }
             let dir = root.join(&group.path);
-            // Below a task that has no directory of its own there is nothing to inherit, but `make_task`
-            // makes all, so only missing parents of the instance could fail here.
             fs::create_dir(&dir).step("make cgroup directory")?;
             group.v1.push((*controller, dir.clone()));
             group.member_of.push((*controller, dir));

@@ -384,6 +384,30 @@ pub(crate) fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Resu
     check(result).map(drop)
 }
 
+/// Sets how long the calling thread, and those that it will start, may run before another one's turn comes
+/// (`sched_setattr(2)`; a slice of its own since Linux 6.12).
+pub(crate) fn set_slice(slice: std::time::Duration) -> io::Result<()> {
+    /// `struct sched_attr` in its first form, of 48 bytes.
+    #[repr(C)]
+    #[derive(Default)]
+    struct SchedAttr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime_ns: u64,
+        deadline_ns: u64,
+        period_ns: u64,
+    }
+    let (size, runtime_ns) = (size_of::<SchedAttr>() as u32, slice.as_nanos() as u64);
+    let nice = rustix::process::getpriority_process(None)?;
+    // Policy 0 is the usual one, which it has already.
+    let attr = SchedAttr { size, nice, runtime_ns, ..SchedAttr::default() };
+    // SAFETY: `attr` is a valid sched_attr of the size that it tells.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0u32) }).map(drop)
+}
+
 /// Gives the process a session keyring of its own, so that it possesses no key of who started it.
 pub(crate) fn join_new_session_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: u32 = 1;

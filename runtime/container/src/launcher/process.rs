@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use neargate_driver::ProcessRole;
 use neargate_ipc::channel;
@@ -16,6 +17,10 @@ use crate::cgroup;
 use crate::failure::{Failure, Step};
 use crate::fence::{self, Fence, Filters, Needs};
 use crate::sys;
+
+/// How long such a process may keep a core from others that become ready to run: the least that the kernel takes. It
+/// may be busy for hours, and what waits beside it are requests, and the threads that commit a task's next state.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// The byte by which the launcher says that the id maps are written.
 pub(super) const GO: u8 = 1;
@@ -82,6 +87,8 @@ fn enclose(start: &mut Start<'_>) -> Result<(), Failure> {
         None => drop(fs::write("/proc/self/oom_score_adj", "0")),
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Kernels before Linux 6.12 have no slice of a task's own, and go on with theirs.
+    let _ = sys::set_slice(SLICE);
     let plan = &start.plan;
     // Process listings; a longer name is cut by the kernel.
     let name = std::ffi::CString::new(format!("ng-{}", plan.name)).map_err(std::io::Error::from);

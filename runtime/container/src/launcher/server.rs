@@ -445,7 +445,9 @@ fn no_groups() -> Failure {
 fn become_nobodys_child(socket: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     sys::reset_inherited_signals();
-    let _ = rustix::process::setsid();
+    // Out of reach of the terminal's signals, but in the program's session: with `sched_autogroup_enabled` each
+    // session is a group to the scheduler, which lets a busy one wait for too long beside another.
+    let _ = rustix::process::setpgid(None, None);
     let _ = rustix::thread::set_name(c"ng-launcher");
     // A reader of the program's output must not wait for the launcher's copy of the pipe, and the program
     // may have descriptors that are none of our business.
