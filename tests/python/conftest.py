@@ -84,7 +84,7 @@ class Server:
         )
 
     def stop(self):
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGINT)  # with all tasks
         assert self.process.wait(timeout=10) == 0
         lines = self.log.read_text(errors="replace").splitlines()
         alarms = [line for line in lines if {"WARN", "ERROR"} & set(line.split()[:3])]

@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::process::{self, Finished};
-use crate::{Client, Credentials, binary};
+use crate::{Client, Credentials, binary, eventually};
 
 /// A server is ready within this or something is wrong.
 pub const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -157,12 +157,21 @@ impl Server {
         expect_success(&mut command)
     }
 
-    /// Asks the server to end, and waits until it has.
+    /// Asks the server to end with all tasks, and waits until it has.
     pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.end(Signal::INT)
+    }
+
+    /// Asks the server to end without the tasks that can go on, and waits until it has.
+    pub fn leave(&mut self) -> Result<ExitStatus> {
+        self.end(Signal::TERM)
+    }
+
+    fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         if let Some(status) = self.ended {
             return Ok(status);
         }
-        process::signal(&self.child, Signal::TERM)?;
+        process::signal(&self.child, signal)?;
         let status = process::wait(&mut self.child, STOP_LIMIT)?;
         let status = status
             .with_context(|| format!("the server did not end within {STOP_LIMIT:?}{}", self.log_tail()))?;
@@ -175,6 +184,26 @@ impl Server {
         self.child.kill().context("kill server")?;
         self.ended = Some(self.child.wait().context("reap server")?);
         Ok(())
+    }
+
+    /// Kills the supervisor of its containers as a crash would, and waits until it is gone.
+    pub fn kill_supervisor(&self) -> Result<()> {
+        let supervisor = self.supervisor().context("find the supervisor")?;
+        rustix::process::kill_process(supervisor, Signal::KILL).context("kill supervisor")?;
+        let gone = eventually(STOP_LIMIT, || (self.supervisor() != Some(supervisor)).then_some(()));
+        gone.context("the supervisor does not end")
+    }
+
+    /// The process that looks after its containers.
+    pub fn supervisor(&self) -> Option<Pid> {
+        let seat = format!("--supervisor-seat\0{}/run\0", self.data.canonicalize().ok()?.display());
+        let pids = fs::read_dir("/proc").ok()?.flatten();
+        let pids = pids.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+        let is_it = |pid: &Pid| {
+            let read = |file| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).unwrap_or_default();
+            String::from_utf8_lossy(&read("cmdline")).contains(&seat) && read("comm") == b"ng-supervisor\n"
+        };
+        pids.into_iter().find(is_it)
     }
 
     /// The log so far.
@@ -253,6 +282,12 @@ impl Drop for Server {
         if stopped.is_err() {
             // The test fails below; what matters here is that nothing outlives it.
             let _ = self.kill();
+        }
+        // Containers would outlive a server that was killed; with data of somebody else's they are somebody else's, too.
+        if self.data.starts_with(self._scratch.path())
+            && let Some(supervisor) = self.supervisor()
+        {
+            let _ = rustix::process::kill_process(supervisor, Signal::TERM);
         }
         let unexpected = self.unexpected_log();
         if thread::panicking() {

@@ -9,6 +9,7 @@
 //! artifacts/         what ended Wasm containers left for the debugger
 //! scratch/           what running containers write
 //! volumes/           named volumes, as ACCOUNT/REGION/CLUSTER/NAME; they outlive tasks
+//! run/               the supervisor's socket and journal
 //! root-key.json      the root access key, 0600
 //! endpoint           where the server listens, for `neargate env`
 //! ```
@@ -82,6 +83,10 @@ impl DataDir {
 
     pub(crate) fn key_values(&self) -> PathBuf {
         self.root.join("key-values.sqlite")
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.root.join("run")
     }
 
     pub(crate) fn scratch(&self) -> PathBuf {

@@ -166,11 +166,17 @@ impl StdioSource for OwnStreams {
             })
         };
         let stdio = Stdio {
+            readers: None,
             stdin: own("stdin", io::stdin().as_fd().try_clone_to_owned())?,
             stdout: own("stdout", io::stdout().as_fd().try_clone_to_owned())?,
             stderr: own("stderr", io::stderr().as_fd().try_clone_to_owned())?,
         };
         Ok(ContainerStdio { stdio, pumps: JoinSet::new() })
+    }
+
+    /// There is nothing to read: the container writes where this command does.
+    fn resume(&self, _: &TaskSpec, _: usize, _: [OwnedFd; 2]) -> Result<JoinSet<()>, StdioError> {
+        Ok(JoinSet::new())
     }
 
     async fn flush(&self) {}

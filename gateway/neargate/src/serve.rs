@@ -1,5 +1,6 @@
 //! `neargate serve`: the gateway, control and node of one machine in one process.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use neargate_container::{ContainerDriver, LauncherClient};
 use neargate_control::{Control, RetentionConfig};
 use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
-use neargate_model::{AccountId, Region};
+use neargate_model::{AccountId, Region, TaskId};
 use neargate_node::{Artifacts, LocalImages, LogStdio};
 use neargate_server::ecs::{EcsApi, TaskPolicy};
 use neargate_server::logs::LogsApi;
@@ -68,7 +69,8 @@ pub(crate) struct ServeArgs {
     allow_host_network: bool,
 }
 
-/// Runs the server until it is asked to end. Called before any thread exists.
+/// Runs the server until it is asked to end: SIGINT ends all tasks first, SIGTERM only those that cannot go on without
+/// it. Called before any thread exists.
 pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     let account = AccountId::new(args.account.clone()).context("read --account")?;
     let region = Region::new(args.region.clone()).context("read --region")?;
@@ -82,7 +84,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
         bail!("--memory-overcommit must be between 0.1 and 100");
     }
     let data = DataDir::open(args.data.as_deref())?;
-    let containers = containers::start(data.root())?;
+    let containers = containers::attach(&data)?;
     let launcher = wasm::launch()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
@@ -111,17 +113,18 @@ async fn serve(
     config.runs_max = args.wasm_instances;
     config.control.push(listener.local_addr().context("read the address of the listener")?);
     let wasm = wasm::driver(config, data, &launcher, containers.as_ref())?;
-    clear_scratch(data)?;
+    clear_scratch(data, containers.as_ref())?;
     let policy =
         TaskPolicy { host_paths: real_paths(&args.allow_host_path)?, host_network: args.allow_host_network };
     let artifacts = Artifacts::new(data.artifacts());
+    let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
     let Machine { control, sessions, mut node } = assembly::assemble(Ingredients {
         store: Arc::new(store),
         capacity: assembly::capacity(args.memory_overcommit),
         containers: containers.clone(),
         wasm: wasm.clone(),
         images: Arc::new(LocalImages::new(images)),
-        stdio: Arc::new(LogStdio::new(logs.clone(), assembly::now)),
+        stdio: stdio.clone(),
         scratch: data.scratch(),
         volumes: data.volumes(),
         artifacts: artifacts.clone(),
@@ -148,37 +151,63 @@ async fn serve(
     let end = CancellationToken::new();
     let serving = tokio::spawn(neargate_server::serve(listener, gateway, end.clone()));
     let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), artifacts, end.clone()));
-    tokio::select! {
-        _ = interrupts.recv() => {}
-        _ = terminations.recv() => {}
-        _ = node.join_next() => tracing::error!("the node ended unexpectedly"),
-    }
+    let ends_tasks = tokio::select! {
+        _ = interrupts.recv() => true,
+        _ = terminations.recv() => false,
+        _ = node.join_next() => {
+            tracing::error!("the node ended unexpectedly");
+            false
+        }
+    };
     tracing::info!("ending");
     end.cancel();
     let _ = serving.await;
     let _ = sweeping.await;
-    let left = control.drain("Host stopped: the server was asked to end", STOP_DEADLINE).await?;
+    let kept = match &containers {
+        Some(containers) if !ends_tasks => containers.running(),
+        _ => BTreeSet::new(),
+    };
+    let left = control.drain("Host stopped: the server was asked to end", &kept, STOP_DEADLINE).await?;
     if left > 0 {
         tracing::warn!(tasks = left, "tasks did not end in time; they are reported at the next start");
     }
+    stdio.close().await;
     node.shutdown().await;
     wasm.shut_down().await;
     launcher.shut_down().await;
-    if let Some(containers) = containers {
-        containers.shut_down().await;
+    match containers {
+        Some(containers) if ends_tasks => containers.shut_down().await,
+        Some(containers) => {
+            if !kept.is_empty() {
+                tracing::info!(
+                    tasks = kept.len(),
+                    "container tasks go on; the next `neargate serve` looks after them"
+                );
+            }
+            containers.leave().await;
+        }
+        None => {}
     }
     tokio::task::spawn_blocking(move || logs.close()).await?;
     Ok(())
 }
 
-/// Containers end with the supervisor of their server, so what a former one left is nobody's.
-fn clear_scratch(data: &DataDir) -> Result<()> {
-    match std::fs::remove_dir_all(data.scratch()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("empty {}", data.scratch().display()))
+/// Removes what tasks have left that do not run any more.
+fn clear_scratch(data: &DataDir, containers: Option<&ContainerDriver>) -> Result<()> {
+    let scratch = data.scratch();
+    let entries = match std::fs::read_dir(&scratch) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("read {}", scratch.display()))?,
+    };
+    let kept = containers.map(ContainerDriver::found).unwrap_or_default();
+    for entry in entries {
+        let path = entry.with_context(|| format!("read {}", scratch.display()))?.path();
+        let is_kept = |task: &TaskId| path.file_name().is_some_and(|name| name == task.as_str());
+        if !kept.iter().any(is_kept) {
+            std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 fn real_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {

@@ -138,7 +138,7 @@ impl Bench {
             capabilities_add: vec![],
             capabilities_drop: vec![],
             init: false,
-            stdio: Stdio { stdin: null(), stdout: null(), stderr: null() },
+            stdio: Stdio { stdin: null(), stdout: null(), stderr: null(), readers: None },
             scratch: scratch.clone(),
             wasm: None,
         };

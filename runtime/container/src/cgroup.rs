@@ -18,9 +18,12 @@
 mod detect;
 mod limits;
 
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +34,10 @@ pub(crate) use detect::{Controller, Layout};
 
 /// The directory that holds all servers' groups, in every hierarchy.
 const TOP: &str = "neargate";
+
+/// Names an instance's journal, on its directory in the primary hierarchy; kernfs keeps such attributes as long as the
+/// directory.
+const JOURNAL_ATTRIBUTE: &str = "trusted.neargate.journal";
 
 /// This server's part of all hierarchies, held by a lock.
 #[derive(Debug)]
@@ -58,8 +65,11 @@ pub(crate) struct Group {
 impl Groups {
     /// Takes the instance's directory, after removing what dead servers have left.
     ///
+    /// What runs in an instance with a `journal` is not given up with its server: only who has that file, or
+    /// finds it gone, removes its groups. Such an instance is not emptied here; see [`Groups::sweep`].
+    ///
     /// A server that ends meanwhile may remove `neargate` while it is empty; then all is tried again.
-    pub(crate) fn open(instance: &str) -> Result<Self, Failure> {
+    pub(crate) fn open(instance: &str, journal: Option<&Path>) -> Result<Self, Failure> {
         const ATTEMPTS: usize = 20;
         let layout = Layout::detect().step("read mountinfo")?;
         remove_leftovers(&layout);
@@ -71,7 +81,43 @@ impl Groups {
             }
         }
         let lock = opened?;
+        if let Some(journal) = journal {
+            let value = journal.as_os_str().as_encoded_bytes();
+            rustix::fs::fsetxattr(&lock, JOURNAL_ATTRIBUTE, value, rustix::fs::XattrFlags::empty())
+                .step("mark the server's cgroup")?;
+        }
         Ok(Self { layout, path: format!("{TOP}/{instance}"), _lock: lock })
+    }
+
+    /// Kills and removes what is in the instance's directories but the tasks of `kept` with their containers' groups.
+    pub(crate) fn sweep(&self, kept: &HashMap<&str, HashSet<String>>) {
+        for root in primary_last(&self.layout) {
+            for (dir, task) in directories(&root.join(&self.path)) {
+                let Some(containers) = kept.get(task.as_str()) else {
+                    remove_tree(&dir);
+                    continue;
+                };
+                let gone = |(_, name): &(PathBuf, String)| !containers.contains(name);
+                directories(&dir).iter().filter(|entry| gone(entry)).for_each(|(dir, _)| remove_tree(dir));
+            }
+        }
+    }
+
+    /// A task's group that an earlier supervisor has made; `None` when a part of it is gone.
+    pub(crate) fn find_task(&self, task: &str, limits: &Limits) -> Option<Group> {
+        self.find(format!("{}/{task}", self.path), None, limits)
+    }
+
+    /// A container's group below its task's that an earlier supervisor has made.
+    pub(crate) fn find_container(&self, task: &Group, name: &str, limits: &Limits) -> Option<Group> {
+        self.find(format!("{}/{name}", task.path), Some(task), limits)
+    }
+
+    fn find(&self, path: String, parent: Option<&Group>, limits: &Limits) -> Option<Group> {
+        let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
+        let exists = |dir: &Path| fs::metadata(dir).map(drop);
+        self.gather_dirs(&mut group, parent, limits, exists).ok()?;
+        Some(group)
     }
 
     /// Makes the instance's directories; the lock comes first, so that no cleaner takes them for leftovers.
@@ -120,7 +166,7 @@ impl Groups {
     fn make(&self, path: String, parent: Option<&Group>, limits: &Limits) -> Result<Group, Failure> {
         let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
         let made = self
-            .make_dirs(&mut group, parent, limits)
+            .gather_dirs(&mut group, parent, limits, |dir| fs::create_dir(dir))
             .and_then(|()| limits::apply(&self.layout, &group, parent.is_some(), limits));
         match made {
             Ok(()) => Ok(group),
@@ -131,10 +177,17 @@ impl Groups {
         }
     }
 
-    fn make_dirs(&self, group: &mut Group, parent: Option<&Group>, limits: &Limits) -> Result<(), Failure> {
+    /// Enters the group's directories, each of which `ensure` makes, or finds.
+    fn gather_dirs(
+        &self,
+        group: &mut Group,
+        parent: Option<&Group>,
+        limits: &Limits,
+        ensure: impl Fn(&Path) -> io::Result<()>,
+    ) -> Result<(), Failure> {
         if let Some(root) = &self.layout.unified {
             let dir = root.join(&group.path);
-            fs::create_dir(&dir).step("make cgroup directory")?;
+            ensure(&dir).step("make cgroup directory")?;
             let fd = fs::File::open(&dir).step("open cgroup directory")?;
             group.unified = Some((dir, fd.into()));
         }
@@ -149,7 +202,7 @@ impl Groups {
                 continue;
             }
             let dir = root.join(&group.path);
-            fs::create_dir(&dir).step("make cgroup directory")?;
+            ensure(&dir).step("make cgroup directory")?;
             group.v1.push((*controller, dir.clone()));
             group.member_of.push((*controller, dir));
         }
@@ -194,6 +247,29 @@ impl Group {
         self.member_of.iter().filter(|(controller, _)| is_cpu(controller)).map(open).collect()
     }
 
+    /// The last part of its path.
+    pub(crate) fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The processes in the group, by their ids in the reader's namespace.
+    pub(crate) fn members(&self) -> Vec<i32> {
+        let listed = |dir: &PathBuf| fs::read_to_string(dir.join("cgroup.procs")).ok();
+        let text = self.dirs().find_map(listed).unwrap_or_default();
+        text.lines().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// Whether a process is in the group, also one that has ended and was not reaped, as far as v2 tells that.
+    pub(crate) fn holds(&self, pid: i32) -> bool {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        text.lines().any(|line| line.strip_suffix(&self.path).is_some_and(|rest| rest.ends_with('/')))
+    }
+
+    /// Its directories. Of v1 ones, each lists all processes.
+    fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
+        self.v1.iter().map(|(_, dir)| dir).chain(self.unified.iter().map(|(dir, _)| dir))
+    }
+
     /// Kills every process in the group, found by its own list where the kernel does not do it.
     pub(crate) fn kill_listed(&self) {
         self.kill();
@@ -206,16 +282,10 @@ impl Group {
     ///
     /// The leader must not have been reaped, so that no other session can have its id.
     pub(crate) fn kill_session(&self, leader: i32) {
-        // Of v1 directories, each lists all processes.
-        let dirs = self.v1.iter().map(|(_, dir)| dir).chain(self.unified.iter().map(|(dir, _)| dir));
         // What was forked meanwhile is in the next list; a group that forks faster than this is its limit's to stop.
         const ROUNDS: usize = 8;
-        let Some(dir) = dirs.into_iter().find(|dir| dir.join("cgroup.procs").exists()) else { return };
         for _ in 0..ROUNDS {
-            let pids = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            let killed =
-                pids.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| kill_member(*pid, leader));
-            if killed.count() == 0 {
+            if self.members().into_iter().filter(|pid| kill_member(*pid, leader)).count() == 0 {
                 break;
             }
         }
@@ -362,15 +432,30 @@ fn try_lock(file: &fs::File) -> io::Result<()> {
 
 /// Kills and removes the groups of servers that no longer hold their lock.
 fn remove_leftovers(layout: &Layout) {
-    let Ok(instances) = fs::read_dir(layout.primary().join(TOP)) else { return };
-    for instance in instances.flatten().filter(|entry| entry.path().is_dir()) {
-        let Ok(dir) = fs::File::open(instance.path()) else { continue };
-        if try_lock(&dir).is_ok() {
+    for (path, instance) in directories(&layout.primary().join(TOP)) {
+        let Ok(dir) = fs::File::open(&path) else { continue };
+        if try_lock(&dir).is_ok() && !has_journal(&dir) {
             for root in primary_last(layout) {
-                remove_tree(&root.join(TOP).join(instance.file_name()));
+                remove_tree(&root.join(TOP).join(&instance));
             }
         }
     }
+}
+
+/// Whether the file exists from which the instance's next server will know what runs in it.
+fn has_journal(instance: &fs::File) -> bool {
+    let mut path = [0; libc::PATH_MAX as usize];
+    match rustix::fs::fgetxattr(instance, JOURNAL_ATTRIBUTE, &mut path[..]) {
+        Ok(length) => Path::new(OsStr::from_bytes(&path[..length])).exists(),
+        Err(_) => false,
+    }
+}
+
+/// The directories in a directory, and their names.
+fn directories(dir: &Path) -> Vec<(PathBuf, String)> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    directories.map(|entry| (entry.path(), entry.file_name().to_string_lossy().into_owned())).collect()
 }
 
 /// Kills all processes of a group and those below, then removes it, leaves first.

@@ -4,63 +4,73 @@
 //! it belongs to no runtime, so the client may be made before there is one and used from several. Its
 //! wake-up costs some 10 µs more than a task on the caller's own runtime would.
 
+mod plan;
+mod seat;
 mod session;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::Child;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, MountSource, ProcessError, RecoverError,
-    Rootfs, Sandbox, SandboxError, SandboxHost, SandboxSpec, Session, SessionSpec, Signal, SignalError,
-    StartError, Stats, StatsError, Stdio, Ulimit,
+    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, ProcessError, RecoverError, Recovered, Sandbox,
+    SandboxError, SandboxHost, SandboxSpec, Session, SessionSpec, Signal, SignalError, StartError, Stats,
+    StatsError, Stdio,
 };
 use neargate_model::{ContainerId, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::capabilities;
 use crate::config::SupervisorConfig;
 use crate::failure::Failure;
 use crate::peer;
-use crate::protocol::{ExecPlan, LendPlan, MountPlan, Request, Response, SourcePlan, StartPlan, TmpfsPlan};
+use crate::protocol::{End, ExecPlan, LendPlan, Request, Response};
 use crate::spawn::{self, SpawnError};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
+use seat::{Found, SeatClient, Snapshot};
 
 /// Requests that may be sent and not answered yet; more wait. Commands in containers do not count.
 const REQUESTS_MAX: usize = 1024;
+
+/// How many supervisors in a row are asked for the same.
+const ATTEMPTS: usize = 5;
 
 /// Starts the supervisor.
 #[derive(Debug)]
 pub struct Supervisor;
 
 impl Supervisor {
-    /// Starts the supervisor. Must be called before this process has a second thread.
+    /// Starts a supervisor that ends with this process. Must be called before this process has a second thread.
     ///
     /// This succeeds without root, too: preparing a sandbox then fails and says what is missing.
     pub fn spawn(config: &SupervisorConfig) -> Result<SupervisorClient, SpawnError> {
         let (child, socket) = spawn::spawn()?;
-        let connection = Arc::new(Connection {
-            receiver: Once::new(),
-            child: Mutex::new(Some(child)),
-            permits: Semaphore::new(REQUESTS_MAX),
-            next_id: AtomicU64::new(1),
-            shared: Arc::new(Shared { socket, state: Mutex::default(), ended: watch::Sender::new(false) }),
-        });
         let setup = encode(&Request::Setup { setup: config.to_setup() });
         // Answered with id 0, which nobody waits for: what failed is told to whoever prepares a sandbox.
-        channel::send(connection.shared.socket.as_fd(), 0, &setup, &[], true).map_err(SpawnError::Socket)?;
-        Ok(SupervisorClient { connection })
+        channel::send(socket.as_fd(), 0, &setup, &[], true).map_err(SpawnError::Socket)?;
+        Ok(SupervisorClient::new(socket, None, Some(child)))
+    }
+
+    /// Attaches to the supervisor of a directory, and to what it runs; it is started if there is none. Must be called
+    /// before this process has a second thread.
+    ///
+    /// It and its containers go on when this process ends or is killed, until [`SupervisorClient::shut_down`]. When it
+    /// is killed itself, another one takes its place.
+    pub fn attach(config: &SupervisorConfig, directory: &Path) -> Result<SupervisorClient, SpawnError> {
+        let (seat, socket, snapshot) = seat::attach(config, directory)?;
+        let client = SupervisorClient::new(socket, Some(seat), None);
+        client.connection.shared.take_in(snapshot);
+        Ok(client)
     }
 }
 
-/// The container driver and sandbox host. Clones share one supervisor, which ends, with all containers,
-/// when the last of them and of their handles is gone.
+/// The container driver and sandbox host. Clones share one supervisor. One that was [spawned](Supervisor::spawn) ends,
+/// with all containers, when the last of them and of their handles is gone.
 #[derive(Clone, Debug)]
 pub struct SupervisorClient {
     connection: Arc<Connection>,
@@ -81,10 +91,22 @@ struct Connection {
 /// What the receiving thread holds, too.
 #[derive(Debug)]
 struct Shared {
-    socket: OwnedFd,
+    link: Mutex<Arc<OwnedFd>>,
     state: Mutex<State>,
-    /// Becomes true when the supervisor has ended and was reaped.
+    /// Of a supervisor that outlives this process.
+    seat: Option<SeatClient>,
+    /// Whether nobody wants the supervisor any more, so that no other one is looked for.
+    leaving: AtomicBool,
+    /// How often a supervisor was attached to, or that there is none any more.
+    attached: watch::Sender<Attached>,
+    /// Becomes true when the supervisor has ended and was reaped, or was left.
     ended: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attached {
+    Times(u64),
+    Never,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +114,8 @@ struct State {
     closed: bool,
     pending: HashMap<u64, Pending>,
     containers: HashMap<String, Arc<Started>>,
+    /// Tasks with sandboxes that were there before this process.
+    sandboxes: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -115,12 +139,26 @@ struct Started {
     id: String,
     task: TaskId,
     ended: watch::Sender<Option<(Exit, Stats)>>,
+    /// Tells the exit code if it ends while there is no supervisor.
+    pidfd: Mutex<Option<OwnedFd>>,
+    /// The reading ends of its standard output and error, if it was there before this process, until they are taken.
+    readers: Mutex<Option<[OwnedFd; 2]>>,
 }
 
 /// What a caller can do with a started container.
 struct ContainerHandle {
     connection: Arc<Connection>,
     started: Arc<Started>,
+}
+
+/// Lets an error pass that says no more than that the supervisor is gone.
+fn unless_gone(sent: io::Result<()>) -> io::Result<()> {
+    match sent {
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn gone() -> io::Error {
@@ -130,13 +168,7 @@ fn gone() -> io::Error {
 impl Drop for Connection {
     fn drop(&mut self) {
         // Ends the receiving thread, which holds the socket as well, and tells the supervisor.
-        let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
-    }
-}
-
-impl AsFd for Shared {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.shared.leave();
     }
 }
 
@@ -146,9 +178,38 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn link(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.link.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the connection for good.
+    fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+        if let Some(seat) = &self.seat {
+            seat.dismiss_steward();
+        }
+        let _ = rustix::net::shutdown(&*self.link(), rustix::net::Shutdown::Both);
+    }
+
     fn receive_all(&self) {
+        while self.receive_from(&self.link()) {}
+        self.attached.send_replace(Attached::Never);
+        let mut state = self.state();
+        state.closed = true;
+        state.pending.clear();
+        let reason = "the supervisor has ended".to_owned();
+        for (_, started) in state.containers.drain() {
+            // What goes on without this process has not ended.
+            if !self.leaving.load(Ordering::SeqCst) || self.seat.is_none() {
+                started.end(Exit { code: None, oom: false, reason: Some(reason.clone()) }, Stats::default());
+            }
+        }
+    }
+
+    /// Hears one supervisor to its end; returns whether another one has taken its place.
+    fn receive_from(&self, link: &OwnedFd) -> bool {
         let mut buffer = Vec::new();
-        while let Ok(Some(frame)) = channel::receive(self.socket.as_fd(), &mut buffer, true) {
+        while let Ok(Some(frame)) = channel::receive(link.as_fd(), &mut buffer, true) {
             match decode::<Response>(&frame.message) {
                 Ok(response) => self.dispatch(frame, response),
                 Err(error) => {
@@ -157,21 +218,67 @@ impl Shared {
                 }
             }
         }
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        let mut state = self.state();
-        state.closed = true;
-        state.pending.clear();
-        let reason = "the supervisor has ended".to_owned();
-        for (_, started) in state.containers.drain() {
-            started.end(Exit { code: None, oom: false, reason: Some(reason.clone()) }, Stats::default());
+        let _ = rustix::net::shutdown(link, rustix::net::Shutdown::Both);
+        let Some(seat) = self.seat.as_ref().filter(|_| !self.leaving.load(Ordering::SeqCst)) else {
+            return false;
+        };
+        tracing::warn!("the supervisor of containers has ended; they go on, and another one is started");
+        // Whoever waits for an answer asks the next one.
+        self.state().pending.clear();
+        match seat.reattach() {
+            Ok((socket, snapshot)) => {
+                tracing::info!(
+                    containers = snapshot.containers.len(),
+                    "another supervisor has found the containers"
+                );
+                *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(socket);
+                self.take_in(snapshot);
+                !self.leaving.load(Ordering::SeqCst)
+            }
+            Err(error) => {
+                tracing::error!(%error, "no other supervisor can be reached; containers cannot be run any more");
+                false
+            }
         }
+    }
+
+    /// Enters what a supervisor knows, and ends what it does not know any more.
+    fn take_in(&self, mut snapshot: Snapshot) {
+        let known: Vec<Arc<Started>> = self.state().containers.values().cloned().collect();
+        for started in known.iter().filter(|started| started.ended.borrow().is_none()) {
+            match snapshot.containers.remove(&started.id) {
+                Some(Found { end: None, .. }) => {}
+                Some(Found { end: Some(end), .. }) => started.end_as(end),
+                None => started.end_as(End { code: None, oom: false, stats: Stats::default() }),
+            }
+        }
+        let mut state = self.state();
+        for (id, found) in snapshot.containers {
+            if state.containers.get(&id).is_some_and(|known| found.end.is_some() || !known.has_ended()) {
+                continue;
+            }
+            // Task ids are checked where they are made; another one could not be asked for.
+            let Ok(task) = TaskId::new(found.task) else { continue };
+            let ended = found.end.map(|end| (end.exit(), end.stats));
+            let (pidfd, readers) = (Mutex::new(found.pidfd), Mutex::new(found.readers));
+            let started = Started { id: id.clone(), task, ended: watch::Sender::new(ended), pidfd, readers };
+            state.containers.insert(id, Arc::new(started));
+        }
+        state.sandboxes = snapshot.sandboxes;
+        drop(state);
+        self.attached.send_modify(|attached| {
+            if let Attached::Times(times) = attached {
+                *times += 1;
+            }
+        });
     }
 
     fn dispatch(&self, frame: Frame, response: Response) {
         let mut state = self.state();
         if let Response::Exited { container, code, oom, stats } = response {
-            if let Some(started) = state.containers.get(&container) {
-                started.end(Exit { code: Some(code), oom, reason: None }, stats);
+            if let Some(started) = state.containers.get(&container).cloned() {
+                drop(state);
+                started.end_as(End { code, oom, stats });
             }
             return;
         }
@@ -191,6 +298,7 @@ impl Shared {
             }
             Some(Pending::Start { started, reply }) => {
                 if matches!(response, Response::Started {}) {
+                    started.keep(frame.fds.into_iter().next());
                     state.containers.insert(started.id.clone(), started);
                 }
                 drop(reply.send(response));
@@ -204,11 +312,41 @@ impl Shared {
     /// Gives a lent group back without waiting. What cannot be sent now is taken back with its sandbox.
     fn give_back(&self, lending: u64) {
         let request = encode(&Request::GiveBack { lending });
-        let _ = channel::send(self.socket.as_fd(), 0, &request, &[], false);
+        let _ = channel::send(self.link().as_fd(), 0, &request, &[], false);
+    }
+}
+
+impl End {
+    fn exit(&self) -> Exit {
+        let lost = "it ended while nobody watched it, so its exit code is not known";
+        let reason = self.code.is_none().then(|| lost.to_owned());
+        Exit { code: self.code, oom: self.oom, reason }
     }
 }
 
 impl Started {
+    fn new(id: &str, task: &TaskId) -> Self {
+        let (pidfd, readers) = (Mutex::new(None), Mutex::new(None));
+        Self { id: id.to_owned(), task: task.clone(), ended: watch::Sender::new(None), pidfd, readers }
+    }
+
+    fn keep(&self, pidfd: Option<OwnedFd>) {
+        *self.pidfd.lock().unwrap_or_else(PoisonError::into_inner) = pidfd;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    /// Enters its end as a supervisor tells it. One that has not seen the end does not know the code; the pidfd does.
+    fn end_as(&self, mut end: End) {
+        let pidfd = self.pidfd.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if end.code.is_none() {
+            end.code = pidfd.as_ref().and_then(seat::exit_code);
+        }
+        self.end(end.exit(), end.stats);
+    }
+
     fn end(&self, exit: Exit, stats: Stats) {
         self.ended.send_replace(Some((exit, stats)));
     }
@@ -239,11 +377,34 @@ impl Connection {
         });
     }
 
+    /// Asks for something that may be asked for twice: a supervisor that is killed before it answers is not the last.
     async fn call(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<Response> {
         let _permit = self.permits.acquire().await.map_err(|_| gone())?;
-        let (reply, response) = oneshot::channel();
-        self.send(request, fds, Pending::Reply(reply)).await?;
-        response.await.map_err(|_| gone())
+        for _ in 0..ATTEMPTS {
+            let asked_of = self.attached();
+            let (reply, response) = oneshot::channel();
+            unless_gone(self.send(request, fds, Pending::Reply(reply)).await)?;
+            // One that could not be sent has no answer.
+            if let Ok(response) = response.await {
+                return Ok(response);
+            }
+            self.wait_for_another(asked_of).await?;
+        }
+        Err(gone())
+    }
+
+    fn attached(&self) -> Attached {
+        *self.shared.attached.borrow()
+    }
+
+    /// Waits until another supervisor than the one that was asked is there.
+    async fn wait_for_another(&self, asked_of: Attached) -> io::Result<()> {
+        let mut attached = self.shared.attached.subscribe();
+        // The sender lives as long as `self`, so waiting cannot fail; it is bounded by the receiving thread's own wait.
+        match attached.wait_for(|attached| *attached != asked_of).await.as_deref() {
+            Ok(Attached::Times(_)) => Ok(()),
+            Ok(Attached::Never) | Err(_) => Err(gone()),
+        }
     }
 
     async fn send(&self, request: &Request, fds: &[BorrowedFd<'_>], pending: Pending) -> io::Result<()> {
@@ -266,7 +427,7 @@ impl Connection {
             }
             state.pending.insert(id, pending);
         }
-        let sent = peer::send(&self.shared, id, encode(request), fds).await;
+        let sent = peer::send(&self.shared.link(), id, encode(request), fds).await;
         if sent.is_err() {
             self.shared.state().pending.remove(&id);
         }
@@ -275,12 +436,61 @@ impl Connection {
 }
 
 impl SupervisorClient {
+    fn new(socket: OwnedFd, seat: Option<SeatClient>, child: Option<Child>) -> Self {
+        let shared = Arc::new(Shared {
+            link: Mutex::new(Arc::new(socket)),
+            state: Mutex::default(),
+            seat,
+            leaving: AtomicBool::new(false),
+            attached: watch::Sender::new(Attached::Times(0)),
+            ended: watch::Sender::new(false),
+        });
+        let connection = Arc::new(Connection {
+            receiver: Once::new(),
+            child: Mutex::new(child),
+            permits: Semaphore::new(REQUESTS_MAX),
+            next_id: AtomicU64::new(1),
+            shared,
+        });
+        Self { connection }
+    }
+
     /// Ends the supervisor with all its containers and waits until it is gone. Idempotent.
     pub async fn shut_down(&self) {
+        let shared = &self.connection.shared;
         self.connection.start_receiver();
-        let _ = rustix::net::shutdown(&self.connection.shared.socket, rustix::net::Shutdown::Both);
+        shared.leaving.store(true, Ordering::SeqCst);
+        match shared.seat {
+            // It closes the connection by its end.
+            Some(ref seat) => {
+                seat.dismiss_steward();
+                let farewell = encode(&Request::Farewell {});
+                let _ = peer::send(&shared.link(), 0, farewell, &[]).await;
+            }
+            None => shared.leave(),
+        }
         // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = shared.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Lets go of a supervisor that outlives this process, and of its containers, which go on. Idempotent.
+    pub async fn leave(&self) {
+        self.connection.start_receiver();
+        self.connection.shared.leave();
         let _ = self.connection.shared.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Tasks whose sandboxes were there before this process.
+    pub fn found(&self) -> BTreeSet<TaskId> {
+        let state = self.connection.shared.state();
+        state.sandboxes.iter().filter_map(|task| TaskId::new(task.clone()).ok()).collect()
+    }
+
+    /// Tasks with containers that run.
+    pub fn running(&self) -> BTreeSet<TaskId> {
+        let state = self.connection.shared.state();
+        let running = state.containers.values().filter(|started| !started.has_ended());
+        running.map(|started| started.task.clone()).collect()
     }
 
     /// Makes a group in a sandbox; returns its name, whether its v2 directory is among the descriptors, and those.
@@ -310,6 +520,10 @@ impl SupervisorClient {
         self.connection.shared.give_back(lending);
     }
 
+    fn started(&self, id: &str) -> Option<Arc<Started>> {
+        self.connection.shared.state().containers.get(id).cloned()
+    }
+
     fn handle(&self, started: Arc<Started>) -> Arc<dyn Handle> {
         Arc::new(ContainerHandle { connection: Arc::clone(&self.connection), started })
     }
@@ -327,34 +541,49 @@ impl Driver for SupervisorClient {
             let why = format!("the sandbox belongs to task {}", sandbox.task);
             return Err(StartError::Unsupported { what: format!("task {} in it", spec.task), why });
         }
-        let plan = plan_of(&spec)?;
-        let started = Arc::new(Started {
-            id: plan.container.clone(),
-            task: spec.task.clone(),
-            ended: watch::Sender::new(None),
-        });
-        let Stdio { stdin, stdout, stderr } = &spec.stdio;
-        let fds = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let plan = plan::of(&spec)?;
+        let id = plan.container.clone();
+        let Stdio { stdin, stdout, stderr, readers } = &spec.stdio;
+        let mut fds = vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        fds.extend(readers.iter().flatten().map(AsFd::as_fd));
         let _permit = self.connection.permits.acquire().await.map_err(|_| unavailable(gone()))?;
-        let (reply, response) = oneshot::channel();
-        let pending = Pending::Start { started: Arc::clone(&started), reply };
-        self.connection.send(&Request::Start { plan }, &fds, pending).await.map_err(unavailable)?;
-        match response.await.map_err(|_| unavailable(gone()))? {
-            Response::Started {} => Ok(self.handle(started)),
-            Response::Failed { failure } => Err(failure.into_start()),
-            _ => Err(unavailable(unexpected())),
+        let request = Request::Start { plan };
+        // A container that is started again: that it has ended may be said of the run before.
+        let ran_before = self.started(&id).is_some();
+        for _ in 0..ATTEMPTS {
+            let asked_of = self.connection.attached();
+            let started = Arc::new(Started::new(&id, &spec.task));
+            let (reply, response) = oneshot::channel();
+            let pending = Pending::Start { started: Arc::clone(&started), reply };
+            unless_gone(self.connection.send(&request, &fds, pending).await).map_err(unavailable)?;
+            match response.await {
+                Ok(Response::Started {}) => return Ok(self.handle(started)),
+                Ok(Response::Failed { failure }) => return Err(failure.into_start()),
+                Ok(_) => return Err(unavailable(unexpected())),
+                Err(_) => self.connection.wait_for_another(asked_of).await.map_err(unavailable)?,
+            }
+            // Whether the one before has come so far as to let it go, the next one knows.
+            if let Some(started) = self.started(&id).filter(|started| !ran_before || !started.has_ended()) {
+                return Ok(self.handle(started));
+            }
         }
+        Err(unavailable(gone()))
     }
 
-    /// Finds containers of this supervisor only: in this form it does not outlive the server.
-    async fn recover(&self, id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError> {
-        let started = self.connection.shared.state().containers.get(id.as_str()).cloned();
-        Ok(started.map(|started| self.handle(started)))
+    async fn recover(&self, id: &ContainerId) -> Result<Option<Recovered>, RecoverError> {
+        let Some(started) = self.started(id.as_str()) else { return Ok(None) };
+        let readers = started.readers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Some(Recovered { handle: self.handle(started), readers }))
     }
 }
 
 #[async_trait]
 impl SandboxHost for SupervisorClient {
+    async fn find(&self, spec: &SandboxSpec) -> Option<Sandbox> {
+        let found = self.connection.shared.state().sandboxes.contains(spec.task.as_str());
+        found.then(|| Sandbox { task: spec.task.clone(), limits: spec.limits.clone() })
+    }
+
     async fn prepare(&self, spec: &SandboxSpec) -> Result<Sandbox, SandboxError> {
         let sandbox = Sandbox { task: spec.task.clone(), limits: spec.limits.clone() };
         if !spec.linux {
@@ -378,7 +607,9 @@ impl SandboxHost for SupervisorClient {
         let unavailable = |source| SandboxError::Unavailable { source };
         match self.connection.call(&request, &[]).await.map_err(unavailable)? {
             Response::Done {} => {
-                self.connection.shared.state().containers.retain(|_, started| started.task != *task);
+                let mut state = self.connection.shared.state();
+                state.containers.retain(|_, started| started.task != *task);
+                state.sandboxes.remove(task.as_str());
                 Ok(())
             }
             Response::Failed { failure } => Err(failure.into_sandbox()),
@@ -440,7 +671,7 @@ impl Handle for ContainerHandle {
             window: None,
         };
         let fds = match &spec.stdio {
-            Some(Stdio { stdin, stdout, stderr }) => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            Some(Stdio { stdin, stdout, stderr, .. }) => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             None => Vec::new(),
         };
         let unavailable = |source| ExecError::Start(StartError::Unavailable { source });
@@ -469,99 +700,4 @@ fn number_of(signal: Signal) -> Result<i32, SignalError> {
         Signal::Stop(signal @ 1..=64) => Ok(signal),
         Signal::Stop(_) => Err(SignalError { source: io::Error::from_raw_os_error(libc::EINVAL) }),
     }
-}
-
-/// `setrlimit(2)` numbers by ECS's names.
-const ULIMITS: [(&str, u32); 15] = [
-    ("core", libc::RLIMIT_CORE),
-    ("cpu", libc::RLIMIT_CPU),
-    ("data", libc::RLIMIT_DATA),
-    ("fsize", libc::RLIMIT_FSIZE),
-    ("locks", libc::RLIMIT_LOCKS),
-    ("memlock", libc::RLIMIT_MEMLOCK),
-    ("msgqueue", libc::RLIMIT_MSGQUEUE),
-    ("nice", libc::RLIMIT_NICE),
-    ("nofile", libc::RLIMIT_NOFILE),
-    ("nproc", libc::RLIMIT_NPROC),
-    ("rss", libc::RLIMIT_RSS),
-    ("rtprio", libc::RLIMIT_RTPRIO),
-    ("rttime", libc::RLIMIT_RTTIME),
-    ("sigpending", libc::RLIMIT_SIGPENDING),
-    ("stack", libc::RLIMIT_STACK),
-];
-
-/// Size of `/dev/shm` unless a spec says otherwise (Docker's default).
-const SHM_BYTES_DEFAULT: u64 = 64 << 20;
-
-/// Permission bits of a tmpfs unless a spec says otherwise (Docker's default).
-const TMPFS_MODE_DEFAULT: u32 = 0o1777;
-
-fn source_of(source: &MountSource) -> SourcePlan {
-    match source {
-        MountSource::Host(path) => SourcePlan::Host { path: path.as_os_str().as_bytes().to_vec() },
-        MountSource::Tmpfs { size_bytes, options } => SourcePlan::Tmpfs {
-            tmpfs: TmpfsPlan {
-                size_bytes: *size_bytes,
-                exec: options.exec,
-                mode: options.mode.unwrap_or(TMPFS_MODE_DEFAULT),
-                uid: options.uid,
-                gid: options.gid,
-                inodes_max: options.inodes_max,
-            },
-        },
-    }
-}
-
-/// Number, soft and hard limit.
-fn ulimit_of(limit: &Ulimit) -> Result<(u32, (u64, u64)), StartError> {
-    let refuse = |why: &str| {
-        Err(StartError::Unsupported { what: format!("ulimit {:?}", limit.name), why: why.to_owned() })
-    };
-    match ULIMITS.iter().find(|(name, _)| *name == limit.name) {
-        Some(_) if limit.soft > limit.hard => refuse("its soft limit is above its hard limit"),
-        // Real-time processes are not bounded by the CPU limit of a cgroup (sched(7)).
-        Some((_, libc::RLIMIT_RTPRIO)) if limit.hard > 0 => {
-            refuse("a task has no real-time priority, which would get around CPU limits")
-        }
-        Some((_, number)) => Ok((*number, (limit.soft, limit.hard))),
-        None => refuse("there is no limit of that name"),
-    }
-}
-
-/// Checks a spec and turns it into what the supervisor is told.
-fn plan_of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
-    let unsupported = |what: String, why: &str| StartError::Unsupported { what, why: why.to_owned() };
-    let Rootfs::Layers(layers) = &spec.rootfs else {
-        return Err(unsupported("a Wasm image".to_owned(), "this driver runs Linux containers"));
-    };
-    let ulimits: Result<Vec<_>, StartError> = spec.ulimits.iter().map(ulimit_of).collect();
-    let mounts: Result<Vec<_>, StartError> = spec
-        .mounts
-        .iter()
-        .map(|mount| {
-            if !mount.target.is_absolute() {
-                let what = format!("a mount at {}", mount.target.display());
-                return Err(unsupported(what, "its path in the container must be absolute"));
-            }
-            let target = mount.target.as_os_str().as_bytes().to_vec();
-            Ok(MountPlan { source: source_of(&mount.source), target, read_only: mount.read_only })
-        })
-        .collect();
-    Ok(StartPlan {
-        container: spec.id.to_string(),
-        task: spec.task.to_string(),
-        layers: layers.iter().map(|layer| layer.as_os_str().as_bytes().to_vec()).collect(),
-        argv: spec.argv.clone(),
-        env: spec.env.clone(),
-        working_dir: spec.working_dir.as_os_str().as_bytes().to_vec(),
-        user: spec.user.clone(),
-        limits: spec.limits.clone(),
-        ulimits: ulimits?,
-        read_only_root: spec.read_only_root,
-        mounts: mounts?,
-        shm_bytes: spec.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT),
-        capabilities: capabilities::resolve(&spec.capabilities_add, &spec.capabilities_drop)?,
-        init: spec.init,
-        scratch: spec.scratch.as_os_str().as_bytes().to_vec(),
-    })
 }

@@ -16,6 +16,7 @@ pub struct SupervisorConfig {
     id_base: u32,
     resolv_conf: Vec<u8>,
     layers_by_path: bool,
+    server_uid: u32,
 }
 
 impl SupervisorConfig {
@@ -30,6 +31,7 @@ impl SupervisorConfig {
             id_base: DEFAULT_ID_BASE,
             resolv_conf: b"nameserver 169.254.169.253\n".to_vec(),
             layers_by_path: false,
+            server_uid: rustix::process::geteuid().as_raw(),
         }
     }
 
@@ -51,6 +53,17 @@ impl SupervisorConfig {
     pub fn with_layers_by_path(mut self) -> Self {
         self.layers_by_path = true;
         self
+    }
+
+    /// Sets the user id that a server which outlives its rights will have, by default the caller's own: besides root,
+    /// only that user may be the supervisor's server.
+    pub fn with_server_uid(mut self, server_uid: u32) -> Self {
+        self.server_uid = server_uid;
+        self
+    }
+
+    pub(crate) fn server_uid(&self) -> u32 {
+        self.server_uid
     }
 
     /// Names the server's cgroups, `neargate/<instance>` in every hierarchy; 16 hexadecimal digits.

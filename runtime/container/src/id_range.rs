@@ -36,9 +36,19 @@ impl IdRanges {
         None
     }
 
+    /// Takes the range that begins with an id, because an earlier supervisor has given it to a task.
+    pub(crate) fn claim(&mut self, first: u32) {
+        self.used.extend(self.slot(first));
+    }
+
     /// Gives a range back.
     pub(crate) fn give_back(&mut self, first: u32) {
-        self.used.remove(&((first - self.base) / ID_RANGE - 1));
+        self.slot(first).map(|slot| self.used.remove(&slot));
+    }
+
+    /// The slot of a range; `None` for one that was not made from this base.
+    fn slot(&self, first: u32) -> Option<u32> {
+        (first.checked_sub(self.base)? / ID_RANGE).checked_sub(1)
     }
 
     /// First id of the range in which volumes are stored.
@@ -59,6 +69,9 @@ mod tests {
         assert_eq!(all, [base + 3 * ID_RANGE, base + ID_RANGE, base + 2 * ID_RANGE]);
         ids.give_back(all[1]);
         assert_eq!(ids.take(), Some(all[1]));
+        assert_eq!(ids.take(), None);
+        ids.give_back(all[0]);
+        ids.claim(all[0]);
         assert_eq!(ids.take(), None);
         assert!(all.iter().all(|&first| first > ids.volumes() && first <= ID_MAX - ID_RANGE));
     }

@@ -3,6 +3,7 @@
 //! ```text
 //!  client.rs   Driver and SandboxHost over a socket            (server, any runtime)
 //!  spawn.rs    the supervisor from a sealed copy of the binary (server, before threads)
+//!  steward.rs  starts it, and the next one                 (a fork of the server, before threads)
 //!  ─────────── protocol.rs, failure.rs ───────────
 //!  supervisor/ one thread, root: sandboxes, clone, reap        (supervisor)
 //!  launchpad.rs, rootfs.rs, cgroup.rs                          (supervisor, before the clone)
@@ -22,8 +23,11 @@
 //! `execve(2)`, that have no file, no network, no capability and no descriptor but what their spec names. It
 //! works without root, too. [`SandboxProcesses`] puts them into a task's sandbox.
 //!
-//! Not here yet: a network beyond `lo`, pools of prepared namespaces, and a supervisor that outlives its
-//! server.
+//! [`Supervisor::spawn`] starts a supervisor that ends with the server, and all containers with it;
+//! [`Supervisor::attach`] one that goes on, with its containers, when the server ends or is killed, and that is
+//! replaced, without harm to them, when it is killed itself.
+//!
+//! Not here yet: a network beyond `lo`.
 //!
 //! `main` of a binary that uses this driver begins with
 //!
@@ -60,6 +64,7 @@ mod rootfs;
 mod sandboxed;
 mod seccomp;
 mod spawn;
+mod steward;
 mod supervisor;
 mod sys;
 mod user;

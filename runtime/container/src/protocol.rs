@@ -8,7 +8,7 @@ use neargate_ipc::{wire_enum, wire_struct};
 use crate::failure::Failure;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
@@ -163,6 +163,23 @@ wire_enum! {
         9 => LentOom { lending: u64 },
         /// Signal the process group of a second command, which its request names; 0 kills its whole session.
         10 => SignalCommand { command: u64, signal: i32 },
+        /// Kill and remove everything and end. Without it, a supervisor that serves a path outlives the server.
+        11 => Farewell {},
+        /// Execute the program beside this message in place of the own one and find everything again. Every
+        /// version understands this one: it is how a newer server replaces an older supervisor.
+        12 => Renew { build: String },
+    }
+}
+
+wire_struct! {
+    /// How a container ended.
+    pub(crate) struct End {
+        /// Exit code, or 128 and the signal's number; none when nobody can tell it.
+        code: Option<i32>,
+        /// Whether something of it was killed for going over the memory limit.
+        oom: bool,
+        /// What it had used.
+        stats: Stats,
     }
 }
 
@@ -171,7 +188,7 @@ wire_enum! {
     pub(crate) enum Response {
         /// Done, nothing to tell.
         0 => Done {},
-        /// The program of the container runs.
+        /// The program of the container runs; its pidfd is beside it.
         1 => Started {},
         /// Usage.
         2 => Usage { stats: Stats },
@@ -179,8 +196,8 @@ wire_enum! {
         3 => Executed { code: Option<i32> },
         /// The request failed.
         4 => Failed { failure: Failure },
-        /// Unasked: a container ended. Request id 0.
-        5 => Exited { container: String, code: i32, oom: bool, stats: Stats },
+        /// Unasked: a container ended; no code when nobody can tell it. Request id 0.
+        5 => Exited { container: String, code: Option<i32>, oom: bool, stats: Stats },
         /// The group was made. Descriptors beside it: the network namespace, then the v2 directory if
         /// `unified`, then v1 `tasks` files; for a thread only the latter.
         6 => Lent { unified: bool },
@@ -189,6 +206,13 @@ wire_enum! {
         /// An attended command runs; its end is told under the same id. Our end of its terminal, if it has
         /// one, is beside it.
         8 => Attended {},
+        /// A sandbox that was there before this server; told before `Attached`.
+        9 => Sandbox { task: String },
+        /// A container of it; told after its sandbox. Beside it, if `readers`, the reading ends of its standard
+        /// output and error, and last, unless it has ended, its pidfd.
+        10 => Found { container: String, task: String, end: Option<End>, readers: bool },
+        /// All that was there has been told. `build` names the program that the supervisor executes.
+        11 => Attached { build: String },
     }
 }
 
@@ -294,6 +318,8 @@ mod tests {
                 }
             ),
             any::<(u64, i32)>().prop_map(|(command, signal)| Request::SignalCommand { command, signal }),
+            Just(Request::Farewell {}),
+            text().prop_map(|build| Request::Renew { build }),
         ]
     }
 
@@ -308,7 +334,15 @@ mod tests {
             (text(), text()).prop_map(|(program, why)| Response::Failed {
                 failure: Failure::NotExecutable { program, why }
             }),
-            (text(), any::<(i32, bool, u64, u64, u64, u32)>()).prop_map(
+            text().prop_map(|task| Response::Sandbox { task }),
+            (text(), text(), any::<bool>(), any::<Option<i32>>()).prop_map(
+                |(container, task, readers, code)| {
+                    let end =
+                        code.map(|code| End { code: Some(code), oom: readers, stats: Stats::default() });
+                    Response::Found { container, task, end, readers }
+                }
+            ),
+            (text(), any::<(Option<i32>, bool, u64, u64, u64, u32)>()).prop_map(
                 |(container, (code, oom, cpu_ns, memory_bytes, memory_peak_bytes, pids))| Response::Exited {
                     container,
                     code,

@@ -7,14 +7,20 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use crate::supervisor::Meeting;
+
 /// The argument that makes a process a supervisor; the number of its socket follows.
 const ROLE_ARGUMENT: &str = "--supervisor-role";
+/// The argument that makes a process a supervisor which outlives its server; its directory, the server's user id and
+/// the name of the program follow.
+const SEAT_ARGUMENT: &str = "--supervisor-seat";
 /// Its name in process listings.
 const NAME: &str = "neargate-supervisor";
 
@@ -39,27 +45,46 @@ pub enum SpawnError {
     /// The copy could not be executed.
     #[error("execute the supervisor")]
     Execute(#[source] io::Error),
-    /// The launcher could not be forked.
-    #[error("fork the launcher")]
+    /// The launcher, or the steward of a supervisor, could not be forked.
+    #[error("fork the launcher or the steward")]
     Fork(#[source] io::Error),
+    /// There is no supervisor to be reached in its directory.
+    #[error("reach the supervisor at {}; it says on standard error what hinders it", directory.display())]
+    Seat {
+        /// The directory.
+        directory: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// A process that was started as a supervisor.
 #[derive(Debug)]
-pub struct SupervisorRole {
-    socket: RawFd,
+pub struct SupervisorRole(Role);
+
+#[derive(Debug)]
+enum Role {
+    Socket(RawFd),
+    Seat { directory: PathBuf, server_uid: u32, build: String },
 }
 
 impl SupervisorRole {
-    /// Serves until the server is gone; never returns.
+    /// Serves until it is to end; never returns.
     pub fn run(self) -> ! {
+        let number = match self.0 {
+            Role::Socket(number) => number,
+            Role::Seat { directory, server_uid, build } => {
+                crate::supervisor::run(Meeting::Directory { directory, server_uid, build })
+            }
+        };
         // SAFETY: the number came from `spawn` of this very binary, which left exactly this descriptor open
         // for the role; a wrong number makes an invalid descriptor and every use of it fails with EBADF.
-        let socket = unsafe { OwnedFd::from_raw_fd(self.socket) };
+        let socket = unsafe { OwnedFd::from_raw_fd(number) };
         if fcntl_setfd(&socket, FdFlags::CLOEXEC).is_err() {
             std::process::exit(2);
         }
-        crate::supervisor::run(socket)
+        crate::supervisor::run(Meeting::Socket(socket))
     }
 }
 
@@ -67,11 +92,37 @@ impl SupervisorRole {
 /// before arguments are looked at in any other way.
 pub fn role_from_args() -> Option<SupervisorRole> {
     let mut args = std::env::args_os().skip(1);
-    if args.next()? != ROLE_ARGUMENT {
+    let role = args.next()?;
+    if role == ROLE_ARGUMENT {
+        let socket = args.next()?.into_string().ok()?.parse().ok()?;
+        return (socket > 2).then_some(SupervisorRole(Role::Socket(socket)));
+    }
+    if role != SEAT_ARGUMENT {
         return None;
     }
-    let socket = args.next()?.into_string().ok()?.parse().ok()?;
-    (socket > 2).then_some(SupervisorRole { socket })
+    let directory = args.next()?.into();
+    let server_uid = args.next()?.into_string().ok()?.parse().ok()?;
+    let build = args.next()?.into_string().ok()?;
+    Some(SupervisorRole(Role::Seat { directory, server_uid, build }))
+}
+
+/// The command that starts `program` as a supervisor which outlives its server.
+pub(crate) fn command(program: &OwnedFd, directory: &Path, server_uid: u32, build: &str) -> Command {
+    let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    command.arg0(NAME).arg(SEAT_ARGUMENT).arg(directory).arg(server_uid.to_string()).arg(build);
+    // Who reads the server's output must not wait for the end of a process that outlives it.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// Names the running program, so that a server can tell whether its supervisor is the same.
+pub(crate) fn build() -> String {
+    use std::os::unix::fs::MetadataExt;
+    let version = env!("CARGO_PKG_VERSION");
+    match std::fs::metadata("/proc/self/exe") {
+        Ok(own) => format!("{version}-{}-{}.{:09}", own.size(), own.mtime(), own.mtime_nsec()),
+        Err(_) => version.to_owned(),
+    }
 }
 
 /// Starts the supervisor; returns it and our end of its socket.
@@ -100,7 +151,7 @@ pub(crate) fn check_threads() -> Result<(), SpawnError> {
     if count > 1 { Err(SpawnError::Threads { count }) } else { Ok(()) }
 }
 
-fn seal_own_binary() -> io::Result<OwnedFd> {
+pub(crate) fn seal_own_binary() -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Where vm.memfd_noexec is set, only MFD_EXEC (Linux 6.3) makes a memfd that can be executed; older
     // kernels do not know the flag.

@@ -279,6 +279,34 @@ pub(crate) fn wait_child(pidfd: Option<BorrowedFd<'_>>, hang: bool) -> io::Resul
     Ok(Some((pid, code)))
 }
 
+/// The exit status, or 128 + n after signal n, of a process that its parent has reaped; `None` while it has not.
+///
+/// Fails with ENOTTY or EINVAL before Linux 6.15, which brought `PIDFD_INFO_EXIT` (`linux/pidfd.h`).
+pub(crate) fn pidfd_exit_code(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    /// `struct pidfd_info` in its first form, of 64 bytes.
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup: u64,
+        /// Process, thread group and parent, then real, effective, saved and file system user and group.
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    /// `_IOWR(PIDFS_IOCTL_MAGIC, 11, struct pidfd_info)`.
+    const PIDFD_GET_INFO: libc::Ioctl =
+        (3 << 30) | ((size_of::<PidfdInfo>() as libc::Ioctl) << 16) | (0xff << 8) | 11;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the ioctl reads and writes one structure of the size that its number tells.
+    check(unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) }.into())?;
+    if info.mask & PIDFD_INFO_EXIT == 0 {
+        return Ok(None);
+    }
+    let (signal, status) = (info.exit_code & 0x7f, (info.exit_code >> 8) & 0xff);
+    Ok(Some(if signal == 0 { status } else { 128 + signal }))
+}
+
 /// `fork(2)` of a process with one thread: the reaper, and a program that starts its launcher.
 pub(crate) fn fork() -> io::Result<i32> {
     // SAFETY: the caller has one thread (the reaper never makes a second, `Launcher::fork` has counted), so no

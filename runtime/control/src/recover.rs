@@ -75,11 +75,19 @@ impl Control {
         Ok(recovered)
     }
 
-    /// Ends all tasks because their host does, and waits for that. Returns how many have not ended in time.
-    pub async fn drain(&self, reason: &str, timeout: Duration) -> Result<usize, StoreError> {
+    /// Ends all tasks but those to be `kept` because their host does, and waits for that. Returns how many have not ended
+    /// in time.
+    pub async fn drain(
+        &self,
+        reason: &str,
+        kept: &BTreeSet<TaskId>,
+        timeout: Duration,
+    ) -> Result<usize, StoreError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let all = TASKS.prefix(&[]);
-        let running = scan_all(self.store(), &TASKS, &all).await?;
+        let is_ending = |task: &TaskId| !kept.contains(task);
+        let mut running = scan_all(self.store(), &TASKS, &all).await?;
+        running.retain(|(_, found)| is_ending(&found.value.id));
         for (_, found) in &running {
             let stop = Stop { code: StopCode::InfrastructureHealth, reason: reason.to_owned() };
             let command = NodeCommand::Stop { task: found.value.key(), stop };
@@ -92,7 +100,8 @@ impl Control {
             // A task that is gone has ended.
             let _ = self.wait_task(&found.value.key(), TaskWait::Stopped, left).await;
         }
-        Ok(scan_all(self.store(), &TASKS, &all).await?.len())
+        let left = scan_all(self.store(), &TASKS, &all).await?;
+        Ok(left.iter().filter(|(_, found)| is_ending(&found.value.id)).count())
     }
 
     /// The ids of all tasks that are known, running or stopped.

@@ -13,6 +13,7 @@ mod session;
 pub mod sim;
 mod spec;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -43,8 +44,17 @@ pub trait Driver: Send + Sync {
         Ok(())
     }
 
-    /// Finds a container that was started before this process was, or `None` when there is none.
-    async fn recover(&self, id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError>;
+    /// Finds a container that was started before this process was, or `None` when there is none. One that has ended
+    /// is found until its sandbox is released.
+    async fn recover(&self, id: &ContainerId) -> Result<Option<Recovered>, RecoverError>;
+}
+
+/// A container that was started before this process was.
+pub struct Recovered {
+    /// The container.
+    pub handle: Arc<dyn Handle>,
+    /// The reading ends of its standard output and error, told once, if somebody has kept them.
+    pub readers: Option<[OwnedFd; 2]>,
 }
 
 /// A started container. Dropping the handle kills nothing.
@@ -76,6 +86,12 @@ pub trait Handle: Send + Sync {
 pub trait SandboxHost: Send + Sync {
     /// Makes the sandbox; calling it again for the same task returns the same sandbox.
     async fn prepare(&self, spec: &SandboxSpec) -> Result<Sandbox, SandboxError>;
+
+    /// Finds a sandbox that was made before this process was. Of its containers the driver then knows all that were
+    /// ever started: what it does not find has not run.
+    async fn find(&self, _spec: &SandboxSpec) -> Option<Sandbox> {
+        None
+    }
 
     /// Kills what still runs in the sandbox and gives everything back. Idempotent: releasing a sandbox
     /// that does not exist succeeds.

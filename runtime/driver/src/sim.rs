@@ -14,7 +14,7 @@ use neargate_model::{ContainerId, TaskId};
 use tokio::sync::watch;
 
 use crate::{
-    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, RecoverError, Sandbox, SandboxError,
+    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, RecoverError, Recovered, Sandbox, SandboxError,
     SandboxHost, SandboxSpec, Signal, SignalError, StartError, Stats, StatsError,
 };
 
@@ -138,8 +138,9 @@ impl Driver for SimDriver {
         Ok(handle)
     }
 
-    async fn recover(&self, id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError> {
-        Ok(self.with(|state| state.containers.get(id).cloned()).map(|handle| handle as Arc<dyn Handle>))
+    async fn recover(&self, id: &ContainerId) -> Result<Option<Recovered>, RecoverError> {
+        let handle = self.with(|state| state.containers.get(id).cloned());
+        Ok(handle.map(|handle| Recovered { handle, readers: None }))
     }
 }
 

@@ -165,6 +165,10 @@ pub struct Stdio {
     pub stdout: OwnedFd,
     /// File descriptor 2.
     pub stderr: OwnedFd,
+    /// The reading ends of standard output and error, which a driver whose containers outlive this process keeps for
+    /// the next one. Who opens the other ends for such a container opens them for reading, too (`O_RDWR`), so that it
+    /// does not lose its output while nobody is there.
+    pub readers: Option<[OwnedFd; 2]>,
 }
 
 /// What the containers of a task share.

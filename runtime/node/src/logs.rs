@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +17,8 @@ use nix::fcntl::OFlag;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Bytes read from a container's pipe at once: what the kernel's pipe holds.
 const READ_BYTES: usize = 64 << 10;
@@ -65,6 +67,19 @@ pub trait StdioSource: Send + Sync + 'static {
     /// Opens the streams of one container, named by its index in the task.
     fn open(&self, spec: &TaskSpec, container: usize) -> Result<ContainerStdio, StdioError>;
 
+    /// Opens the streams of a container that may outlive this process: with [`Stdio::readers`], if that is wanted.
+    fn open_lasting(&self, spec: &TaskSpec, container: usize) -> Result<ContainerStdio, StdioError> {
+        self.open(spec, container)
+    }
+
+    /// Goes on reading the output of a container that has outlived another process.
+    fn resume(
+        &self,
+        spec: &TaskSpec,
+        container: usize,
+        readers: [OwnedFd; 2],
+    ) -> Result<JoinSet<()>, StdioError>;
+
     /// Returns once all that was taken from containers can be read back.
     async fn flush(&self);
 }
@@ -73,12 +88,29 @@ pub trait StdioSource: Send + Sync + 'static {
 pub struct LogStdio {
     store: LogStore,
     now: fn() -> Timestamp,
+    /// Tells the readers to stop, and counts them.
+    stopping: CancellationToken,
+    readers: TaskTracker,
 }
 
 impl LogStdio {
     /// Streams into this store, stamped by this clock.
     pub fn new(store: LogStore, now: fn() -> Timestamp) -> Self {
-        Self { store, now }
+        Self { store, now, stopping: CancellationToken::new(), readers: TaskTracker::new() }
+    }
+
+    /// Stops reading and returns once all that was read is in the store. What containers write after that waits in their
+    /// pipes for the next server.
+    pub async fn close(&self) {
+        self.stopping.cancel();
+        self.readers.close();
+        self.readers.wait().await;
+    }
+
+    /// Reads a pipe's end into a stream.
+    fn read(&self, pumps: &mut JoinSet<()>, ours: pipe::Receiver, writer: LineWriter) {
+        let pump = pump(ours, writer, self.now, self.stopping.clone());
+        pumps.spawn(self.readers.track_future(pump));
     }
 
     fn writer(&self, spec: &TaskSpec, container: usize) -> Result<LineWriter, StdioError> {
@@ -155,39 +187,91 @@ impl StdioSource for LogStdio {
     }
 
     fn open(&self, spec: &TaskSpec, container: usize) -> Result<ContainerStdio, StdioError> {
-        let name = spec.shape.containers[container].name.to_string();
-        let failed = |what: &str, source: io::Error| StdioError {
-            what: what.to_owned(),
-            container: name.clone(),
-            source: Box::new(source),
-        };
         let writer = self.writer(spec, container)?;
         let mut pumps = JoinSet::new();
         let mut stream = |what: &str| -> Result<OwnedFd, StdioError> {
-            let (theirs, ours) = output_pipe().map_err(|source| failed(what, source))?;
-            pumps.spawn(pump(ours, writer.clone(), self.now));
-            Ok(theirs)
+            let (read, write) = output_pipe().map_err(|source| failed(spec, container, what, source))?;
+            let ours = receiver(read).map_err(|source| failed(spec, container, what, source))?;
+            self.read(&mut pumps, ours, writer.clone());
+            Ok(write)
         };
         let (stdout, stderr) = (stream("stdout")?, stream("stderr")?);
-        let stdin = File::open("/dev/null").map_err(|source| failed("stdin", source))?;
-        Ok(ContainerStdio { stdio: Stdio { stdin: stdin.into(), stdout, stderr }, pumps })
+        let stdin = File::open("/dev/null").map_err(|source| failed(spec, container, "stdin", source))?;
+        Ok(ContainerStdio { stdio: Stdio { stdin: stdin.into(), stdout, stderr, readers: None }, pumps })
+    }
+
+    fn open_lasting(&self, spec: &TaskSpec, container: usize) -> Result<ContainerStdio, StdioError> {
+        let writer = self.writer(spec, container)?;
+        let mut pumps = JoinSet::new();
+        let mut stream = |what: &str| -> Result<(OwnedFd, OwnedFd), StdioError> {
+            let opened = output_pipe()
+                .and_then(|(read, write)| Ok((read.try_clone()?, receiver(read)?, both_ways(&write)?)));
+            let (copy, ours, theirs) = opened.map_err(|source| failed(spec, container, what, source))?;
+            self.read(&mut pumps, ours, writer.clone());
+            Ok((theirs, copy))
+        };
+        let ((stdout, out), (stderr, err)) = (stream("stdout")?, stream("stderr")?);
+        let stdin = File::open("/dev/null").map_err(|source| failed(spec, container, "stdin", source))?;
+        let stdio = Stdio { stdin: stdin.into(), stdout, stderr, readers: Some([out, err]) };
+        Ok(ContainerStdio { stdio, pumps })
+    }
+
+    fn resume(
+        &self,
+        spec: &TaskSpec,
+        container: usize,
+        readers: [OwnedFd; 2],
+    ) -> Result<JoinSet<()>, StdioError> {
+        let writer = self.writer(spec, container)?;
+        let mut pumps = JoinSet::new();
+        for reader in readers {
+            let ours = receiver(reader).map_err(|source| failed(spec, container, "output", source))?;
+            self.read(&mut pumps, ours, writer.clone());
+        }
+        Ok(pumps)
     }
 }
 
-/// A pipe whose writing end a container may have and whose reading end never blocks us.
-fn output_pipe() -> io::Result<(OwnedFd, pipe::Receiver)> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((write, pipe::Receiver::from_owned_fd(read)?))
+fn failed(spec: &TaskSpec, container: usize, what: &str, source: io::Error) -> StdioError {
+    let container = spec.shape.containers[container].name.to_string();
+    StdioError { what: what.to_owned(), container, source: Box::new(source) }
 }
 
-/// Reads until the container has closed the pipe. A stream that was deleted meanwhile takes nothing any
-/// more; the container must not block on it, so reading goes on.
-async fn pump(mut pipe: pipe::Receiver, writer: LineWriter, now: fn() -> Timestamp) {
+/// A pipe whose writing end a container may have.
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// The reading end, which never blocks us.
+fn receiver(read: OwnedFd) -> io::Result<pipe::Receiver> {
+    nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    pipe::Receiver::from_owned_fd(read)
+}
+
+/// The writing end, opened for reading, too: its holder does not get SIGPIPE when there is no other reader, but waits
+/// for one when the pipe is full (pipe(7), fifo(7)).
+fn both_ways(write: &OwnedFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", write.as_raw_fd());
+    Ok(File::options().read(true).write(true).open(path)?.into())
+}
+
+/// Reads until the container has closed the pipe, or until it is told to stop. A stream that was deleted meanwhile takes
+/// nothing any more; the container must not block on it, so reading goes on.
+async fn pump(
+    mut pipe: pipe::Receiver,
+    writer: LineWriter,
+    now: fn() -> Timestamp,
+    stopping: CancellationToken,
+) {
     let mut lines = Lines::default();
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        match pipe.read(&mut buffer).await {
+        let read = tokio::select! {
+            biased;
+            () = stopping.cancelled() => break,
+            read = pipe.read(&mut buffer) => read,
+        };
+        match read {
             Ok(0) | Err(_) => break,
             Ok(count) => {
                 let at = now();

@@ -127,7 +127,7 @@ async fn start(
         let (ours_out, stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (ours_err, stderr) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
         let (ours_in, ours_out, ours_err) = (sender(ours_in)?, receiver(ours_out)?, receiver(ours_err)?);
-        let stdio = Stdio { stdin, stdout, stderr };
+        let stdio = Stdio { stdin, stdout, stderr, readers: None };
         let session = handle.open(spec(SessionStreams::Stdio(stdio))).await.map_err(SessionError::Exec)?;
         return Ok(AttendedCommand {
             session: session.into(),

@@ -115,8 +115,11 @@ impl Start {
         let (spec, image) = (&*self.spec, &self.image);
         let definition = &spec.shape.containers[self.container];
         let (dir, volumes) = self.directories()?;
-        let ContainerStdio { stdio, pumps } =
-            self.parts.stdio.open(spec, self.container).map_err(|error| Failed::of(&error))?;
+        let streams = match self.image.rootfs {
+            Rootfs::Layers(_) => self.parts.stdio.open_lasting(spec, self.container),
+            Rootfs::Wasm(_) => self.parts.stdio.open(spec, self.container),
+        };
+        let ContainerStdio { stdio, pumps } = streams.map_err(|error| Failed::of(&error))?;
         let plan = ContainerSpec {
             id: spec.container_ids[self.container].clone(),
             task: spec.id.clone(),

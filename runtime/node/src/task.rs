@@ -9,9 +9,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use neargate_driver::{ExecSpec, Exit, Handle, Rootfs, Sandbox, SandboxError, Signal};
-use neargate_model::lifecycle::{Action, ContainerExit, TaskEvent, TaskState, Timer, next};
-use neargate_model::{ContainerDefinition, Stop, StopCode, TaskSpec, TaskStatus, Timestamp, Volume, chain};
+use neargate_driver::{ExecSpec, Exit, Handle, Recovered, Rootfs, Sandbox, SandboxError, Signal};
+use neargate_model::lifecycle::{Action, ContainerExit, Found, TaskEvent, TaskState, Timer, next};
+use neargate_model::{
+    ContainerDefinition, ContainerLast, Stop, StopCode, TaskSpec, TaskStatus, Timestamp, Volume, chain,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -124,20 +126,80 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 impl Owner {
-    /// A task that may have run before this process was started must not be run again.
+    /// A task that may have run before this process was started must not be run again: what goes on is taken over,
+    /// and the rest is lost.
     async fn first_event(&mut self) -> TaskEvent {
         if !self.state.status.start_intended {
             return TaskEvent::Assigned;
         }
+        if let Some(containers) = self.find_again().await {
+            return TaskEvent::Recovered { containers };
+        }
         for id in &self.spec.container_ids {
             for driver in self.parts.containers.iter().chain([&self.parts.wasm]) {
-                if let Ok(Some(handle)) = driver.recover(id).await {
-                    let _ = handle.signal(Signal::Kill).await;
+                if let Ok(Some(found)) = driver.recover(id).await {
+                    let _ = found.handle.signal(Signal::Kill).await;
                 }
             }
         }
         let reason = "Host lost: the server was restarted while the task was running";
         TaskEvent::Lost { reason: reason.to_owned() }
+    }
+
+    /// What became of the containers; `None` when the sandbox is gone, and everything with it.
+    async fn find_again(&mut self) -> Option<Vec<Found>> {
+        let (host, driver) = (self.parts.sandboxes.clone()?, self.parts.containers.clone()?);
+        self.sandbox = Some(host.find(&plan::sandbox(&self.spec, true)).await?);
+        let mut found = Vec::new();
+        for (container, id) in self.spec.clone().container_ids.iter().enumerate() {
+            let image = self.parts.images.resolve(&self.spec.shape.containers[container].image).await;
+            let is_linux = matches!(&image, Ok(TaskImage { rootfs: Rootfs::Layers(_), .. }));
+            self.images[container] = Some(image);
+            found.push(match driver.recover(id).await {
+                Ok(Some(recovered)) => self.take_over(container, recovered).await,
+                // The driver knows all Linux containers that it has ever started in the sandbox.
+                Ok(None) if is_linux => Found::NeverStarted,
+                Ok(None) => Found::Unknown {
+                    reason: "the server was restarted while the task was running".to_owned(),
+                },
+                Err(error) => Found::Unknown { reason: chain(&error) },
+            });
+        }
+        self.watch_storage();
+        Some(found)
+    }
+
+    /// Takes a container over that was started before this process was.
+    async fn take_over(&mut self, container: usize, recovered: Recovered) -> Found {
+        let Recovered { handle, readers } = recovered;
+        let has_ended = tokio::select! {
+            biased;
+            _ = handle.wait() => true,
+            () = std::future::ready(()) => false,
+        };
+        let runtime_id = self.runtime_id(container);
+        if has_ended && self.state.status.containers[container].last == ContainerLast::Stopped {
+            return Found::Ended { runtime_id };
+        }
+        let resumed = readers.map(|readers| self.parts.stdio.resume(&self.spec, container, readers));
+        let pumps = resumed.transpose().unwrap_or_else(|error| {
+            tracing::warn!(task = %self.spec.id, error = chain(&error), "output of a container cannot be taken any more");
+            None
+        });
+        let pumps = pumps.unwrap_or_default();
+        self.enter(container, Started { handle, pumps, host_ports: Vec::new(), has_artifacts: false });
+        if has_ended { Found::Ended { runtime_id } } else { Found::Running { runtime_id } }
+    }
+
+    /// Looks after a container that runs.
+    fn enter(&mut self, container: usize, started: Started) {
+        self.handles[container] = Some(started.handle.clone());
+        self.parts.sessions.put(self.spec.container_ids[container].clone(), started.handle.clone());
+        self.jobs.spawn(wait(self.parts.clone(), self.spec.clone(), container, started));
+    }
+
+    fn runtime_id(&self, container: usize) -> String {
+        format!("{}-{:010}", self.spec.id, runtime_suffix(&self.spec.container_ids[container]))
     }
 
     async fn handle(&mut self, event: TaskEvent) {
@@ -196,13 +258,8 @@ impl Owner {
             Outcome::StorageUsedUp(reason) => self.storage_used_up(reason).await,
             Outcome::Sandbox(Err(reason)) => self.handle(TaskEvent::SandboxFailed { reason }).await,
             Outcome::Started(container, started) => {
-                self.handles[container] = Some(started.handle.clone());
-                let id = self.spec.container_ids[container].clone();
-                self.parts.sessions.put(id, started.handle.clone());
-                let host_ports = started.host_ports.clone();
-                let runtime_id =
-                    format!("{}-{:010}", self.spec.id, runtime_suffix(&self.spec.container_ids[container]));
-                self.jobs.spawn(wait(self.parts.clone(), self.spec.clone(), container, started));
+                let (host_ports, runtime_id) = (started.host_ports.clone(), self.runtime_id(container));
+                self.enter(container, started);
                 self.handle(TaskEvent::Started { container, runtime_id, host_ports }).await;
             }
         }

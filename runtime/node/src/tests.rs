@@ -10,7 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use neargate_driver::sim::SimDriver;
 use neargate_driver::{
-    ContainerSpec, Driver, Handle, ProcessUser, RecoverError, Rootfs, Sandbox, StartError, Stdio, WasmModule,
+    ContainerSpec, Driver, Handle, ProcessUser, RecoverError, Recovered, Rootfs, Sandbox, StartError, Stdio,
+    WasmModule,
 };
 use neargate_model::lifecycle::testing::{container, depends, spec};
 use neargate_model::{
@@ -89,7 +90,7 @@ impl Driver for WasmSim {
         Ok(())
     }
 
-    async fn recover(&self, id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError> {
+    async fn recover(&self, id: &ContainerId) -> Result<Option<Recovered>, RecoverError> {
         self.driver.recover(id).await
     }
 }
@@ -101,8 +102,17 @@ impl StdioSource for NullStdio {
     fn open(&self, _spec: &TaskSpec, _container: usize) -> Result<ContainerStdio, StdioError> {
         let null =
             || OwnedFd::from(std::fs::File::options().read(true).write(true).open("/dev/null").unwrap());
-        let stdio = Stdio { stdin: null(), stdout: null(), stderr: null() };
+        let stdio = Stdio { stdin: null(), stdout: null(), stderr: null(), readers: None };
         Ok(ContainerStdio { stdio, pumps: JoinSet::new() })
+    }
+
+    fn resume(
+        &self,
+        _spec: &TaskSpec,
+        _container: usize,
+        _readers: [OwnedFd; 2],
+    ) -> Result<JoinSet<()>, StdioError> {
+        Ok(JoinSet::new())
     }
 
     async fn flush(&self) {}

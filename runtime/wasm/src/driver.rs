@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, Handle, Limits, ProcessError, ProcessUser, RecoverError, Rootfs, Sandbox,
-    SandboxProcessHost, StartError, ThreadSlot, WasmModule, WasmSpec,
+    ContainerSpec, Driver, Handle, Limits, ProcessError, ProcessUser, RecoverError, Recovered, Rootfs,
+    Sandbox, SandboxProcessHost, StartError, ThreadSlot, WasmModule, WasmSpec,
 };
 use neargate_model::{ContainerId, TaskId, WasmIsolation, chain};
 use tokio::time::timeout;
@@ -134,7 +134,7 @@ impl Driver for WasmDriver {
         }
     }
 
-    async fn recover(&self, _id: &ContainerId) -> Result<Option<Arc<dyn Handle>>, RecoverError> {
+    async fn recover(&self, _id: &ContainerId) -> Result<Option<Recovered>, RecoverError> {
         Ok(None)
     }
 }

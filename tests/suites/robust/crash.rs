@@ -1,4 +1,5 @@
-//! The server is killed at work: what it accepted is not lost, runs at most once, and leaves nothing.
+//! The server and its supervisor are killed at work: what was accepted is not lost, runs at most once, goes on if it is
+//! a container, and leaves nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use neargate_tests::ServerOptions;
 use neargate_tests::leaks::Snapshot;
+use neargate_tests::{Server, ServerOptions};
 use serde_json::json;
 
 use crate::suite::{Case, Needs};
@@ -16,7 +17,7 @@ use crate::{CLUSTER, describe, furnish, register, start, until_stopped};
 pub(crate) const CASES: &[Case] = &[
     ("crash/accepted_tasks_survive_kill_9", Needs::RootAndWasm, accepted_tasks_survive_kill_9),
     ("crash/state_survives_kill_9", Needs::Nothing, state_survives_kill_9),
-    ("crash/running_containers_leave_nothing", Needs::Root, running_containers_leave_nothing),
+    ("crash/running_containers_go_on", Needs::Root, running_containers_go_on),
 ];
 
 /// How often the server is killed under load.
@@ -24,7 +25,7 @@ const ROUNDS: usize = 5;
 /// After a kill the kernel is as before within this.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 /// What the log may say of work that a kill cut off.
-const RECOVERY: &[&str] = &["interrupted", "recover"];
+const RECOVERY: &[&str] = &["interrupted", "recover", "another one is started"];
 
 /// A data directory that outlives the servers on it.
 fn on(data: &Path) -> ServerOptions {
@@ -108,35 +109,90 @@ fn state_survives_kill_9() -> Result<()> {
     Ok(())
 }
 
-/// Containers end with a killed server; the next one reports them and the kernel holds nothing of them.
-fn running_containers_leave_nothing() -> Result<()> {
+/// What ends while its containers go on.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Server,
+    Supervisor,
+    Both,
+    /// The server is asked to end, as before an upgrade.
+    Leave,
+}
+
+/// Prints a number after the other, and ends with 3 when it is asked to.
+const TICKER: &str = "trap 'echo bye; exit 3' TERM; i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done";
+/// How many lines may be lost by a fault: a line is safe 10 ms after it was read.
+const LINES_LOST_MAX: u64 = 3;
+
+/// Containers go on, with their output and their exit codes, whatever ends around them.
+fn running_containers_go_on() -> Result<()> {
+    const FAULTS: [Fault; 5] =
+        [Fault::Server, Fault::Supervisor, Fault::Both, Fault::Leave, Fault::Supervisor];
     let before = Snapshot::take();
     let shared = neargate_tests::server::scratch_directory()?;
     let data = shared.path().join("data");
     let mut server = on(&data).start()?;
     furnish(&server)?;
     let mut client = server.client();
-    register(&mut client, "sleeper", "busybox", &["sleep", "600"])?;
-    let arns: Vec<String> =
-        (0..4).map(|_| Ok(start(&mut client, "sleeper", 1)?.remove(0))).collect::<Result<_>>()?;
+    register(&mut client, "ticker", "busybox", &["sh", "-c", TICKER])?;
+    let arns = start(&mut client, "ticker", 4)?;
     for arn in &arns {
-        let running = neargate_tests::eventually(crate::TASK_LIMIT, || {
-            (describe(&mut client, arn).ok()?["lastStatus"] == "RUNNING").then_some(())
-        });
-        assert!(running.is_some(), "{arn} does not run");
+        until_running(&mut client, arn)?;
     }
-    server.kill()?;
-    let mut server = on(&data).start()?;
-    let mut client = server.client();
+    for fault in FAULTS {
+        let ticked = arns.iter().map(|arn| last_number(&server, arn)).collect::<Result<Vec<_>>>()?;
+        match fault {
+            Fault::Server => server.kill()?,
+            Fault::Supervisor => server.kill_supervisor()?,
+            Fault::Both => {
+                server.kill()?;
+                server.kill_supervisor()?;
+            }
+            Fault::Leave => drop(server.leave()?),
+        }
+        if !matches!(fault, Fault::Supervisor) {
+            server = on(&data).start()?;
+        }
+        client = server.client();
+        for (arn, before) in arns.iter().zip(ticked) {
+            let task = describe(&mut client, arn)?;
+            assert_eq!(task["lastStatus"], "RUNNING", "after {fault:?}: {task}");
+            let goes_on = neargate_tests::eventually(crate::TASK_LIMIT, || {
+                (last_number(&server, arn).ok()? > before + 5).then_some(())
+            });
+            assert!(goes_on.is_some(), "after {fault:?} {arn} prints nothing");
+        }
+    }
     for arn in &arns {
+        client.ecs("StopTask", &json!({"cluster": CLUSTER, "task": arn}))?;
         let task = until_stopped(&mut client, arn)?;
-        assert_ne!(task["containers"][0]["exitCode"], json!(0), "{task}");
-        assert!(task["stoppedReason"].is_string(), "{task}");
+        assert_eq!(task["containers"][0]["exitCode"], json!(3), "{task}");
+        let numbers = numbers(&server, arn)?;
+        let lost: u64 = numbers.windows(2).map(|pair| pair[1].saturating_sub(pair[0] + 1)).sum();
+        let lost_max = LINES_LOST_MAX * FAULTS.len() as u64;
+        assert!(lost <= lost_max, "{lost} lines of {} are lost", numbers.len());
+        assert!(numbers.is_sorted(), "lines are told twice or out of order");
     }
-    let listed = client.ecs("ListTasks", &json!({"cluster": CLUSTER}))?;
-    assert_eq!(listed["taskArns"], json!([]), "{listed}");
     server.stop()?;
     let settled = before.settle(SETTLE_LIMIT);
     assert!(settled.is_ok(), "left: {settled:?}");
     Ok(())
+}
+
+fn until_running(client: &mut neargate_tests::Client, arn: &str) -> Result<()> {
+    let running = neargate_tests::eventually(crate::TASK_LIMIT, || {
+        (describe(client, arn).ok()?["lastStatus"] == "RUNNING").then_some(())
+    });
+    running.with_context(|| format!("{arn} does not run"))
+}
+
+/// What a ticker has printed so far.
+fn numbers(server: &Server, arn: &str) -> Result<Vec<u64>> {
+    let id = arn.rsplit('/').next().unwrap_or(arn);
+    let told = server.run(&["logs", id])?;
+    Ok(told.text().lines().filter_map(|line| line.trim().parse().ok()).collect())
+}
+
+fn last_number(server: &Server, arn: &str) -> Result<u64> {
+    Ok(numbers(server, arn)?.last().copied().unwrap_or(0))
 }

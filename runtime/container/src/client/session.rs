@@ -40,7 +40,7 @@ impl Attended {
                 if started.send((response, fds)).is_err() {
                     // Nobody attends it. What cannot be sent now ends at its timeout, or with its container.
                     let kill = encode(&Request::SignalCommand { command: id, signal: 0 });
-                    let _ = channel::send(shared.as_fd(), 0, &kill, &[], false);
+                    let _ = channel::send(shared.link().as_fd(), 0, &kill, &[], false);
                 }
                 return Some(self);
             }
@@ -92,7 +92,7 @@ pub(super) async fn open(
         window,
     };
     let fds = match stdio {
-        Some(Stdio { stdin, stdout, stderr }) => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        Some(Stdio { stdin, stdout, stderr, .. }) => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         None => Vec::new(),
     };
     let ((started, answer), (end, ended)) = (oneshot::channel(), watch::channel(None));

@@ -434,7 +434,7 @@ fn limits_of(plan: &ProcessPlan) -> Limits {
 /// This launcher's cgroups, under a name of its own: programs of one data directory may run at once.
 fn open_groups() -> Result<Groups, Failure> {
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").step("choose a name")?;
-    Groups::open(&uuid.chars().filter(char::is_ascii_hexdigit).take(16).collect::<String>())
+    Groups::open(&uuid.chars().filter(char::is_ascii_hexdigit).take(16).collect::<String>(), None)
 }
 
 fn no_groups() -> Failure {

@@ -44,6 +44,7 @@ pub(super) struct Cells {
 
 struct Factory {
     socket: OwnedFd,
+    process: OwnedFd,
     /// The ranges that it makes cells for, in order.
     asked: VecDeque<u32>,
 }
@@ -118,6 +119,14 @@ impl Cells {
         }
     }
 
+    /// Ends the factory; cells are made one by one from now on.
+    pub(super) fn close(&mut self) {
+        if let Some(factory) = self.factory.take() {
+            let _ = sys::pidfd_signal(factory.process.as_fd(), libc::SIGKILL);
+            let _ = sys::wait_child(Some(factory.process.as_fd()), true);
+        }
+    }
+
     /// Goes on without a factory that has failed; it has told why.
     fn lose_factory(&mut self, epoll: &OwnedFd, asked: Option<u32>) {
         let Some(factory) = self.factory.take() else { return };
@@ -143,7 +152,7 @@ impl Factory {
                 sys::exit_now(code)
             }
             // It is reaped with the supervisor, by whoever reaps that.
-            Clone::Parent { .. } => Ok(Self { socket: ours, asked: VecDeque::new() }),
+            Clone::Parent { pidfd, .. } => Ok(Self { socket: ours, process: pidfd, asked: VecDeque::new() }),
         }
     }
 }
@@ -159,12 +168,21 @@ fn run(socket: &OwnedFd) -> Result<(), Failure> {
     while let Some(frame) = channel::receive(socket.as_fd(), &mut buffer, true).step(STEP)? {
         let cell = make(u32::try_from(frame.id).unwrap_or_default())?;
         let fds = [cell.userns.as_fd(), cell.network.as_fd()];
-        channel::send(socket.as_fd(), frame.id, &[], &fds, true).step(STEP)?;
+        match channel::send(socket.as_fd(), frame.id, &[], &fds, true) {
+            // Nobody needs it any more.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                break;
+            }
+            other => other.step(STEP)?,
+        }
     }
     Ok(())
 }
 
-fn make(ids: u32) -> Result<Cell, Failure> {
+/// Makes a cell with a range of ids that is already taken.
+pub(super) fn make(ids: u32) -> Result<Cell, Failure> {
     let map = format!("0 {ids} {ID_RANGE}");
     Ok(Cell { ids, userns: rootfs::make_userns(&map, &map)?, network: launchpad::make_network()? })
 }

@@ -1,13 +1,16 @@
 //! What runs on this host: sandboxes, their containers, and second commands in them.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use neargate_driver::Limits;
 
 use super::cells::{Cell, Cells};
+use super::journal::{self, Entry, Journal};
 use super::lend::Lent;
 use super::{FACTORY, report, unwatch};
 use crate::cgroup::{Group, Groups};
@@ -15,7 +18,7 @@ use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
 use crate::init::{self, MaskedPath, masked_paths};
 use crate::launchpad::Launchpad;
-use crate::protocol::{Request, Response, Setup, StartPlan};
+use crate::protocol::{End, Request, Response, Setup, StartPlan};
 use crate::rootfs::LayerPassing;
 use crate::seccomp::Filters;
 use crate::sys;
@@ -28,8 +31,13 @@ const LOOK_AGAIN_MIN: Duration = Duration::from_micros(200);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(20);
 /// How long after an OOM event its kill is waited for.
 const OOM_WAIT: Duration = Duration::from_secs(1);
+/// How long the end of a process that is not the supervisor's child is waited for, when its parent is slow to reap it.
+const ORPHAN_WAIT: Duration = Duration::from_secs(2);
 /// Most containers at once, so that a runaway server cannot use up the host's process ids.
 const CONTAINERS_MAX: usize = 16_384;
+
+/// The request id of a command whose server is gone; no server gets that far.
+const NOBODY: u64 = u64::MAX;
 
 /// What an epoll token stands for.
 pub(super) enum Event {
@@ -87,6 +95,13 @@ pub(super) struct Process {
     pub(super) terminal: Option<OwnedFd>,
 }
 
+impl Process {
+    /// A process whose program runs.
+    pub(super) fn running(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, sync: None, failure: None, terminal: None }
+    }
+}
+
 /// A container from its clone to its reaping.
 pub(super) struct Container {
     pub(super) process: Process,
@@ -97,6 +112,18 @@ pub(super) struct Container {
     pub(super) oom_event: Option<OwnedFd>,
     /// Until when the kill that follows an OOM event is waited for.
     oom_until: Instant,
+    /// The reading ends of its standard output and error, kept for the next server.
+    pub(super) readers: Option<[OwnedFd; 2]>,
+    /// Set once the process, of another parent, is seen to have ended: until when its exit code is waited for.
+    orphan_until: Option<Instant>,
+}
+
+/// What is kept of a container that has ended, as long as its sandbox.
+pub(super) struct Ended {
+    pub(super) task: String,
+    pub(super) end: End,
+    /// What it has written and nobody has read is in these.
+    pub(super) readers: Option<[OwnedFd; 2]>,
 }
 
 /// A second command in a container.
@@ -132,6 +159,8 @@ pub(super) struct Host {
     pub(super) sandboxes: HashMap<String, Sandbox>,
     pub(super) containers: HashMap<u64, Container>,
     pub(super) numbers: HashMap<String, u64>,
+    /// Containers that have ended, by id.
+    pub(super) ended: HashMap<String, Ended>,
     pub(super) execs: HashMap<u64, Exec>,
     pub(super) responses: Vec<(u64, Response)>,
     /// Responses with descriptors, and those that must not overtake them.
@@ -143,24 +172,35 @@ pub(super) struct Host {
     leaving: Vec<Leaving>,
     releasing: Vec<String>,
     out_of_memory: Vec<u64>,
+    orphans: Vec<u64>,
     look_again: Duration,
     last_number: u64,
+    /// Only of a supervisor that outlives its server.
+    journal: Option<Journal>,
 }
 
 impl Host {
-    /// Makes ready to run containers; a failure says what this host or this process lacks.
-    pub(super) fn open(setup: Setup, epoll: Rc<OwnedFd>) -> Result<Self, Failure> {
+    /// Makes ready to run containers; a failure says what this host or this process lacks. With a `directory` for its
+    /// journal, it finds again what an earlier supervisor has left running.
+    pub(super) fn open(setup: Setup, directory: Option<&Path>, epoll: Rc<OwnedFd>) -> Result<Self, Failure> {
         if !rustix::process::geteuid().is_root() {
             return Err(not_permitted("run containers"));
         }
         let seed = u32::from_str_radix(setup.instance.get(..6).unwrap_or_default(), 16).unwrap_or(0);
         let launchpad = Launchpad::build().map_err(explain)?;
-        let groups = Groups::open(&setup.instance).map_err(explain)?;
+        let journal_path = directory.map(journal::path);
+        let groups = Groups::open(&setup.instance, journal_path.as_deref()).map_err(explain)?;
+        let (journal, known) = match directory.map(Journal::open).transpose().step("open journal")? {
+            Some((journal, known)) => (Some(journal), known),
+            None => Default::default(),
+        };
         let filters = Filters::compile()
-            .map_err(|error| std::io::Error::other(error.to_string()))
+            .map_err(|error| io::Error::other(error.to_string()))
             .step("compile seccomp filter")?;
-        Ok(Self {
-            cells: Cells::start(IdRanges::new(setup.id_base, seed), &epoll, FACTORY),
+        let mut ids = IdRanges::new(setup.id_base, seed);
+        known.values().for_each(|sandbox| ids.claim(sandbox.ids));
+        let mut host = Self {
+            cells: Cells::start(ids, &epoll, FACTORY),
             passing: if setup.layers_by_path { LayerPassing::Paths } else { LayerPassing::Descriptors },
             setup,
             epoll,
@@ -171,6 +211,7 @@ impl Host {
             sandboxes: HashMap::new(),
             containers: HashMap::new(),
             numbers: HashMap::new(),
+            ended: HashMap::new(),
             execs: HashMap::new(),
             responses: Vec::new(),
             lendings: Vec::new(),
@@ -178,15 +219,35 @@ impl Host {
             leaving: Vec::new(),
             releasing: Vec::new(),
             out_of_memory: Vec::new(),
+            orphans: Vec::new(),
             look_again: LOOK_AGAIN_MIN,
             last_number: 0,
-        })
+            journal,
+        };
+        if host.journal.is_some() {
+            host.adopt(known);
+        }
+        Ok(host)
+    }
+
+    /// Writes a record, where there is a journal.
+    pub(super) fn note(&mut self, entry: impl FnOnce() -> Entry) -> io::Result<()> {
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.append(&entry()))
+    }
+
+    /// Writes a record of something that has happened already. Without it the next supervisor would look for what is
+    /// gone, and find that out.
+    fn note_done(&mut self, entry: impl FnOnce() -> Entry) {
+        if let Err(error) = self.note(entry) {
+            report("write journal", &error);
+        }
     }
 
     /// Acts on one request; its answer is put into `responses` now or later.
     pub(super) fn on_request(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
         let result = match request {
-            Request::Setup { .. } => {
+            // The loop takes these.
+            Request::Setup { .. } | Request::Farewell {} | Request::Renew { .. } => {
                 Err(Failure::System { step: "agree on protocol".to_owned(), errno: libc::EPROTO })
             }
             Request::Prepare { task, hostname, limits } => {
@@ -224,6 +285,11 @@ impl Host {
         self.last_number
     }
 
+    /// Numbers that an earlier supervisor has given are not given again.
+    pub(super) fn skip_number(&mut self, number: u64) {
+        self.last_number = self.last_number.max(number);
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.containers.len() + self.execs.len() < CONTAINERS_MAX
     }
@@ -252,9 +318,16 @@ impl Host {
                 return Err(failure);
             }
         };
-        let (live, leaving, releasing) = (HashSet::new(), 0, None);
-        let sandbox = Sandbox { hostname, ids, userns, network, group, live, leaving, releasing };
-        self.sandboxes.insert(task, sandbox);
+        let noted = self.note(|| {
+            let (task, hostname, limits) = (task.clone(), hostname.clone(), limits.clone());
+            Entry::Prepared { task, hostname, ids, limits }
+        });
+        if let Err(failure) = noted.step("write journal") {
+            group.remove();
+            self.cells.give_back(ids);
+            return Err(failure);
+        }
+        self.sandboxes.insert(task, Sandbox::new(hostname, Cell { ids, userns, network }, group));
         Ok(())
     }
 
@@ -284,6 +357,38 @@ impl Host {
         for task in tasks {
             self.release(&task, None);
         }
+    }
+
+    /// Goes on without the server that has sent the requests so far: nobody waits for their answers, commands end with
+    /// those who attended them, and what was lent is taken back.
+    pub(super) fn detach(&mut self) {
+        self.containers.values_mut().for_each(|container| container.start_request = None);
+        self.sandboxes.values_mut().for_each(Sandbox::forget_waiting);
+        self.leaving.iter_mut().for_each(|leaving| leaving.answer = None);
+        let commands: Vec<u64> = self.execs.values().map(|exec| exec.request).collect();
+        for command in commands {
+            let _ = self.signal_exec(command, 0);
+        }
+        self.execs.values_mut().for_each(|exec| exec.request = NOBODY);
+        let tasks: Vec<String> = self.sandboxes.keys().cloned().collect();
+        tasks.iter().for_each(|task| self.take_all_back(task));
+        self.responses.clear();
+        self.lendings.clear();
+    }
+
+    /// Whether a server's settings are of the instance whose containers these are.
+    pub(super) fn serves(&self, setup: &Setup) -> bool {
+        (&setup.instance, setup.id_base) == (&self.setup.instance, self.setup.id_base)
+    }
+
+    /// Ends what another program could not find again.
+    pub(super) fn make_ready_to_renew(&mut self) -> Result<(), Failure> {
+        if !self.execs.is_empty() || !self.leaving.is_empty() {
+            let step = "wait for commands to end".to_owned();
+            return Err(Failure::System { step, errno: libc::EAGAIN });
+        }
+        self.cells.close();
+        Ok(())
     }
 
     fn signal(&self, id: &str, signal: i32) -> Result<(), Failure> {
@@ -320,7 +425,9 @@ impl Host {
                 && container.process.failure.is_none()
                 && let Some(request) = container.start_request.take()
             {
-                self.responses.push((request, Response::Started {}));
+                // Without its pidfd the server could only not tell the exit code after a death of the supervisor.
+                let pidfd = container.process.pidfd.try_clone().into_iter().collect();
+                self.lendings.push((request, Response::Started {}, pidfd));
             }
         } else {
             self.sync_exec(n);
@@ -342,13 +449,27 @@ impl Host {
     fn end_container(&mut self, n: u64) {
         let Some(container) = self.containers.get_mut(&n) else { return };
         let code = match sys::wait_child(Some(container.process.pidfd.as_fd()), false) {
-            Ok(Some((_, code))) => code,
+            Ok(Some((_, code))) => Some(code),
             Ok(None) => return,
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                match orphan_code(container, Instant::now()) {
+                    Ok(code) => code,
+                    Err(StillUnreaped) => {
+                        // Its pidfd stays readable; it is looked at again in a while instead.
+                        unwatch(&self.epoll, container.process.pidfd.as_fd());
+                        if !self.orphans.contains(&n) {
+                            self.orphans.push(n);
+                        }
+                        return;
+                    }
+                }
+            }
             Err(error) => {
                 report("reap container", &error);
                 return;
             }
         };
+        self.orphans.retain(|orphan| *orphan != n);
         // The end of file that tells a successful exec may come in the same turn, after this event.
         self.on_sync(n);
         let Some(container) = self.containers.remove(&n) else { return };
@@ -357,17 +478,31 @@ impl Host {
         if let Some(event) = &container.oom_event {
             unwatch(&self.epoll, event.as_fd());
         }
-        let answer = match (container.process.failure, container.start_request) {
+        let Container { process, plan, group, start_request, readers, .. } = container;
+        let answer = match (process.failure, start_request) {
             (Some(failure), Some(request)) => Some((request, Response::Failed { failure })),
             (_, pending) => {
-                self.responses.extend(pending.map(|request| (request, Response::Started {})));
-                let (oom, stats) = (container.group.oom_kills() > 0, container.group.stats());
-                let container = container.plan.container;
-                self.responses.push((0, Response::Exited { container, code, oom, stats }));
+                self.lendings
+                    .extend(pending.map(|request| (request, Response::Started {}, vec![process.pidfd])));
+                let (oom, stats) = (group.oom_kills() > 0, group.stats());
+                let told =
+                    Response::Exited { container: plan.container.clone(), code, oom, stats: stats.clone() };
+                // In order behind the answer that it runs.
+                self.lendings.push((0, told, Vec::new()));
+                let (task, end) = (plan.task.clone(), End { code, oom, stats });
+                self.note_done(|| Entry::Ended { number: n, task: task.clone(), end: end.clone() });
+                self.ended.insert(plan.container, Ended { task, end, readers });
                 None
             }
         };
-        self.leave(n, container.plan.task, container.group, answer);
+        self.leave(n, plan.task, group, answer);
+    }
+
+    /// Looks again at ended processes that nobody had reaped.
+    fn look_at_orphans(&mut self) {
+        for n in std::mem::take(&mut self.orphans) {
+            self.end_container(n);
+        }
     }
 
     /// Notes that a group has no more processes of ours and can be removed; `answer` is given then.
@@ -390,6 +525,7 @@ impl Host {
                 container.group.kill_session(exec.process.pid);
             }
         }
+        self.look_at_orphans();
         let containers = &self.containers;
         self.out_of_memory
             .retain(|n| containers.get(n).is_some_and(|container| !is_oom_over(container, now)));
@@ -401,6 +537,7 @@ impl Host {
             |task: &String| self.sandboxes.get(task).is_some_and(|sandbox| sandbox.live.is_empty());
         let look_again = !self.leaving.is_empty()
             || !self.out_of_memory.is_empty()
+            || !self.orphans.is_empty()
             || self.releasing.iter().any(is_waiting);
         self.look_again = if look_again { (self.look_again * 2).min(LOOK_AGAIN_MAX) } else { LOOK_AGAIN_MIN };
         let soon = look_again.then(|| Instant::now() + self.look_again);
@@ -426,6 +563,9 @@ impl Host {
             }
         }
         self.cells.refill();
+        if let Some(Err(error)) = self.journal.as_mut().map(Journal::compact) {
+            report("write journal anew", &error);
+        }
     }
 
     /// Removes a released sandbox whose processes and groups are gone, and answers those who wait for it.
@@ -435,6 +575,8 @@ impl Host {
             return false;
         }
         if let Some(sandbox) = self.sandboxes.remove(task) {
+            self.ended.retain(|_, ended| ended.task != task);
+            self.note_done(|| Entry::Released { task: task.to_owned() });
             self.cells.give_back(sandbox.ids);
             let waiting = sandbox.releasing.unwrap_or_default();
             self.responses.extend(waiting.into_iter().map(|request| (request, Response::Done {})));
@@ -450,10 +592,27 @@ impl Host {
     /// Removes what belongs to the server itself.
     pub(super) fn close(&self) {
         self.groups.close();
+        if let Some(journal) = &self.journal {
+            journal.remove();
+        }
     }
 }
 
 impl Sandbox {
+    /// A sandbox in which nothing runs yet.
+    pub(super) fn new(hostname: String, cell: Cell, group: Group) -> Self {
+        let Cell { ids, userns, network } = cell;
+        let (live, leaving, releasing) = (HashSet::new(), 0, None);
+        Self { hostname, ids, userns, network, group, live, leaving, releasing }
+    }
+
+    /// Forgets who waits for its release, which goes on.
+    pub(super) fn forget_waiting(&mut self) {
+        if let Some(waiting) = &mut self.releasing {
+            waiting.clear();
+        }
+    }
+
     /// Whether containers may still be started in it.
     pub(super) fn is_open(&self) -> bool {
         self.releasing.is_none()
@@ -461,16 +620,32 @@ impl Sandbox {
 }
 
 impl Container {
-    /// A container whose process has just been let go.
-    pub(super) fn new(process: Process, plan: StartPlan, group: Group, request: u64) -> Self {
+    /// A container whose process has just been let go for a request, or was found.
+    pub(super) fn new(process: Process, plan: StartPlan, group: Group, start_request: Option<u64>) -> Self {
         Self {
             process,
             plan,
             group,
-            start_request: Some(request),
+            start_request,
             oom_event: None,
             oom_until: Instant::now(),
+            readers: None,
+            orphan_until: None,
         }
+    }
+}
+
+/// A process has ended and its parent, which is not the supervisor, has not reaped it yet.
+struct StillUnreaped;
+
+/// The exit code of a container whose process another supervisor has started; none where nobody can tell it.
+fn orphan_code(container: &mut Container, now: Instant) -> Result<Option<i32>, StillUnreaped> {
+    let until = *container.orphan_until.get_or_insert(now + ORPHAN_WAIT);
+    match sys::pidfd_exit_code(container.process.pidfd.as_fd()) {
+        Ok(Some(code)) => Ok(Some(code)),
+        Ok(None) if now < until => Err(StillUnreaped),
+        // Before Linux 6.15 the kernel tells it to nobody but the parent.
+        Ok(None) | Err(_) => Ok(None),
     }
 }
 
@@ -502,7 +677,7 @@ pub(super) fn read_sync(epoll: &OwnedFd, process: &mut Process) -> bool {
                 let unreadable = Failure::System { step: "read failure".to_owned(), errno: libc::EBADMSG };
                 process.failure = Some(decode(&frame.message).unwrap_or(unreadable));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Ok(None) | Err(_) => break,
         }
     }

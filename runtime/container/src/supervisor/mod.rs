@@ -9,19 +9,26 @@
 //!
 //! It is executed from a sealed copy of the binary before the server has threads, and never has a second
 //! thread itself: that is what makes cloning, and entering other namespaces for a moment, safe. It parses
-//! nothing but the messages of `protocol`. When the server is gone it kills and removes all containers
-//! and ends.
+//! nothing but the messages of `protocol`.
+//!
+//! A supervisor with a socket of its own (`neargate run`) kills and removes everything and ends when the server is
+//! gone. One with a [`Seat`] (`neargate serve`) goes on, and the next server finds all containers there. When *it* is
+//! gone, the next supervisor finds them by its [`journal`]; [`adopt`] tells how.
 //!
 //! Its one helper is the factory of [`cells`], which makes namespaces ahead of need.
 
+mod adopt;
 mod cells;
 mod exec;
 mod host;
+mod journal;
 mod lend;
+mod seat;
 mod start;
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -30,15 +37,19 @@ use rustix::event::{Timespec, epoll};
 
 use crate::failure::Failure;
 use crate::peer::Outbox;
-use crate::protocol::{Request, Response, VERSION};
+use crate::protocol::{Request, Response, Setup, VERSION};
 use crate::sys;
 use host::{Event, Host};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
+use seat::Seat;
+pub(crate) use seat::connect;
 
 /// How long a supervisor without a server waits for its containers to die; what is left then hangs in the
 /// kernel and is removed by the next start-up.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a supervisor that has nothing to look after waits for a next server.
+const IDLE: Duration = Duration::from_secs(10);
 /// Keeps the kernel from choosing the supervisor when memory runs out.
 const OOM_SCORE_ADJ: &str = "-999";
 
@@ -46,6 +57,22 @@ const OOM_SCORE_ADJ: &str = "-999";
 const SOCKET: u64 = 0;
 const SIGNALS: u64 = 1;
 const FACTORY: u64 = 2;
+const LISTENER: u64 = 3;
+
+/// How a supervisor meets its server.
+pub(crate) enum Meeting {
+    /// Over a socket that it was started with; it ends with the server.
+    Socket(OwnedFd),
+    /// Over a socket in a directory; it outlives the server.
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// Who may connect, besides root.
+        server_uid: u32,
+        /// Names the program that is executed.
+        build: String,
+    },
+}
 
 enum State {
     /// The set-up message has not come yet.
@@ -56,24 +83,29 @@ enum State {
 }
 
 struct Supervisor {
-    socket: OwnedFd,
+    /// The server's end, while there is a server.
+    socket: Option<OwnedFd>,
+    seat: Option<Seat>,
     epoll: Rc<OwnedFd>,
     state: State,
     /// Responses that the socket had no room for.
     outbox: Outbox,
     closing: Option<Instant>,
+    /// Since when there is no server.
+    alone_since: Instant,
 }
 
-/// Serves the socket until the server is gone; never returns.
-pub(crate) fn run(socket: OwnedFd) -> ! {
-    let code = match Supervisor::new(socket).and_then(Supervisor::serve) {
-        Ok(()) => 0,
-        Err(error) => {
-            report("serve", &error);
-            1
-        }
+/// Serves until it is to end; never returns.
+pub(crate) fn run(meeting: Meeting) -> ! {
+    // Kept to the end, which closes its descriptors faster than one after the other.
+    let ended = match Supervisor::new(meeting) {
+        Ok(supervisor) => Box::leak(Box::new(supervisor)).serve(),
+        Err(error) => Err(error),
     };
-    std::process::exit(code)
+    if let Err(error) = &ended {
+        report("serve", error);
+    }
+    std::process::exit(i32::from(ended.is_err()))
 }
 
 /// Tells a person about something that no response can carry.
@@ -83,21 +115,31 @@ pub(super) fn report(what: &str, error: &dyn std::fmt::Display) {
 }
 
 impl Supervisor {
-    fn new(socket: OwnedFd) -> io::Result<Self> {
+    fn new(meeting: Meeting) -> io::Result<Self> {
         harden();
         let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         sys::set_blocked(&signals, libc::SIG_BLOCK);
         let signal_fd = sys::signalfd(&signals)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &socket, epoll::EventData::new_u64(SOCKET), epoll::EventFlags::IN)?;
-        epoll::add(&epoll, &signal_fd, epoll::EventData::new_u64(SIGNALS), epoll::EventFlags::IN)?;
+        watch(&epoll, signal_fd.as_fd(), SIGNALS)?;
         // Lives as long as the process.
         std::mem::forget(signal_fd);
-        let epoll = Rc::new(epoll);
-        Ok(Self { socket, epoll, state: State::New, outbox: Outbox::default(), closing: None })
+        let (socket, seat) = match meeting {
+            Meeting::Socket(socket) => {
+                watch(&epoll, socket.as_fd(), SOCKET)?;
+                (Some(socket), None)
+            }
+            Meeting::Directory { directory, server_uid, build } => {
+                let seat = Seat::take(directory, server_uid, build)?;
+                watch(&epoll, seat.listener.as_fd(), LISTENER)?;
+                (None, Some(seat))
+            }
+        };
+        let (epoll, state, outbox) = (Rc::new(epoll), State::New, Outbox::default());
+        Ok(Self { socket, seat, epoll, state, outbox, closing: None, alone_since: Instant::now() })
     }
 
-    fn serve(mut self) -> io::Result<()> {
+    fn serve(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(64);
         let mut buffer = Vec::new();
         loop {
@@ -112,6 +154,7 @@ impl Supervisor {
                     SOCKET => self.on_socket(event.flags, &mut buffer)?,
                     SIGNALS => self.begin_farewell(),
                     FACTORY => self.with_host(Host::on_factory),
+                    LISTENER => self.on_listener(),
                     token => self.with_host(|host| host.on_event(Event::of(token))),
                 }
             }
@@ -141,47 +184,72 @@ impl Supervisor {
     fn timeout(&mut self) -> Option<Timespec> {
         let now = Instant::now();
         let host = if let State::Ready(host) = &mut self.state { host.deadline() } else { None };
-        let until = host.into_iter().chain(self.closing).min()?;
+        let idle = self.is_idle().then_some(self.alone_since + IDLE);
+        let until = host.into_iter().chain(self.closing).chain(idle).min()?;
         Timespec::try_from(until.saturating_duration_since(now)).ok()
+    }
+
+    /// Whether nobody needs it: there is no server and nothing to look after.
+    fn is_idle(&self) -> bool {
+        let has_work = matches!(&self.state, State::Ready(host) if !host.is_empty());
+        self.socket.is_none() && !has_work
+    }
+
+    /// Takes the next server in place of the one before, which is gone or will not be heard any more.
+    fn on_listener(&mut self) {
+        let Some(seat) = &self.seat else { return };
+        match seat.accept() {
+            Ok(Some(socket)) => {
+                self.lose_server();
+                match watch(&self.epoll, socket.as_fd(), SOCKET) {
+                    Ok(()) => self.socket = Some(socket),
+                    Err(error) => report("listen to the server", &error),
+                }
+            }
+            Ok(None) => report("accept", &"a connection of somebody who is not the server was refused"),
+            Err(error) => report("accept", &error),
+        }
+    }
+
+    /// Goes on without a server.
+    fn lose_server(&mut self) {
+        let Some(socket) = self.socket.take() else { return };
+        unwatch(&self.epoll, socket.as_fd());
+        leave_standard_error();
+        self.outbox = Outbox::default();
+        self.alone_since = Instant::now();
+        self.with_host(Host::detach);
     }
 
     fn on_socket(&mut self, flags: epoll::EventFlags, buffer: &mut Vec<u8>) -> io::Result<()> {
         if !flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
             return Ok(());
         }
+        let Some(socket) = &self.socket else { return Ok(()) };
         // One request a turn: starts take long enough for exits to be looked at in between.
-        match channel::receive(self.socket.as_fd(), buffer, false) {
+        match channel::receive(socket.as_fd(), buffer, false) {
             Ok(Some(frame)) => self.on_frame(frame),
-            Ok(None) => self.begin_farewell(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(None) | Err(_) if self.seat.is_some() => self.lose_server(),
+            Ok(None) => self.begin_farewell(),
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
     fn on_frame(&mut self, frame: Frame) {
-        let Frame { id, message, fds } = frame;
+        let Frame { id, message, mut fds } = frame;
         let Ok(request) = decode::<Request>(&message) else {
             // Both ends are one binary, so this is a bug or an attack; the sender gets an answer.
             let failure = Failure::System { step: "read request".to_owned(), errno: libc::EBADMSG };
             return self.answer(id, Response::Failed { failure });
         };
         match (request, &mut self.state) {
-            (Request::Setup { setup }, State::New) => {
-                let opened = if setup.version == VERSION {
-                    Host::open(setup, Rc::clone(&self.epoll))
-                } else {
-                    Err(Failure::System { step: "agree on protocol".to_owned(), errno: libc::EPROTO })
-                };
-                let response = match &opened {
-                    Ok(_) => Response::Done {},
-                    Err(failure) => Response::Failed { failure: failure.clone() },
-                };
-                self.state = match opened {
-                    Ok(host) => State::Ready(Box::new(host)),
-                    Err(failure) => State::Refusing(failure),
-                };
-                self.answer(id, response);
+            (Request::Setup { setup }, _) => self.set_up(id, setup),
+            (Request::Farewell {}, _) => self.begin_farewell(),
+            (Request::Renew { build }, _) => {
+                let failure = self.renew(&build, fds.pop());
+                self.answer(id, Response::Failed { failure });
             }
             // There is nothing to release where nothing could be made.
             (Request::Release { .. }, State::Refusing(_)) => self.answer(id, Response::Done {}),
@@ -190,11 +258,49 @@ impl Supervisor {
                 self.answer(id, Response::Failed { failure });
             }
             (request, State::Ready(_)) => self.with_host(|host| host.on_request(id, request, fds)),
-            (_, State::New) => {
-                let failure = Failure::System { step: "agree on protocol".to_owned(), errno: libc::EPROTO };
-                self.answer(id, Response::Failed { failure });
+            (_, State::New) => self.answer(id, disagreement()),
+        }
+    }
+
+    /// Takes a server's first message, and tells it what there is already.
+    fn set_up(&mut self, id: u64, setup: Setup) {
+        if setup.version != VERSION {
+            return self.answer(id, disagreement());
+        }
+        match &mut self.state {
+            State::Ready(host) if !host.serves(&setup) => return self.answer(id, disagreement()),
+            State::Ready(host) => host.setup = setup,
+            State::New | State::Refusing(_) => {
+                let directory = self.seat.as_ref().map(|seat| seat.directory.as_path());
+                self.state = match Host::open(setup, directory, Rc::clone(&self.epoll)) {
+                    Ok(host) => State::Ready(Box::new(host)),
+                    Err(failure) => State::Refusing(failure),
+                };
             }
         }
+        if let State::Refusing(failure) = &self.state {
+            let failure = failure.clone();
+            return self.answer(id, Response::Failed { failure });
+        }
+        self.with_host(Host::tell_all);
+        let build = self.seat.as_ref().map(|seat| seat.build.clone()).unwrap_or_default();
+        self.answer(id, Response::Attached { build });
+    }
+
+    /// Executes another program in place of this one; returns only on failure. Containers stay its children, and the
+    /// journal tells it about them.
+    fn renew(&mut self, build: &str, program: Option<OwnedFd>) -> Failure {
+        let (Some(seat), Some(program)) = (&self.seat, program) else {
+            return Failure::System { step: "execute another supervisor".to_owned(), errno: libc::EINVAL };
+        };
+        if let State::Ready(host) = &mut self.state {
+            if let Err(failure) = host.make_ready_to_renew() {
+                return failure;
+            }
+        }
+        let error = seat.execute(&program, build);
+        let step = "execute another supervisor".to_owned();
+        Failure::System { step, errno: error.raw_os_error().unwrap_or(libc::EIO) }
     }
 
     fn answer(&mut self, id: u64, response: Response) {
@@ -203,7 +309,13 @@ impl Supervisor {
 
     fn flush(&mut self) -> io::Result<()> {
         let registration = self.closing.is_none().then_some((&*self.epoll, SOCKET));
-        self.outbox.flush(&self.socket, registration)
+        match &self.socket {
+            Some(socket) => self.outbox.flush(socket, registration),
+            None => {
+                self.outbox = Outbox::default();
+                Ok(())
+            }
+        }
     }
 
     /// Starts killing everything; the loop ends when it is gone.
@@ -213,11 +325,21 @@ impl Supervisor {
         }
         self.closing = Some(Instant::now() + FAREWELL);
         // A closed socket would be readable for ever.
-        let _ = epoll::delete(&*self.epoll, &self.socket);
+        if let Some(socket) = &self.socket {
+            unwatch(&self.epoll, socket.as_fd());
+        }
+        if let Some(seat) = &self.seat {
+            unwatch(&self.epoll, seat.listener.as_fd());
+            seat.leave();
+        }
         self.with_host(Host::release_all);
     }
 
-    fn is_done(&self) -> bool {
+    fn is_done(&mut self) -> bool {
+        let is_idle = self.is_idle() && self.alone_since + IDLE <= Instant::now();
+        if self.closing.is_none() && is_idle {
+            self.begin_farewell();
+        }
         let Some(until) = self.closing else { return false };
         match &self.state {
             State::Ready(host) if host.is_empty() => {
@@ -228,6 +350,18 @@ impl Supervisor {
             _ => true,
         }
     }
+}
+
+/// Lets go of the standard error of a server that is gone: whoever reads it waits for its end.
+fn leave_standard_error() {
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        let _ = sys::dup2(null.as_fd(), libc::STDERR_FILENO);
+    }
+}
+
+fn disagreement() -> Response {
+    let step = "agree on protocol".to_owned();
+    Response::Failed { failure: Failure::System { step, errno: libc::EPROTO } }
 }
 
 /// Makes the supervisor harder to disturb. None of it is needed to work, so failures are no errors: an

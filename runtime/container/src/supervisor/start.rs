@@ -10,6 +10,7 @@ use rustix::fs::{FileType, Mode};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::host::{Container, Event, Host, Process, Sandbox};
+use super::journal::Entry;
 use super::watch;
 use crate::capabilities;
 use crate::cgroup::Group;
@@ -46,7 +47,7 @@ impl Host {
         if !plan.container.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(Failure::System { step: "check container id".to_owned(), errno: libc::EINVAL });
         }
-        let stdio = streams(fds)?;
+        let (stdio, readers) = streams_and_readers(fds)?;
         // The server has computed them; no mistake of its can give more than the driver allows.
         plan.capabilities &= capabilities::ALLOWED;
         let number = self.next_number();
@@ -61,8 +62,13 @@ impl Host {
         if let Some(sandbox) = self.sandboxes.get_mut(&plan.task) {
             sandbox.live.insert(number);
         }
-        match self.launch(&plan, &group, stdio) {
-            Ok(process) => self.watch_container(number, request, plan, group, process),
+        self.ended.remove(&plan.container);
+        match self.launch(number, &plan, &group, stdio) {
+            Ok(process) => {
+                let mut container = Container::new(process, plan, group, Some(request));
+                container.readers = readers;
+                self.watch_container(number, container);
+            }
             Err(failure) => {
                 self.leave(number, plan.task, group, Some((request, Response::Failed { failure })))
             }
@@ -75,7 +81,13 @@ impl Host {
         self.sandboxes.get(task).filter(|sandbox| sandbox.is_open()).ok_or_else(missing)
     }
 
-    fn launch(&mut self, plan: &StartPlan, group: &Group, stdio: [OwnedFd; 3]) -> Result<Process, Failure> {
+    fn launch(
+        &mut self,
+        number: u64,
+        plan: &StartPlan,
+        group: &Group,
+        stdio: [OwnedFd; 3],
+    ) -> Result<Process, Failure> {
         let missing = || Failure::System { step: "find sandbox".to_owned(), errno: libc::ENOENT };
         let sandbox = self.sandboxes.get(&plan.task).ok_or_else(missing)?;
         let program = Program::new(&plan.argv, &plan.env)?;
@@ -87,6 +99,8 @@ impl Host {
             &self.launchpad,
         )?;
         let volumes = rootfs::open_volumes(plan, sandbox.ids, self.cells.volumes())?;
+        let ids = sandbox.ids;
+        let pipes = (pipe_inode(&stdio[1])?, pipe_inode(&stdio[2])?);
         let (ours, theirs) = sync_pair()?;
         let launchpad = &self.launchpad;
         let cloned = launchpad.in_network(sandbox.network.as_fd(), || {
@@ -111,33 +125,39 @@ impl Host {
             }
         });
         let (pid, pidfd) = cloned?;
-        if let Err(failure) = admit(pid, sandbox.ids, plan).and_then(|()| go(&ours)) {
+        let admitted = admit(pid, ids, plan).and_then(|()| {
+            self.note(|| Entry::Started { number, plan: plan.clone(), pid, pipes }).step("write journal")?;
+            go(&ours)
+        });
+        if let Err(failure) = admitted {
             abandon(&pidfd);
             return Err(failure);
         }
         Ok(Process { pid, pidfd, sync: Some(ours), failure: None, terminal: None })
     }
 
-    fn watch_container(
+    fn watch_container(&mut self, number: u64, container: Container) {
+        if let Err((failure, container)) = self.enter_container(number, container) {
+            abandon(&container.process.pidfd);
+            let answer = container.start_request.map(|request| (request, Response::Failed { failure }));
+            self.leave(number, container.plan.task, container.group, answer);
+        }
+    }
+
+    /// Takes a container whose process runs among those that are watched.
+    pub(super) fn enter_container(
         &mut self,
         number: u64,
-        request: u64,
-        plan: StartPlan,
-        group: Group,
-        process: Process,
-    ) {
-        let mut container = Container::new(process, plan, group, request);
+        mut container: Container,
+    ) -> Result<(), (Failure, Box<Container>)> {
         match self.register(number, &container) {
             Ok(oom_event) => {
                 self.numbers.insert(container.plan.container.clone(), number);
                 container.oom_event = oom_event;
                 self.containers.insert(number, container);
+                Ok(())
             }
-            Err(failure) => {
-                abandon(&container.process.pidfd);
-                let answer = Some((request, Response::Failed { failure }));
-                self.leave(number, container.plan.task, container.group, answer);
-            }
+            Err(failure) => Err((failure, Box::new(container))),
         }
     }
 
@@ -155,6 +175,20 @@ impl Host {
         watch(&self.epoll, event.as_fd(), Event::OutOfMemory(number).token()).step("watch memory")?;
         Ok(Some(event))
     }
+}
+
+/// The three standard streams and, of a container that outlives its server, the reading ends of two of them.
+fn streams_and_readers(mut fds: Vec<OwnedFd>) -> Result<([OwnedFd; 3], Option<[OwnedFd; 2]>), Failure> {
+    const STREAMS: usize = 3;
+    let readers = if fds.len() > STREAMS { fds.split_off(STREAMS) } else { Vec::new() };
+    Ok((streams(fds)?, readers.try_into().ok()))
+}
+
+/// By what a pipe can be told from all others; 0 for what is no pipe.
+fn pipe_inode(stream: &OwnedFd) -> Result<u64, Failure> {
+    let stat = rustix::fs::fstat(stream).step("look at standard streams")?;
+    let is_pipe = FileType::from_raw_mode(stat.st_mode) == FileType::Fifo;
+    Ok(if is_pipe { stat.st_ino } else { 0 })
 }
 
 /// The three standard streams. A pipe is made writable to all who can reach it, because the container's

@@ -549,7 +549,7 @@ async fn recover(fixture: &Fixture) {
     drop(task.start(spec).await.unwrap());
     let found = fixture.client.recover(&id).await.unwrap().expect("a container that runs is found");
     drop(streams);
-    assert_eq!(found.wait().await.code, Some(0));
+    assert_eq!(found.handle.wait().await.code, Some(0));
     task.release().await;
     assert!(fixture.client.recover(&id).await.unwrap().is_none());
 }

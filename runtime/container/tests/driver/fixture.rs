@@ -86,7 +86,7 @@ impl Streams {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let ((stdin, write), (out, stdout), (err, stderr)) = (pipe(), pipe(), pipe());
         let ours = Streams { stdin: write.into(), stdout: out.into(), stderr: err.into() };
-        (Stdio { stdin, stdout, stderr }, ours)
+        (Stdio { stdin, stdout, stderr, readers: None }, ours)
     }
 
     /// Closes standard input and reads the others to their ends, off the runtime.

@@ -14,6 +14,7 @@ mod fixture;
 mod isolation;
 mod limits;
 mod sandboxed;
+mod survival;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -76,17 +77,25 @@ fn main() -> ExitCode {
     if let Some(directory) = arguments.first().and_then(|first| first.strip_prefix(faults::CLIENT_ROLE)) {
         return faults::be_client(directory);
     }
+    if let Some(directory) = arguments.first().and_then(|first| first.strip_prefix(survival::SERVER_ROLE)) {
+        return survival::be_server(directory);
+    }
     if arguments.first().is_some_and(|first| first == faults::POWERLESS_ROLE) {
         return faults::be_powerless();
     }
-    let cases: Vec<&Case> =
-        [cases::CASES, attended::CASES, isolation::CASES, limits::CASES, sandboxed::CASES, faults::CASES]
-            .into_iter()
-            .flatten()
-            .filter(|(name, _)| {
-                arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str()))
-            })
-            .collect();
+    let cases: Vec<&Case> = [
+        cases::CASES,
+        attended::CASES,
+        isolation::CASES,
+        limits::CASES,
+        sandboxed::CASES,
+        survival::CASES,
+        faults::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .filter(|(name, _)| arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str())))
+    .collect();
     if std::env::args().any(|argument| argument == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

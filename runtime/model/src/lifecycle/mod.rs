@@ -12,6 +12,7 @@
 //! concerns it into [`next`], publishes the status when its version has grown, and performs the actions.
 //! Actions are requests: each is answered by an event, however late, or by a timer.
 
+mod recover;
 mod start;
 mod stop;
 #[doc(hidden)]
@@ -44,6 +45,11 @@ pub enum TaskEvent {
     Lost {
         /// What happened, for people.
         reason: String,
+    },
+    /// The node took the task after a restart, and its sandbox is still there.
+    Recovered {
+        /// What became of each container, in the order of the definition.
+        containers: Vec<Found>,
     },
     /// The sandbox is there.
     SandboxReady,
@@ -104,6 +110,28 @@ pub enum TaskEvent {
     StopRequested(Stop),
     /// All that the task held was given back.
     Released,
+}
+
+/// What a node finds of a container after a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It was never started.
+    NeverStarted,
+    /// It runs.
+    Running {
+        /// The id that the runtime gave it.
+        runtime_id: String,
+    },
+    /// It has run and ended; unless the status tells that already, `Exited` follows.
+    Ended {
+        /// The id that the runtime gave it.
+        runtime_id: String,
+    },
+    /// Nobody knows whether it ran or how it ended.
+    Unknown {
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// How a container ended.
@@ -276,6 +304,7 @@ impl Step<'_> {
         match event {
             TaskEvent::Assigned => self.assigned(),
             TaskEvent::Lost { reason } => self.lost(reason),
+            TaskEvent::Recovered { containers } => self.recovered(containers),
             TaskEvent::SandboxReady if self.state.sandbox == SandboxPhase::Preparing => {
                 self.state.sandbox = SandboxPhase::Ready;
             }

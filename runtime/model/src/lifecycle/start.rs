@@ -3,7 +3,7 @@
 use super::{
     Action, ContainerExit, FIRST_CHECK_MS, PENDING_DEADLINE_MS, SandboxPhase, SlotPhase, Step, Timer,
 };
-use crate::{Condition, ContainerLast, Dependency, Health, LastStatus, StopCode};
+use crate::{Condition, ContainerLast, Dependency, Health, LastStatus, StopCode, Timestamp};
 
 /// The reason that ECS gives for a container killed by the memory limit.
 const OOM_REASON: &str = "OutOfMemoryError: Container killed due to memory usage";
@@ -114,7 +114,7 @@ impl Step<'_> {
         if self.state.status.stop.is_some() {
             return;
         }
-        if self.may_restart(container, exit) {
+        if self.may_restart(container, exit.code, self.now) {
             self.state.status.containers[container].restart_count += 1;
             self.start(container);
         } else if self.spec.shape.containers[container].essential {
@@ -124,11 +124,11 @@ impl Step<'_> {
 
     /// A container is started again when it has run for its attempt period (API reference,
     /// ContainerRestartPolicy) and its exit code is not ignored.
-    fn may_restart(&self, container: usize, exit: &ContainerExit) -> bool {
+    pub(super) fn may_restart(&self, container: usize, code: Option<i32>, ended_at: Timestamp) -> bool {
         let Some(policy) = &self.spec.shape.containers[container].restart_policy else { return false };
         let started_at = self.state.status.containers[container].started_at;
-        let ran_ms = started_at.map_or(0, |at| self.now.millis_since(at));
-        let is_ignored = exit.code.is_some_and(|code| policy.ignored_exit_codes.contains(&code));
+        let ran_ms = started_at.map_or(0, |at| ended_at.millis_since(at));
+        let is_ignored = code.is_some_and(|code| policy.ignored_exit_codes.contains(&code));
         !is_ignored && ran_ms >= u64::from(policy.attempt_period_s) * 1000
     }
 
@@ -207,7 +207,7 @@ impl Step<'_> {
         }
     }
 
-    fn start(&mut self, container: usize) {
+    pub(super) fn start(&mut self, container: usize) {
         self.state.slots[container].phase = SlotPhase::Starting;
         self.state.status.start_intended = true;
         self.actions.push(Action::Start(container));

@@ -372,3 +372,114 @@ fn a_timeout_stops_a_task_that_runs() {
     run.exit(0, 143).exit(1, 143);
     assert_eq!((run.state.status.last, run.state.status.stop), (LastStatus::Stopped, Some(stop)));
 }
+
+/// A node that is started anew and finds these.
+fn recover(run: &mut Run, containers: Vec<Found>) -> &mut Run {
+    run.state = TaskState::new(run.state.status.clone());
+    run.log.clear();
+    run.send(TaskEvent::Recovered { containers })
+}
+
+fn running(container: usize) -> Found {
+    Found::Running { runtime_id: format!("r{container}") }
+}
+
+#[test]
+fn a_task_goes_on_after_a_restart() {
+    let mut run = Run::new(vec![container("a"), checked("b")]);
+    let before = run.state.status.clone();
+    recover(&mut run, vec![running(0), running(1)]);
+    assert_eq!(run.state.status, before, "nothing has changed");
+    assert_eq!(run.log, [], "nothing is started again");
+    assert!(run.timers.contains(&Timer::Check(1)), "its health is looked at again");
+    run.stop();
+    assert!(run.log.contains(&Action::Signal(0)) && run.log.contains(&Action::Signal(1)));
+    run.exit(0, 143).exit(1, 143).check(LastStatus::Stopped, Some((StopCode::UserInitiated, "asked")));
+}
+
+#[test]
+fn what_happened_meanwhile_counts() {
+    let mut run = Run::new(vec![container("a")]);
+    recover(&mut run, vec![Found::Ended { runtime_id: "r0".to_owned() }]).exit(0, 3);
+    run.check(LastStatus::Stopped, EXITED);
+    assert_eq!(run.state.status.containers[0].exit_code, Some(3));
+}
+
+#[test]
+fn what_cannot_be_found_is_lost() {
+    let mut run = Run::new(vec![container("a"), optional("b")]);
+    recover(&mut run, vec![running(0), Found::Unknown { reason: "gone".to_owned() }]);
+    assert_eq!(run.state.status.last, LastStatus::Running);
+    let lost = &run.state.status.containers[1];
+    assert_eq!((lost.exit_code, lost.reason.as_deref()), (None, Some("Host lost: gone")));
+    recover(&mut run, vec![Found::NeverStarted, Found::NeverStarted]);
+    run.check(LastStatus::Stopped, EXITED);
+}
+
+#[test]
+fn what_had_not_started_is_started_once() {
+    let mut run = Run::new(vec![container("a"), depends(container("b"), "a", Condition::Start)]);
+    // Killed between the intent to start and the first start, and between the first and the second.
+    for found in [vec![Found::NeverStarted, Found::NeverStarted], vec![running(0), Found::NeverStarted]] {
+        let started = found.iter().filter(|found| matches!(found, Found::NeverStarted)).count();
+        for status in &mut run.state.status.containers {
+            *status = TaskStatus::accepted(std::slice::from_ref(&status.name)).containers.remove(0);
+        }
+        run.state.status.last = LastStatus::Pending;
+        recover(&mut run, found);
+        assert_eq!(run.log.iter().filter(|action| matches!(action, Action::Start(_))).count(), started);
+        assert_eq!(run.state.status.last, LastStatus::Running);
+    }
+}
+
+#[test]
+fn a_due_restart_is_made_up_for() {
+    let mut again = container("a");
+    again.restart_policy = Some(RestartPolicy { ignored_exit_codes: vec![9], attempt_period_s: 60 });
+    let mut run = Run::new(vec![again]);
+    run.after(61_000).exit(0, 1);
+    // As it was committed before the container ran again.
+    let mut status = run.state.status.clone();
+    status.containers[0].last = ContainerLast::Stopped;
+    (status.containers[0].exit_code, status.containers[0].finished_at) = (Some(1), Some(run.now));
+    status.containers[0].started_at = Some(Timestamp(0));
+    run.state.status = status.clone();
+    recover(&mut run, vec![Found::Ended { runtime_id: "r0".to_owned() }]);
+    assert_eq!(run.log, [Action::Start(0)]);
+    run.state.status = status;
+    recover(&mut run, vec![running(0)]);
+    assert_eq!((run.log.len(), run.state.status.containers[0].last), (0, ContainerLast::Running));
+}
+
+fn any_found() -> impl Strategy<Value = Found> {
+    let runtime_id = || "r".to_owned();
+    prop_oneof![
+        Just(Found::NeverStarted),
+        Just(Found::Running { runtime_id: runtime_id() }),
+        Just(Found::Ended { runtime_id: runtime_id() }),
+        Just(Found::Unknown { reason: "gone".to_owned() }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_restart_at_any_time_can_be_brought_to_an_end(
+        events in proptest::collection::vec(any_event(3), 0..40),
+        found in proptest::collection::vec(any_found(), 3),
+    ) {
+        let mut run = Run::of(sample());
+        for event in events {
+            run.send(event);
+        }
+        let is_final = run.state.is_final();
+        let was = run.state.status.last;
+        recover(&mut run, found);
+        prop_assert!(run.state.status.last >= was, "the status moves on");
+        run.stop();
+        for container in (0..3).rev().chain(0..3) {
+            run.exit(container, 137);
+        }
+        prop_assert!(run.state.is_final(), "{:#?}", run.state);
+        prop_assert!(is_final || run.log.last() == Some(&Action::Release), "{:?}", run.log);
+    }
+}

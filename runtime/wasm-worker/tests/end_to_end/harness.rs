@@ -85,6 +85,7 @@ impl Bench {
             stdin: guest_in.into(),
             stdout: guest_out.try_clone().unwrap().into(),
             stderr: guest_out.into(),
+            readers: None,
         };
         let task = setup.task.unwrap_or_else(new_task);
         let sandbox = Sandbox { task: task.clone(), limits: Limits::default() };

@@ -114,7 +114,7 @@ fn streams(with_result: bool) -> io::Result<(Stdio, Option<OwnedFd>)> {
         }
         false => (None, null()?),
     };
-    Ok((Stdio { stdin: null()?, stdout, stderr: null()? }, result))
+    Ok((Stdio { stdin: null()?, stdout, stderr: null()?, readers: None }, result))
 }
 
 /// Whether the last line is the JSON value `false`.

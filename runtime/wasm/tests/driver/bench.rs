@@ -180,7 +180,12 @@ impl Task {
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
             init: false,
-            stdio: Stdio { stdin: null(), stdout: stdout.unwrap_or_else(null), stderr: null() },
+            stdio: Stdio {
+                stdin: null(),
+                stdout: stdout.unwrap_or_else(null),
+                stderr: null(),
+                readers: None,
+            },
             scratch: PathBuf::new(),
             wasm: Some(WasmSpec {
                 options: self.options,

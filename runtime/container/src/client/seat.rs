@@ -1,0 +1,190 @@
+//! Attaching to a supervisor that outlives its servers, and to the next one when it is killed.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use neargate_ipc::channel;
+use neargate_ipc::wire::{decode, encode};
+
+use crate::config::SupervisorConfig;
+use crate::failure::Failure;
+use crate::protocol::{End, Request, Response};
+use crate::spawn::{self, SpawnError};
+use crate::steward::{self, Post};
+use crate::{supervisor, sys};
+
+/// How long a supervisor is waited for: it starts in milliseconds, and finds a thousand containers in less than two
+/// seconds.
+const WAIT: Duration = Duration::from_secs(20);
+/// How soon it is looked for again.
+const PAUSE: Duration = Duration::from_millis(2);
+/// How long an older supervisor may take to end the commands of the server before.
+const RENEW_WAIT: Duration = Duration::from_secs(5);
+/// How long the parent of a container whose supervisor was killed may take to reap it.
+const REAP_WAIT: Duration = Duration::from_secs(1);
+
+/// Where the supervisor is found.
+#[derive(Debug)]
+pub(super) struct SeatClient {
+    directory: PathBuf,
+    setup: Vec<u8>,
+    /// The steward lives as long as this is open.
+    steward: Mutex<Option<OwnedFd>>,
+}
+
+/// What a supervisor tells of itself.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) sandboxes: HashSet<String>,
+    pub(super) containers: HashMap<String, Found>,
+    build: String,
+}
+
+/// A container that was there already.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) task: String,
+    pub(super) end: Option<End>,
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) readers: Option<[OwnedFd; 2]>,
+}
+
+/// Attaches to the supervisor of a directory, which is started if there is none.
+pub(super) fn attach(
+    config: &SupervisorConfig,
+    directory: &Path,
+) -> Result<(SeatClient, OwnedFd, Snapshot), SpawnError> {
+    spawn::check_threads()?;
+    let seat_error = |source| SpawnError::Seat { directory: directory.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o711).create(directory).map_err(seat_error)?;
+    let program = spawn::seal_own_binary().map_err(SpawnError::Seal)?;
+    let (server_uid, build) = (config.server_uid(), spawn::build());
+    let present = supervisor::connect(directory).ok();
+    let post = Post { program: &program, directory, server_uid, build: &build };
+    let steward = steward::fork(&post, present.as_ref().map(|(_, pid)| *pid))?;
+    let setup = encode(&Request::Setup { setup: config.to_setup() });
+    let seat = SeatClient { directory: directory.to_owned(), setup, steward: Mutex::new(Some(steward)) };
+    let (socket, snapshot) = match present {
+        Some((socket, pid)) => seat.take_over(socket, pid, &program, &build),
+        None => seat.reattach(),
+    }
+    .map_err(seat_error)?;
+    Ok((seat, socket, snapshot))
+}
+
+impl SeatClient {
+    /// Attaches to a supervisor of an earlier server. One that executes another program than this server executes
+    /// this one from now on; one that cannot is killed, and what it had is found by its successor.
+    fn take_over(
+        &self,
+        socket: OwnedFd,
+        pid: i32,
+        program: &OwnedFd,
+        build: &str,
+    ) -> io::Result<(OwnedFd, Snapshot)> {
+        let until = Instant::now() + RENEW_WAIT;
+        let mut socket = socket;
+        loop {
+            match self.greet(&socket) {
+                Ok(snapshot) if snapshot.build == build => return Ok((socket, snapshot)),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "the supervisor does not answer as this version does"),
+            }
+            let renew = encode(&Request::Renew { build: build.to_owned() });
+            if channel::send(socket.as_fd(), 0, &renew, &[program.as_fd()], true).is_err() {
+                // It is gone already.
+                return self.reattach();
+            }
+            // Answered only if it cannot be done; else the connection ends with the program.
+            let is_renewed =
+                channel::receive(socket.as_fd(), &mut Vec::new(), true).is_ok_and(|frame| frame.is_none());
+            if is_renewed {
+                return self.reattach();
+            }
+            if until <= Instant::now() {
+                tracing::warn!(
+                    pid,
+                    "the supervisor is of another version and cannot be renewed; it is replaced"
+                );
+                sys::kill(pid, libc::SIGKILL)?;
+                return self.reattach();
+            }
+            std::thread::sleep(PAUSE);
+            socket = self.connect(until)?;
+        }
+    }
+
+    /// Ends the steward, so that no other supervisor takes the place of this one.
+    pub(super) fn dismiss_steward(&self) {
+        drop(self.steward.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Attaches to the supervisor that is there, or will be soon.
+    pub(super) fn reattach(&self) -> io::Result<(OwnedFd, Snapshot)> {
+        let until = Instant::now() + WAIT;
+        loop {
+            let socket = self.connect(until)?;
+            match self.greet(&socket) {
+                Ok(snapshot) => return Ok((socket, snapshot)),
+                // It ends just now, or is killed again.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe && Instant::now() < until => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn connect(&self, until: Instant) -> io::Result<OwnedFd> {
+        loop {
+            match supervisor::connect(&self.directory) {
+                Ok((socket, _)) => return Ok(socket),
+                Err(_) if Instant::now() < until => std::thread::sleep(PAUSE),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Says what this server is, and hears what there is. A supervisor that can run nothing has nothing, and tells why
+    /// to whoever asks it for something.
+    fn greet(&self, socket: &OwnedFd) -> io::Result<Snapshot> {
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        channel::send(socket.as_fd(), 0, &self.setup, &[], true).map_err(|_| gone())?;
+        let (mut snapshot, mut buffer) = (Snapshot::default(), Vec::new());
+        loop {
+            let mut frame = channel::receive(socket.as_fd(), &mut buffer, true)?.ok_or_else(gone)?;
+            let response = decode::<Response>(&frame.message).map_err(io::Error::other)?;
+            match response {
+                Response::Sandbox { task } => drop(snapshot.sandboxes.insert(task)),
+                Response::Found { container, task, end, readers } => {
+                    let pidfd = if end.is_none() { frame.fds.pop() } else { None };
+                    let readers = if readers { frame.fds.try_into().ok() } else { None };
+                    snapshot.containers.insert(container, Found { task, end, pidfd, readers });
+                }
+                Response::Attached { build } => return Ok(Snapshot { build, ..snapshot }),
+                Response::Failed { failure: Failure::System { errno: libc::EPROTO, .. } } => {
+                    return Err(io::Error::from_raw_os_error(libc::EPROTO));
+                }
+                Response::Failed { .. } => return Ok(Snapshot { build: spawn::build(), ..snapshot }),
+                // An end that came while this was told; what follows tells it, too.
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The exit code of a container that nobody watches any more, from its pidfd.
+pub(super) fn exit_code(pidfd: &OwnedFd) -> Option<i32> {
+    let until = Instant::now() + REAP_WAIT;
+    loop {
+        match sys::pidfd_exit_code(pidfd.as_fd()) {
+            Ok(Some(code)) => return Some(code),
+            Ok(None) if Instant::now() < until => std::thread::sleep(PAUSE),
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}

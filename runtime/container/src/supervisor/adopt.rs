@@ -1,0 +1,194 @@
+//! Finding again what an earlier supervisor has left running, and telling a server what there is.
+//!
+//! The journal says what was started, the kernel what still runs: a container lives if its first process is in its
+//! group, whose name no other container ever gets. What died meanwhile has ended with an exit code that this
+//! supervisor cannot tell; a server that held its pidfd all the time can.
+//!
+//! A container's pipes are found through its processes, which hold both directions of them (`O_RDWR`): that is also
+//! why a container whose supervisor and server are both gone waits for room instead of dying of SIGPIPE.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use neargate_driver::Stats;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::cells::{self, Cell};
+use super::host::{Container, Ended, Host, Process, Sandbox};
+use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
+use super::{report, start};
+use crate::cgroup::Group;
+use crate::failure::{Failure, Step};
+use crate::protocol::{End, Response};
+use crate::rootfs;
+use crate::user::ID_RANGE;
+
+impl Host {
+    /// Takes over what is known, and removes what is left of anything else.
+    pub(super) fn adopt(&mut self, known: Known) {
+        for (task, sandbox) in known {
+            let ids = sandbox.ids;
+            if let Err(failure) = self.adopt_sandbox(&task, sandbox) {
+                // Its processes, if there are any, are swept away with its groups.
+                report(&format!("find task {task} again"), &failure.into_start());
+                self.cells.give_back(ids);
+                if let Err(error) = self.note(|| Entry::Released { task }) {
+                    report("write journal", &error);
+                }
+            }
+        }
+        let mut kept: HashMap<&str, HashSet<String>> =
+            self.sandboxes.keys().map(|task| (task.as_str(), HashSet::new())).collect();
+        for container in self.containers.values() {
+            if let Some(names) = kept.get_mut(container.plan.task.as_str()) {
+                names.insert(container.group.name().to_owned());
+            }
+        }
+        self.groups.sweep(&kept);
+    }
+
+    fn adopt_sandbox(&mut self, task: &str, known: KnownSandbox) -> Result<(), Failure> {
+        let KnownSandbox { hostname, ids, limits, containers } = known;
+        let gone = || Failure::System { step: "find cgroup of task".to_owned(), errno: libc::ENOENT };
+        let group = self.groups.find_task(task, &limits).ok_or_else(gone)?;
+        let (mut living, mut ended) = (Vec::new(), Vec::new());
+        for (number, container) in containers {
+            self.skip_number(number);
+            match self.find_process(number, &group, &container) {
+                Some(found) if container.end.is_none() => living.push((number, container, found)),
+                _ => ended.push((number, container)),
+            }
+        }
+        let cell = match living.first() {
+            Some((_, container, _)) => cell_of(container.pid, ids)?,
+            None => cells::make(ids)?,
+        };
+        self.sandboxes.insert(task.to_owned(), Sandbox::new(hostname, cell, group));
+        ended.into_iter().for_each(|(number, container)| self.adopt_ended(number, container));
+        for (number, container, found) in living {
+            self.adopt_container(number, container, found)?;
+        }
+        Ok(())
+    }
+
+    /// The first process of a container and the container's group; `None` if it does not live.
+    fn find_process(
+        &self,
+        number: u64,
+        task: &Group,
+        container: &KnownContainer,
+    ) -> Option<(OwnedFd, Group)> {
+        let KnownContainer { plan, pid, .. } = container;
+        let name = format!("{}.{number}", plan.container);
+        let group = self.groups.find_container(task, &name, &plan.limits)?;
+        let pidfd = pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
+        // Looked for after it was opened, so that it is no other process that got the id meanwhile.
+        group.holds(*pid).then_some((pidfd, group))
+    }
+
+    fn adopt_container(
+        &mut self,
+        number: u64,
+        container: KnownContainer,
+        (pidfd, group): (OwnedFd, Group),
+    ) -> Result<(), Failure> {
+        let KnownContainer { plan, pid, pipes, .. } = container;
+        let readers = find_readers(pid, &group, pipes);
+        let (task, process) = (plan.task.clone(), Process::running(pid, pidfd));
+        let mut container = Container::new(process, plan, group, None);
+        container.readers = readers;
+        self.enter_container(number, container).map_err(|(failure, container)| {
+            start::abandon(&container.process.pidfd);
+            failure
+        })?;
+        if let Some(sandbox) = self.sandboxes.get_mut(&task) {
+            sandbox.live.insert(number);
+        }
+        Ok(())
+    }
+
+    fn adopt_ended(&mut self, number: u64, container: KnownContainer) {
+        let KnownContainer { plan, end, .. } = container;
+        let unknown = End { code: None, oom: false, stats: Stats::default() };
+        let is_news = end.is_none();
+        let (task, end) = (plan.task, end.unwrap_or(unknown));
+        if is_news
+            && let Err(error) = self.note(|| Entry::Ended { number, task: task.clone(), end: end.clone() })
+        {
+            report("write journal", &error);
+        }
+        self.ended.insert(plan.container, Ended { task, end, readers: None });
+    }
+
+    /// Tells a server what there is. Sandboxes that are being released are not told: nobody can use them.
+    pub(super) fn tell_all(&mut self) {
+        let mut told = Vec::new();
+        let open = |task: &str| self.sandboxes.get(task).is_some_and(Sandbox::is_open);
+        for task in self.sandboxes.keys().filter(|task| open(task)) {
+            told.push((0, Response::Sandbox { task: task.clone() }, Vec::new()));
+        }
+        for container in self.containers.values().filter(|container| open(&container.plan.task)) {
+            let (mut fds, readers) = copies(container.readers.as_ref());
+            // Without it the server could only not tell the exit code after a death of the supervisor.
+            fds.extend(container.process.pidfd.try_clone());
+            let (container, task) = (container.plan.container.clone(), container.plan.task.clone());
+            told.push((0, Response::Found { container, task, end: None, readers }, fds));
+        }
+        for (container, ended) in self.ended.iter().filter(|(_, ended)| open(&ended.task)) {
+            let (fds, readers) = copies(ended.readers.as_ref());
+            let (container, task, end) = (container.clone(), ended.task.clone(), Some(ended.end.clone()));
+            told.push((0, Response::Found { container, task, end, readers }, fds));
+        }
+        self.lendings.extend(told);
+    }
+}
+
+fn copies(readers: Option<&[OwnedFd; 2]>) -> (Vec<OwnedFd>, bool) {
+    let copy =
+        |[stdout, stderr]: &[OwnedFd; 2]| io::Result::Ok(vec![stdout.try_clone()?, stderr.try_clone()?]);
+    let fds = readers.and_then(|readers| copy(readers).ok()).unwrap_or_default();
+    let has_readers = !fds.is_empty();
+    (fds, has_readers)
+}
+
+/// A sandbox's namespaces, one of whose containers has this first process. Its own user namespace has the same map and
+/// belongs to the container alone, so one like the first is made.
+fn cell_of(pid: i32, ids: u32) -> Result<Cell, Failure> {
+    let network = fs::File::open(format!("/proc/{pid}/ns/net")).step("open network namespace")?.into();
+    let map = format!("0 {ids} {ID_RANGE}");
+    Ok(Cell { ids, userns: rootfs::make_userns(&map, &map)?, network })
+}
+
+/// The reading ends of a container's standard output and error.
+fn find_readers(first: i32, group: &Group, (stdout, stderr): (u64, u64)) -> Option<[OwnedFd; 2]> {
+    Some([find_reader(first, 1, group, stdout)?, find_reader(first, 2, group, stderr)?])
+}
+
+/// The reading end of a pipe, through whatever process of the container holds it: most probably the first one, as the
+/// stream that it was started with.
+fn find_reader(first: i32, stream: u32, group: &Group, inode: u64) -> Option<OwnedFd> {
+    if inode == 0 {
+        return None;
+    }
+    if let Some(reader) = open_pipe(&format!("/proc/{first}/fd/{stream}"), inode) {
+        return Some(reader);
+    }
+    let held_by = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut held = group.members().into_iter().flat_map(held_by);
+    held.find_map(|entry| open_pipe(&entry.path().to_string_lossy(), inode))
+}
+
+/// Opens a process's descriptor for reading if it is this pipe. The process may put another file in its place at any
+/// moment: so nothing but a pipe is opened on purpose, nothing that blocks, and what was opened is looked at again.
+fn open_pipe(path: &str, inode: u64) -> Option<OwnedFd> {
+    let is_it = |stat: &rustix::fs::Stat| stat.st_ino == inode;
+    let pipe = format!("pipe:[{inode}]");
+    fs::read_link(path).ok().filter(|target| target.as_os_str() == pipe.as_str())?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let opened = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    rustix::fs::fstat(opened.as_fd()).ok().filter(is_it)?;
+    Some(opened)
+}

@@ -1,0 +1,112 @@
+//! Where servers find a supervisor that outlives them: a socket in a directory.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::spawn;
+
+/// Name of the socket in the directory.
+const SOCKET: &str = "supervisor.sock";
+/// Name of the file that a living supervisor has locked.
+const LOCK: &str = "supervisor.lock";
+/// How long a predecessor that was killed may take to let go of its lock: its last children hold copies of it until
+/// they exec or notice.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+/// Servers that wait to be heard; there is one at a time, and its successor.
+const BACKLOG: i32 = 4;
+
+/// A directory, and the socket in it.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) directory: PathBuf,
+    pub(super) listener: OwnedFd,
+    /// Who may connect, besides root.
+    server_uid: u32,
+    /// Names the program that this supervisor executes.
+    pub(super) build: String,
+    _lock: File,
+}
+
+impl Seat {
+    /// Takes a directory, which no other supervisor may have.
+    pub(super) fn take(directory: PathBuf, server_uid: u32, build: String) -> io::Result<Self> {
+        let lock = lock(&directory.join(LOCK))?;
+        let listener = listen(&directory, server_uid)?;
+        Ok(Self { directory, listener, server_uid, build, _lock: lock })
+    }
+
+    /// The next server, if one waits and is who it should be.
+    pub(super) fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        let socket = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC)?;
+        let peer = rustix::net::sockopt::socket_peercred(&socket)?.uid.as_raw();
+        Ok((peer == 0 || peer == self.server_uid).then_some(socket))
+    }
+
+    /// Executes a program as supervisor of this directory, in place of this one; returns only on failure.
+    pub(super) fn execute(&self, program: &OwnedFd, build: &str) -> io::Error {
+        spawn::command(program, &self.directory, self.server_uid, build).exec()
+    }
+
+    /// Leaves nothing in the directory that would promise a supervisor.
+    pub(super) fn leave(&self) {
+        let _ = std::fs::remove_file(self.directory.join(SOCKET));
+    }
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
+            other => return other.map(|()| file).map_err(io::Error::from),
+        }
+    }
+}
+
+fn listen(directory: &Path, server_uid: u32) -> io::Result<OwnedFd> {
+    let path = directory.join(SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = socket()?;
+    let (_directory, address) = address(directory)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::fs::chmodat(rustix::fs::CWD, &path, Mode::from_raw_mode(0o600), rustix::fs::AtFlags::empty())?;
+    std::os::unix::fs::chown(&path, Some(server_uid), None)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connects to the supervisor of a directory; returns the socket and the supervisor's process id.
+pub(crate) fn connect(directory: &Path) -> io::Result<(OwnedFd, i32)> {
+    let socket = socket()?;
+    let (_directory, address) = address(directory)?;
+    rustix::net::connect(&socket, &address)?;
+    let peer = rustix::net::sockopt::socket_peercred(&socket)?;
+    Ok((socket, peer.pid.as_raw_nonzero().get()))
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// The address of the socket in a directory. An address has room for 107 bytes (unix(7)), which a path may exceed; so
+/// it goes through a descriptor of the directory, to be kept until the address was used.
+fn address(directory: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))?;
+    Ok((directory, address))
+}

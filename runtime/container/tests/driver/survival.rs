@@ -1,0 +1,436 @@
+//! Containers go on while servers and supervisors come and go.
+//!
+//! Servers are processes of this binary, which attach to a supervisor in a directory, do as they are told over standard
+//! input, answer over standard output, and are killed.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio as ProcessStdio};
+use std::time::{Duration, Instant};
+
+use neargate_container::{Supervisor, SupervisorClient, SupervisorConfig};
+use neargate_driver::{
+    ContainerSpec, Driver, Limits, Rootfs, Sandbox, SandboxHost, SandboxSpec, Signal, Stdio,
+};
+use neargate_model::{ContainerId, ContainerName, TaskId};
+
+use crate::cases;
+use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec};
+
+cases![
+    killed_server,
+    killed_server_and_supervisor,
+    killed_supervisor_is_replaced,
+    end_without_supervisor,
+    end_without_server,
+    start_after_death,
+    newer_program,
+    many_are_found_again,
+];
+
+/// First argument of a server; its directory follows.
+pub(crate) const SERVER_ROLE: &str = "server-to-be-killed=";
+
+/// Exits with 7 when it is sent SIGUSR1.
+const SCRIPT: &str = "trap 'echo last; exit 7' USR1; echo first; while :; do sleep 0.02; done";
+const USR1: i32 = 10;
+/// Nothing here takes longer, or something is wrong.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How soon a thousand containers must be found again: what `facts` ask of a host.
+const MANY: usize = 200;
+
+/// A server's process.
+struct Server {
+    process: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Server {
+    fn start(fixture: &Fixture, directory: &Path) -> Self {
+        Self::start_as(&std::env::current_exe().unwrap(), fixture, directory)
+    }
+
+    fn start_as(program: &Path, fixture: &Fixture, directory: &Path) -> Self {
+        let mut process = Command::new(program)
+            .arg(format!("{SERVER_ROLE}{}", directory.display()))
+            .arg(fixture.rootfs())
+            .stdin(ProcessStdio::piped())
+            .stdout(ProcessStdio::piped())
+            .spawn()
+            .unwrap();
+        let orders = process.stdin.take().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        let mut server = Self { process, orders, answers };
+        assert_eq!(server.hear(), "attached");
+        server
+    }
+
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn ask(&mut self, order: &str) -> String {
+        writeln!(self.orders, "{order}").unwrap();
+        self.hear()
+    }
+
+    #[track_caller]
+    fn check(&mut self, order: &str, expect: &str) {
+        assert_eq!(self.ask(order), expect, "answer to {order:?}");
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Ends it with its supervisor and all containers.
+    fn shut_down(mut self, directory: &Path) {
+        self.check("shut down", "done");
+        assert!(self.process.wait().unwrap().success());
+        // The connection ends a moment before the process.
+        until(|| supervisor_of(directory).is_none());
+        let instance = config(directory).instance().to_owned();
+        let left: Vec<PathBuf> = cgroup_roots()
+            .into_iter()
+            .map(|root| root.join("neargate").join(&instance))
+            .filter(|dir| dir.exists())
+            .collect();
+        assert_eq!(left, Vec::<PathBuf>::new(), "cgroups are left");
+        assert!(!directory.join("journal").exists(), "the journal is left");
+    }
+}
+
+fn config(directory: &Path) -> SupervisorConfig {
+    SupervisorConfig::for_data_dir(directory)
+}
+
+/// The process id of a directory's supervisor.
+fn supervisor_of(directory: &Path) -> Option<i32> {
+    let wanted = format!("--supervisor-seat\0{}\0", directory.display());
+    let pids =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.into_iter().find(|pid: &i32| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&wanted))
+            && fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|name| name.trim() == "ng-supervisor")
+    })
+}
+
+fn kill(pid: i32) {
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+}
+
+/// Kills the supervisor of a directory and waits until it is gone.
+fn kill_supervisor(directory: &Path) {
+    let pid = supervisor_of(directory).expect("a supervisor");
+    kill(pid);
+    until(|| supervisor_of(directory) != Some(pid));
+}
+
+/// Looks again and again.
+fn until(is_so: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "it has not come to that");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+async fn killed_server(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut first = Server::start(fixture, &directory);
+    first.check("start 1", "started");
+    let supervisor = supervisor_of(&directory);
+    first.kill();
+    let mut second = Server::start(fixture, &directory);
+    assert_eq!(supervisor_of(&directory), supervisor, "the supervisor has gone on");
+    second.check("exec 1", "exit 3");
+    second.check("usr1 1", "exit 7");
+    second.check("read 1", "first last");
+    second.shut_down(&directory);
+}
+
+async fn killed_server_and_supervisor(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut first = Server::start(fixture, &directory);
+    first.check("start 1", "started");
+    // The steward would start another one.
+    first.kill();
+    kill_supervisor(&directory);
+    let mut second = Server::start(fixture, &directory);
+    second.check("exec 1", "exit 3");
+    second.check("start 2", "started");
+    second.check("usr1 1", "exit 7");
+    second.check("read 1", "first last");
+    second.check("usr1 2", "exit 7");
+    second.shut_down(&directory);
+}
+
+async fn killed_supervisor_is_replaced(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut server = Server::start(fixture, &directory);
+    server.check("start 1", "started");
+    for _ in 0..3 {
+        kill_supervisor(&directory);
+        // What may be asked twice waits for the next one.
+        server.check("stats 1", "some");
+        server.check("exec 1", "exit 3");
+    }
+    server.check("usr1 1", "exit 7");
+    server.check("read 1", "first last");
+    server.shut_down(&directory);
+}
+
+async fn end_without_supervisor(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut server = Server::start(fixture, &directory);
+    server.check("start 1", "started");
+    let pid: i32 = server.ask("pid 1").parse().unwrap();
+    let supervisor = supervisor_of(&directory).expect("a supervisor");
+    // It cannot see the end, nor be replaced before it.
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(supervisor).unwrap(),
+        rustix::process::Signal::STOP,
+    )
+    .unwrap();
+    kill(pid);
+    kill(supervisor);
+    server.check("wait 1", "exit 137");
+    server.shut_down(&directory);
+}
+
+async fn end_without_server(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut first = Server::start(fixture, &directory);
+    first.check("start 1", "started");
+    let pid: i32 = first.ask("pid 1").parse().unwrap();
+    first.kill();
+    kill(pid);
+    until(|| !Path::new(&format!("/proc/{pid}/ns/pid")).exists());
+    // Also when it is the next supervisor that tells it.
+    kill_supervisor(&directory);
+    let mut second = Server::start(fixture, &directory);
+    second.check("wait 1", "exit 137");
+    second.shut_down(&directory);
+}
+
+async fn start_after_death(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut server = Server::start(fixture, &directory);
+    server.check("start 1", "started");
+    kill(supervisor_of(&directory).expect("a supervisor"));
+    // Asked of the one that is dead or of the next one, as it happens.
+    server.check("start 2", "started");
+    server.check("usr1 1", "exit 7");
+    server.check("usr1 2", "exit 7");
+    server.check("start 2", "started");
+    server.check("usr1 2", "exit 7");
+    server.shut_down(&directory);
+}
+
+async fn newer_program(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let newer = fixture.new_dir().join("newer");
+    fs::copy(std::env::current_exe().unwrap(), &newer).unwrap();
+    let mut first = Server::start(fixture, &directory);
+    first.check("start 1", "started");
+    let supervisor = supervisor_of(&directory);
+    let build = |pid: Option<i32>| fs::read_to_string(format!("/proc/{}/cmdline", pid.unwrap())).unwrap();
+    let before = build(supervisor);
+    first.kill();
+    let mut second = Server::start_as(&newer, fixture, &directory);
+    assert_eq!(supervisor_of(&directory), supervisor, "the process goes on");
+    assert_ne!(build(supervisor), before, "and executes another program");
+    second.check("exec 1", "exit 3");
+    second.check("usr1 1", "exit 7");
+    second.check("read 1", "first last");
+    second.shut_down(&directory);
+}
+
+async fn many_are_found_again(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut first = Server::start(fixture, &directory);
+    first.check(&format!("start-many {MANY}"), "started");
+    first.kill();
+    kill_supervisor(&directory);
+    let mut second = Server::start(fixture, &directory);
+    second.check("count", &MANY.to_string());
+    second.shut_down(&directory);
+}
+
+/// What a server does.
+pub(crate) fn be_server(directory: &str) -> ExitCode {
+    let directory = PathBuf::from(directory);
+    let rootfs = PathBuf::from(std::env::args().nth(2).unwrap());
+    let client = Supervisor::attach(&config(&directory), &directory).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    println!("attached");
+    let server = Role { client, directory, rootfs };
+    for order in std::io::stdin().lines() {
+        let order = order.unwrap();
+        let (verb, number) = order.split_once(' ').unwrap_or((&order, "0"));
+        println!("{}", runtime.block_on(server.obey(verb, number)));
+        if verb == "shut" {
+            break;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+struct Role {
+    client: SupervisorClient,
+    directory: PathBuf,
+    rootfs: PathBuf,
+}
+
+impl Role {
+    async fn obey(&self, verb: &str, number: &str) -> String {
+        match verb {
+            "start" => self.start(number.parse().unwrap(), SCRIPT).await,
+            "start-many" => {
+                for number in 0..number.parse().unwrap() {
+                    self.start(number, "exec sleep 1000").await;
+                }
+                "started".to_owned()
+            }
+            "count" => self.client.found().len().to_string(),
+            "shut" => {
+                self.client.shut_down().await;
+                "done".to_owned()
+            }
+            verb => self.with(verb, number.parse().unwrap()).await,
+        }
+    }
+
+    async fn with(&self, verb: &str, number: usize) -> String {
+        let found = Driver::recover(&self.client, &container(number)).await.unwrap().expect("a container");
+        if let Some([stdout, _]) = found.readers {
+            OWN.lock().unwrap().push((number, stdout));
+        }
+        let exit = |code: Option<i32>| {
+            format!("exit {}", code.map_or("unknown".to_owned(), |code| code.to_string()))
+        };
+        match verb {
+            "exec" => {
+                exit(found.handle.exec(exec_spec(&["/bin/sh", "-c", "exit 3"], None)).await.unwrap().code)
+            }
+            "usr1" => {
+                found.handle.signal(Signal::Stop(USR1)).await.unwrap();
+                exit(found.handle.wait().await.code)
+            }
+            "stats" => found.handle.stats().await.map_or("none", |_| "some").to_owned(),
+            "wait" => exit(found.handle.wait().await.code),
+            "pid" => self.pid(number).to_string(),
+            "read" => {
+                let reader = self.readers(number).expect("a reader");
+                let mut text = String::new();
+                fs::File::from(reader).read_to_string(&mut text).unwrap();
+                text.split_whitespace().collect::<Vec<_>>().join(" ")
+            }
+            other => panic!("{other} is no order"),
+        }
+    }
+
+    async fn start(&self, number: usize, script: &str) -> String {
+        let sandbox = self.sandbox(number).await;
+        let ((out, stdout), (err, stderr)) = (pipe(), pipe());
+        let stdin = fs::File::open("/dev/null").unwrap().into();
+        let starts = {
+            let mut own = OWN.lock().unwrap();
+            own.push((number, out.try_clone().unwrap()));
+            own.len()
+        };
+        let scratch = self.directory.join(format!("scratch-{number}-{starts}"));
+        fs::create_dir(&scratch).unwrap();
+        let spec = ContainerSpec {
+            id: container(number),
+            task: sandbox.task.clone(),
+            name: ContainerName::new("main").unwrap(),
+            rootfs: Rootfs::Layers(vec![self.rootfs.clone()]),
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            env: vec![("PATH".to_owned(), "/bin".to_owned())],
+            working_dir: "/".into(),
+            user: None,
+            limits: Limits::default(),
+            ulimits: vec![],
+            read_only_root: false,
+            mounts: vec![],
+            shm_bytes: None,
+            capabilities_add: vec![],
+            capabilities_drop: vec![],
+            init: false,
+            stdio: Stdio { stdin, stdout, stderr, readers: Some([out, err]) },
+            scratch,
+            wasm: None,
+        };
+        self.client.start(spec, &sandbox).await.unwrap();
+        if script == SCRIPT {
+            // Its trap is set once it has written its first line.
+            until(|| is_readable(number));
+        }
+        "started".to_owned()
+    }
+
+    async fn sandbox(&self, number: usize) -> Sandbox {
+        let task = TaskId::new(format!("{number:032x}")).unwrap();
+        let limits = Limits::default();
+        let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true };
+        match self.client.find(&spec).await {
+            Some(sandbox) => sandbox,
+            None => SandboxHost::prepare(&self.client, &spec).await.unwrap(),
+        }
+    }
+
+    /// The reader of the last start by this server.
+    fn readers(&self, number: usize) -> Option<OwnedFd> {
+        let mut own = OWN.lock().unwrap();
+        let at = own.iter().rposition(|(of, _)| *of == number)?;
+        Some(own.remove(at).1)
+    }
+
+    /// The first process of a container, by its groups.
+    fn pid(&self, number: usize) -> i32 {
+        let task = format!("{number:032x}");
+        let instance = config(&self.directory).instance().to_owned();
+        let groups = cgroup_roots().into_iter().map(|root| root.join("neargate").join(&instance).join(&task));
+        let groups = groups.filter_map(|group| fs::read_dir(group).ok()).flatten().flatten();
+        let listed = groups.filter_map(|group| fs::read_to_string(group.path().join("cgroup.procs")).ok());
+        let pids =
+            listed.flat_map(|text| text.lines().map(|line| line.parse().unwrap()).collect::<Vec<i32>>());
+        pids.min().expect("a process")
+    }
+}
+
+/// The readers of what this server has started.
+static OWN: std::sync::Mutex<Vec<(usize, OwnedFd)>> = std::sync::Mutex::new(Vec::new());
+
+fn container(number: usize) -> ContainerId {
+    ContainerId::new(format!("00000000-0000-0000-0000-{number:012x}")).unwrap()
+}
+
+/// A pipe whose writing end is open for reading, too.
+fn pipe() -> (OwnedFd, OwnedFd) {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&write));
+    let both = fs::File::options().read(true).write(true).open(path).unwrap();
+    (read, both.into())
+}
+
+fn is_readable(number: usize) -> bool {
+    let own = OWN.lock().unwrap();
+    let (_, reader) = own.iter().rev().find(|(of, _)| *of == number).unwrap();
+    let mut fds = [rustix::event::PollFd::new(reader, rustix::event::PollFlags::IN)];
+    let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&none)).unwrap() > 0
+}
