@@ -102,7 +102,7 @@ fn main() -> ExitCode {
     }
     if let Some(lacking) = fixture::lacking() {
         println!("SKIPPED: the container driver was not tested, because {lacking}");
-        println!("0 passed, 0 failed, {} skipped", cases.len());
+        println!("test result: ok. 0 passed; 0 failed; {} ignored", cases.len());
         return ExitCode::SUCCESS;
     }
     run(&cases)
@@ -133,6 +133,11 @@ fn run(cases: &[&Case]) -> ExitCode {
         }
     }
     runtime.block_on(fixture.shut_down());
-    println!("{} passed, {} failed, 0 skipped", cases.len() - failed.len(), failed.len());
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "test result: {verdict}. {} passed; {} failed; 0 ignored",
+        cases.len() - failed.len(),
+        failed.len()
+    );
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

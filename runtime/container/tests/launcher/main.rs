@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
     if mode == Mode::Root && !rustix::process::geteuid().is_root() {
         println!("SKIPPED: the launcher was not tested as root and as others, because this is not root");
-        println!("0 passed, 0 failed, {} skipped", cases.len());
+        println!("test result: ok. 0 passed; 0 failed; {} ignored", cases.len());
         return ExitCode::SUCCESS;
     }
     let (client, second) = (fork(), fork());
@@ -90,7 +90,8 @@ fn run(cases: &[&Case], fixture: &Fixture) -> usize {
         println!("test {:?} {name} ... {}", fixture.mode, if passed { "ok" } else { "FAILED" });
         failed += usize::from(!passed);
     }
-    println!("{} passed, {failed} failed, 0 skipped", cases.len() - failed);
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {verdict}. {} passed; {failed} failed; 0 ignored", cases.len() - failed);
     failed
 }
 
