@@ -15,7 +15,7 @@ use crate::{codegen, layering, licences, setup};
 const HEAVY: &str = "wasmtime";
 /// The AWS SDK is a million lines that a test calls a few times: optimised it costs minutes and saves nothing.
 /// It is told on the command line, beside the only commands that generate its code.
-const SDK_AS_IT_IS: [&str; 2] = ["--config", "profile.dev.package.aws-sdk-ecs.opt-level=0"];
+pub(crate) const SDK_AS_IT_IS: [&str; 2] = ["--config", "profile.dev.package.aws-sdk-ecs.opt-level=0"];
 /// The suites, each an integration binary.
 const SUITES: [&str; 4] = ["cli", "wasm", "ecs", "robust"];
 /// The suites that run what `examples/` and `tests/guests/` hold.

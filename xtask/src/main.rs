@@ -14,6 +14,7 @@ mod shell;
 mod source;
 mod statistics;
 mod tally;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,9 @@ usage: cargo xtask COMMAND
   demo                build Neargate and the examples, and run tasks with the AWS CLI
   test                run every check and every test
   suite NAME [FILTER] run one black-box suite, or cases of it: cli, wasm, ecs, robust
+  test-vm [NAME [FILTER]]
+                      run suites in a virtual machine, with Debian's kernel and nothing but cgroup v2: driver, launcher,
+                      cli and ecs, or one of them, or cases of it
   ci                  run the checks that need no server
   layering            check the laws of the code base
   licences            check the licences of all dependencies
@@ -41,6 +45,8 @@ fn main() -> ExitCode {
         ["demo"] => demo::demo(),
         ["test"] => check::test(),
         ["suite", name, ref rest @ ..] => check::suite(name, rest),
+        ["test-vm"] => vm::test_vm(None, &[]),
+        ["test-vm", name, ref filters @ ..] => vm::test_vm(Some(name), filters),
         ["ci"] => check::ci(),
         ["layering"] => layering::check(),
         ["licences"] => licences::check(),

@@ -26,6 +26,13 @@ const PACKAGES: [(&str, &str); 8] = [
     ("npm", "npm"),
     ("skopeo", "skopeo"),
 ];
+/// What the virtual machine needs besides, which is a lot for those who never start it.
+const VM_PACKAGES: [(&str, &str); 4] = [
+    ("busybox", "busybox-static"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("setpriv", "util-linux"),
+];
 /// Debian's AWS CLI is version 2, and is looked for by its path because others may shadow it.
 const AWS_CLI_2: (&str, &str) = ("/usr/bin/aws", "awscli");
 /// Compilation targets of Wasm tasks.
@@ -91,22 +98,34 @@ pub(crate) fn setup() -> Result<()> {
     Ok(())
 }
 
-fn missing_packages() -> Vec<&'static str> {
-    let mut missing: Vec<_> =
-        PACKAGES.iter().filter(|(program, _)| !is_installed(program)).map(|(_, package)| *package).collect();
-    if !Path::new(AWS_CLI_2.0).exists() {
-        missing.push(AWS_CLI_2.1);
-    }
-    missing
+/// Installs what `cargo xtask test-vm` needs.
+pub(crate) fn setup_vm() -> Result<()> {
+    install(&missing(&VM_PACKAGES))
+}
+
+/// The packages whose programs are absent. Programs of file systems are where only root's PATH leads.
+fn missing(packages: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let is_there = |program: &str| {
+        is_installed(program)
+            || ["/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join(program).exists())
+    };
+    packages.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect()
 }
 
 fn install_packages() -> Result<()> {
-    let missing = missing_packages();
+    let mut missing = missing(&PACKAGES);
+    if !Path::new(AWS_CLI_2.0).exists() {
+        missing.push(AWS_CLI_2.1);
+    }
+    install(&missing)
+}
+
+fn install(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
     let mut install = command("apt-get", &["install", "--yes", "--no-install-recommends"]);
-    install.args(&missing).env("DEBIAN_FRONTEND", "noninteractive");
+    install.args(missing).env("DEBIAN_FRONTEND", "noninteractive");
     if !is_root() {
         println!("setup: as root, run: {}", shown(&install));
         return Ok(());

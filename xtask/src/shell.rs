@@ -82,10 +82,19 @@ impl Steps {
     }
 
     /// A step that is a function of ours.
-    pub(crate) fn call(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(crate) fn call<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         let started = Instant::now();
         let result = step();
         report(name, started, Tally::default(), result.is_ok());
+        result.with_context(|| name.to_owned())
+    }
+
+    /// A step that is a function of ours and has run tests.
+    pub(crate) fn counted(&mut self, name: &str, step: impl FnOnce() -> (Tally, Result<()>)) -> Result<()> {
+        let started = Instant::now();
+        let (counted, result) = step();
+        self.tally.add(counted);
+        report(name, started, counted, result.is_ok());
         result.with_context(|| name.to_owned())
     }
 
@@ -121,7 +130,8 @@ fn report(name: &str, started: Instant, counted: Tally, is_ok: bool) {
     println!("{mark} {name:<34} {seconds:>7.1} s{tests}");
 }
 
-fn log_path(name: &str) -> Result<PathBuf> {
+/// Where the output of a step goes.
+pub(crate) fn log_path(name: &str) -> Result<PathBuf> {
     let directory = target_directory().join("xtask");
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
     let file: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
