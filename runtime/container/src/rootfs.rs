@@ -93,8 +93,11 @@ pub(crate) fn mount_root(
     let layers = layers?;
     if *passing == LayerPassing::Descriptors {
         match overlay_from_descriptors(&layers, scratch) {
-            // Kernels that do not know the parameter, or not in this form, answer EINVAL.
-            Err(Failure::System { errno: libc::EINVAL, .. }) => *passing = LayerPassing::Paths,
+            // Kernels that do not know the parameter, or not in this form, answer EINVAL; those before 6.5, where
+            // overlay takes text alone, EOPNOTSUPP.
+            Err(Failure::System { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) => {
+                *passing = LayerPassing::Paths;
+            }
             other => return other.map(|overlay| Root { overlay, layers }),
         }
     }
