@@ -6,14 +6,13 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio as ProcessStdio};
-use std::time::{Duration, Instant};
 
 use neargate_container::{Launcher, Roles, SpawnError, Supervisor, SupervisorConfig};
 use neargate_driver::{Limits, SandboxError, SandboxHost, SandboxSpec};
 use neargate_model::TaskId;
 
 use crate::cases;
-use crate::fixture::{Fixture, cgroup_roots};
+use crate::fixture::{Fixture, cgroup_roots, eventually};
 use crate::sandboxed;
 
 cases![nothing_accumulates, killed_client, killed_supervisor, threads_are_refused, without_root];
@@ -125,15 +124,6 @@ pub(crate) fn be_client(directory: &str) -> ExitCode {
         handle.wait().await;
     });
     ExitCode::FAILURE
-}
-
-/// Waits for something to become true that the kernel or another process does.
-async fn eventually(what: &str, is_true: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_true() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 fn instance_dirs(instance: &str) -> Vec<PathBuf> {

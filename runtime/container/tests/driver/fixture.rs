@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use neargate_container::{LauncherClient, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
@@ -264,6 +264,15 @@ pub(crate) fn exec_spec(argv: &[&str], stdio: Option<Stdio>) -> ExecSpec {
         env: vec![],
         timeout: Duration::from_secs(30),
         stdio,
+    }
+}
+
+/// Waits for something to become true that the kernel or another process does.
+pub(crate) async fn eventually(what: &str, is_true: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
