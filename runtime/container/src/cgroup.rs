@@ -209,6 +209,11 @@ impl Groups {
         Ok(())
     }
 
+    /// Whether threads of one process can be in different groups of CPU time, which only v1 allows.
+    pub(crate) fn divides_processes(&self) -> bool {
+        self.layout.v1.iter().any(|(controller, _)| *controller == Controller::Cpu)
+    }
+
     /// Whether containers see a cgroup2 file system; a hybrid host's has nothing of use to them.
     pub(crate) fn mounts_cgroup2(&self) -> bool {
         self.layout.unified_controls && self.layout.unified.is_some()

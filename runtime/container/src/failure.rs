@@ -127,6 +127,7 @@ impl Failure {
             Failure::System { step, errno } => {
                 ProcessError::System { step, source: io::Error::from_raw_os_error(errno) }
             }
+            Failure::Unsupported { what, why } => ProcessError::Unsupported { what, why },
             other => ProcessError::System { step: "start process".to_owned(), source: other.into_io() },
         }
     }

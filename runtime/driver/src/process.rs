@@ -30,15 +30,14 @@ pub trait SandboxProcessHost: Send + Sync {
     ) -> Result<Arc<dyn Process>, ProcessError>;
 
     /// Prepares a place in the sandbox for one thread of a process that is elsewhere. Only CPU time can be
-    /// limited for a thread alone; `limits` says nothing else here.
+    /// limited for a thread alone; `limits` says nothing else here. Unsupported in a cgroup v2 hierarchy, where a
+    /// thread can only move within the group that its process is in (cgroups(7)).
     async fn thread_slot(&self, sandbox: &Sandbox, limits: &Limits) -> Result<ThreadSlot, ProcessError>;
 }
 
 /// A place for a thread in a sandbox. To be dropped once the thread has ended.
 pub struct ThreadSlot {
-    /// Opened cgroup `tasks` files: a thread that writes `0` to each of them is in. Empty where threads of one
-    /// process cannot be limited apart from each other, which is so in a cgroup v2 hierarchy: a thread can
-    /// only move within the group that its process is in (cgroups(7)).
+    /// Opened cgroup `tasks` files: a thread that writes `0` to each of them is in.
     pub tasks: Vec<OwnedFd>,
     release: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
@@ -174,6 +173,14 @@ pub enum ProcessError {
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// This machine cannot do it.
+    #[error("{what} is not supported: {why}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// Why, and what to do.
+        why: String,
     },
     /// The process that starts others is gone.
     #[error("reach the launcher")]

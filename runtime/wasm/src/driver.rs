@@ -232,6 +232,9 @@ impl Shared {
         let deadline = self.pool.config().deadlines.spawn;
         let error = match timeout(deadline, host.thread_slot(sandbox, limits)).await {
             Ok(Ok(slot)) => return Ok(Some(Arc::new(slot))),
+            Ok(Err(ProcessError::Unsupported { what, why })) => {
+                return Err(StartError::Unsupported { what, why });
+            }
             Ok(Err(error)) => error,
             Err(_) => ProcessError::Unavailable { source: io::ErrorKind::TimedOut.into() },
         };

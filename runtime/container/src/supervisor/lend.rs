@@ -30,6 +30,9 @@ impl Host {
         if self.lent.contains_key(&request) || !self.has_room() {
             return Err(Failure::System { step: "start one more process".to_owned(), errno: libc::EAGAIN });
         }
+        if plan.thread && !self.groups.divides_processes() {
+            return Err(no_threads());
+        }
         let number = self.next_number();
         let sandbox = self.open_sandbox(&plan.task)?;
         if plan.thread && plan.limits.cpu_millis.is_none() && plan.limits.cpu_shares.is_none() {
@@ -83,6 +86,12 @@ impl Host {
             self.leave(0, lent.task, lent.group, None);
         }
     }
+}
+
+fn no_threads() -> Failure {
+    let why = "cgroup v2 cannot limit the CPU time of one thread of a process; \
+               use the class `process`, which is limited as a container is, or `shared`";
+    Failure::Unsupported { what: "the isolation class `thread`".to_owned(), why: why.to_owned() }
 }
 
 fn cpu_only(limits: &Limits) -> Limits {

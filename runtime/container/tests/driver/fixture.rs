@@ -276,6 +276,16 @@ pub(crate) async fn eventually(what: &str, is_true: impl Fn() -> bool) {
     }
 }
 
+/// Whether a controller is in a v1 hierarchy.
+pub(crate) fn has_v1(controller: &str) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let has = |line: &str| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        fields[2] == "cgroup" && fields[3].split(',').any(|option| option == controller)
+    };
+    mounts.lines().any(has)
+}
+
 /// All mounted cgroup hierarchies.
 pub(crate) fn cgroup_roots() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();

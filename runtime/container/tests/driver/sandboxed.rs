@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use neargate_container::SandboxProcesses;
 use neargate_driver::{
-    Limits, Process, ProcessHost, ProcessNetwork, ProcessRole, ProcessSpec, ProcessUser, SandboxProcessHost,
+    Limits, Process, ProcessError, ProcessHost, ProcessNetwork, ProcessRole, ProcessSpec, ProcessUser,
+    SandboxProcessHost,
 };
 
 use crate::cases;
-use crate::fixture::{Fixture, Task};
+use crate::fixture::{Fixture, Task, has_v1};
 
 cases![
     process_is_in_the_sandbox,
@@ -165,11 +166,18 @@ async fn no_process_in_no_sandbox(fixture: &Fixture) {
 async fn thread_is_in_the_sandbox(fixture: &Fixture) {
     let task = fixture.task().await;
     let limits = Limits { cpu_millis: Some(250), ..Limits::default() };
-    let mut slot = processes(fixture).thread_slot(&task.sandbox, &limits).await.unwrap();
-    if slot.tasks.is_empty() {
-        // No v1 hierarchy here: threads of one process cannot be told apart.
+    let slot = processes(fixture).thread_slot(&task.sandbox, &limits).await;
+    if !has_v1("cpu") {
+        // Threads of one process cannot be told apart; that is said, and nothing is made.
+        let refused = slot.map(drop).unwrap_err();
+        assert!(
+            matches!(&refused, ProcessError::Unsupported { why, .. } if why.contains("v2")),
+            "{refused:?}"
+        );
+        assert!(groups(&task, "thread.").is_empty());
         return task.release().await;
     }
+    let mut slot = slot.unwrap();
     let tasks = std::mem::take(&mut slot.tasks);
     let (process, hold) = start_waiting(In::Nothing(fixture), "thread", tasks).await;
     let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap().flatten();

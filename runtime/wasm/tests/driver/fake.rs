@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub(crate) struct FakeHost {
     processes: Mutex<Vec<Arc<FakeProcess>>>,
     /// Exit codes of further worker spawns: each is a worker that ends before it is ready.
     pub(crate) stillborn: AtomicUsize,
+    /// Whether threads cannot be limited apart from their process.
+    pub(crate) undivided: AtomicBool,
 }
 
 impl FakeHost {
@@ -177,6 +179,10 @@ impl SandboxProcessHost for Host {
 
     async fn thread_slot(&self, _sandbox: &Sandbox, _limits: &Limits) -> Result<ThreadSlot, ProcessError> {
         let host = self.0.clone();
+        if host.undivided.load(Ordering::SeqCst) {
+            let (what, why) = ("the isolation class `thread`".to_owned(), "as on v2".to_owned());
+            return Err(ProcessError::Unsupported { what, why });
+        }
         Ok(ThreadSlot::new(vec![crate::bench::null()], move || host.note(Event::SlotGivenBack)))
     }
 }

@@ -1,6 +1,7 @@
 //! Which worker runs what.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use neargate_driver::{ExecSpec, Limits, Signal};
@@ -323,6 +324,15 @@ async fn a_thread_of_its_own_joins_the_sandbox_for_as_long_as_it_runs() {
     handle.signal(Signal::Kill).await.unwrap();
     handle.wait().await;
     bench.host.until("the slot", is_given_back).await;
+}
+
+#[tokio::test]
+async fn a_thread_that_cannot_be_limited_is_refused() {
+    let bench = Bench::new();
+    bench.host.undivided.store(true, Ordering::SeqCst);
+    let text = bench.refuse(task("hold").options(|options| options.isolation = WasmIsolation::Thread)).await;
+    assert_eq!(text, "the isolation class `thread` is not supported: as on v2");
+    assert!(bench.host.starts().is_empty());
 }
 
 #[tokio::test]
