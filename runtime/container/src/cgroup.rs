@@ -126,20 +126,20 @@ impl Groups {
         for root in layout.roots() {
             make_dir(&root.join(TOP)).step("make cgroup directory")?;
         }
-        layout.enable_controllers("").step("enable cgroup controllers")?;
-        layout.enable_controllers(TOP).step("enable cgroup controllers")?;
+        layout.enable_controllers("")?;
+        layout.enable_controllers(TOP)?;
         let lock = lock_instance(&layout.primary().join(&path)).step("lock the server's cgroup")?;
         for root in layout.roots() {
             make_dir(&root.join(&path)).step("make cgroup directory")?;
         }
-        layout.enable_controllers(&path).step("enable cgroup controllers")?;
+        layout.enable_controllers(&path)?;
         Ok(lock)
     }
 
     /// Makes a task's group, with a directory in every hierarchy.
     pub(crate) fn make_task(&self, task: &str, limits: &Limits) -> Result<Group, Failure> {
         let group = self.make(format!("{}/{task}", self.path), None, limits)?;
-        self.layout.enable_controllers(&group.path).step("enable cgroup controllers").inspect_err(|_| {
+        self.layout.enable_controllers(&group.path).inspect_err(|_| {
             group.remove();
         })?;
         Ok(group)

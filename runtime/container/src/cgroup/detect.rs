@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use neargate_driver::Limits;
 
+use crate::failure::{Failure, Step};
+
 /// A controller that this driver uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Controller {
@@ -84,14 +86,46 @@ impl Layout {
     }
 
     /// Lets the children of a v2 group have limits.
-    pub(super) fn enable_controllers(&self, path: &str) -> io::Result<()> {
-        match &self.unified {
-            Some(root) if self.unified_controls => {
-                fs::write(root.join(path).join("cgroup.subtree_control"), "+cpu +memory +pids")
+    pub(super) fn enable_controllers(&self, path: &str) -> Result<(), Failure> {
+        const STEP: &str = "enable cgroup controllers";
+        let Some(root) = self.unified.as_ref().filter(|_| self.unified_controls) else { return Ok(()) };
+        // Without an end that is empty, which would be seen in what is told.
+        let dir: PathBuf = root.join(path).components().collect();
+        match fs::write(dir.join("cgroup.subtree_control"), "+cpu +memory +pids") {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Err(has_processes(&dir)),
+            // Also the answer where the directory is gone, which has no list of controllers either.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let available = fs::read_to_string(dir.join("cgroup.controllers")).step(STEP)?;
+                lacking(&dir, &available).map_or_else(|| Err(error).step(STEP), Err)
             }
-            _ => Ok(()),
+            other => other.step(STEP),
         }
     }
+}
+
+/// No group but the root of all has both processes and children with limits (cgroups(7), "no internal processes").
+/// The root that a cgroup namespace shows, as in a container, is none.
+fn has_processes(dir: &Path) -> Failure {
+    let why = format!(
+        "there are processes in {0}, and a group with processes can have no children with limits; \
+         move them into a group of their own before: mkdir {0}/init; \
+         for p in $(cat {0}/cgroup.procs); do echo $p > {0}/init/cgroup.procs; done",
+        dir.display()
+    );
+    Failure::Unsupported { what: "a container with limits".to_owned(), why }
+}
+
+/// A group can only give on what it has been given.
+fn lacking(dir: &Path, available: &str) -> Option<Failure> {
+    let is_missing = |name: &&str| !available.split_whitespace().any(|given| given == *name);
+    let missing: Vec<&str> = ["cpu", "memory", "pids"].into_iter().filter(is_missing).collect();
+    let why = format!(
+        "{} lacks the cgroup controllers {}; whoever has made that group must enable them, as systemd does with \
+         Delegate=yes, or the kernel's command line must not disable them",
+        dir.display(),
+        missing.join(" and ")
+    );
+    (!missing.is_empty()).then(|| Failure::Unsupported { what: "a container with limits".to_owned(), why })
 }
 
 /// The v2 mount, and the v1 mounts of our controllers, from the text of proc_pid_mountinfo(5).
@@ -129,6 +163,21 @@ mod tests {
     fn check(mountinfo: &str, unified: Option<&str>, v1: &[(Controller, &str)]) {
         let v1: Vec<_> = v1.iter().map(|(controller, dir)| (*controller, PathBuf::from(dir))).collect();
         assert_eq!(parse_mountinfo(mountinfo), (unified.map(PathBuf::from), v1));
+    }
+
+    #[test]
+    fn missing_controllers_are_named() {
+        let check = |available: &str, expect: Option<&str>| {
+            let why = lacking(Path::new("/g"), available).map(|failure| match failure {
+                Failure::Unsupported { why, .. } => why,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(why.as_ref().map(|why| why.split(';').next().unwrap()), expect, "{available:?}");
+        };
+        check("cpuset cpu io memory hugetlb pids rdma\n", None);
+        check("memory pids\n", Some("/g lacks the cgroup controllers cpu"));
+        check("cpuset io\n", Some("/g lacks the cgroup controllers cpu and memory and pids"));
+        check("", Some("/g lacks the cgroup controllers cpu and memory and pids"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio as ProcessStdio};
 
 use neargate_container::{Launcher, Roles, SpawnError, Supervisor, SupervisorConfig};
@@ -15,7 +15,14 @@ use crate::cases;
 use crate::fixture::{Fixture, cgroup_roots, eventually};
 use crate::sandboxed;
 
-cases![nothing_accumulates, killed_client, killed_supervisor, threads_are_refused, without_root];
+cases![
+    nothing_accumulates,
+    killed_client,
+    killed_supervisor,
+    threads_are_refused,
+    without_root,
+    beside_other_processes
+];
 
 /// First argument of the process that [`killed_client`] kills; the directory to use follows.
 pub(crate) const CLIENT_ROLE: &str = "client-to-be-killed=";
@@ -71,7 +78,7 @@ impl Census {
     }
 }
 
-fn children_of(process: &std::path::Path) -> Vec<u32> {
+fn children_of(process: &Path) -> Vec<u32> {
     let id = process.file_name().unwrap().to_str().unwrap();
     let children = fs::read_to_string(process.join(format!("task/{id}/children"))).unwrap_or_default();
     children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
@@ -203,19 +210,24 @@ pub(crate) const POWERLESS_ROLE: &str = "client-without-root";
 
 /// The process without rights: everything succeeds but preparing a sandbox, which says what is missing.
 pub(crate) fn be_powerless() -> ExitCode {
-    let client = Supervisor::spawn(&SupervisorConfig::for_data_dir("/".as_ref())).unwrap();
+    match prepare_and_release("/".as_ref()) {
+        Err(SandboxError::NotPermitted { what, hint }) => println!("{what}: {hint}"),
+        other => panic!("{other:?}"),
+    }
+    ExitCode::SUCCESS
+}
+
+/// Has a new supervisor prepare one sandbox.
+fn prepare_and_release(directory: &Path) -> Result<(), SandboxError> {
+    let client = Supervisor::spawn(&SupervisorConfig::for_data_dir(directory)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let task = TaskId::new("f".repeat(32)).unwrap();
     let spec = SandboxSpec { task, hostname: "x".to_owned(), limits: Limits::default(), linux: true };
     let (prepared, released) = runtime
         .block_on(async { (SandboxHost::prepare(&client, &spec).await, client.release(&spec.task).await) });
     released.unwrap();
-    match prepared {
-        Err(SandboxError::NotPermitted { what, hint }) => println!("{what}: {hint}"),
-        other => panic!("{other:?}"),
-    }
     runtime.block_on(client.shut_down());
-    ExitCode::SUCCESS
+    prepared.map(drop)
 }
 
 async fn without_root(fixture: &Fixture) {
@@ -231,4 +243,58 @@ async fn without_root(fixture: &Fixture) {
         text,
         "run containers: start `neargate serve` as root; `neargate doctor` tells what is missing\n"
     );
+}
+
+/// First argument of the process that is in a group as in a container; its directory follows.
+pub(crate) const CONTAINED_ROLE: &str = "client-in-a-container=";
+
+/// The process that sees its own group as the root of all: it is told what to do, and does it.
+pub(crate) fn be_contained(group: &str) -> ExitCode {
+    let root = unified_root().unwrap();
+    let join = |group: &Path| fs::write(group.join("cgroup.procs"), "0").unwrap();
+    join(group.as_ref());
+    let flags = rustix::thread::UnshareFlags::NEWNS | rustix::thread::UnshareFlags::NEWCGROUP;
+    // SAFETY: descriptors stay shared; there is one thread.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.unwrap();
+    let private = rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
+    // The kernel mounts no file system on itself.
+    rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH).unwrap();
+    rustix::mount::mount(c"cgroup2", &root, c"cgroup2", rustix::mount::MountFlags::empty(), None).unwrap();
+    let prepare = || prepare_and_release(&std::env::temp_dir());
+    match prepare() {
+        Err(SandboxError::System { source, .. }) => println!("{source}"),
+        other => panic!("{other:?}"),
+    }
+    let init = root.join("init");
+    fs::create_dir(&init).unwrap();
+    join(&init);
+    prepare().unwrap();
+    ExitCode::SUCCESS
+}
+
+/// Where the v2 hierarchy is mounted, if it has the controllers.
+fn unified_root() -> Option<PathBuf> {
+    let has_controllers = |root: &PathBuf| {
+        fs::read_to_string(root.join("cgroup.controllers")).is_ok_and(|given| given.contains("memory"))
+    };
+    cgroup_roots().into_iter().find(has_controllers)
+}
+
+/// In v2, a group with processes can have no children with limits; in a container that is the rule.
+async fn beside_other_processes(fixture: &Fixture) {
+    let Some(root) = unified_root() else {
+        println!("SKIPPED: beside_other_processes: only groups of cgroup v2 must have no processes");
+        return;
+    };
+    let group = root.join(format!("neargate-test-{}", fixture.instance));
+    fs::create_dir(&group).unwrap();
+    let argument = format!("{CONTAINED_ROLE}{}", group.display());
+    let output = Command::new(std::env::current_exe().unwrap()).arg(argument).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+    let advice = "move them into a group of their own before: mkdir /sys/fs/cgroup/init;";
+    assert!(text.contains("there are processes in") && text.contains(advice), "{text}");
+    eventually("groups are left", || fs::remove_dir(group.join("init")).is_ok()).await;
+    assert_eq!(fs::remove_dir(&group).map_err(|error| error.kind()), Ok(()));
 }

@@ -80,6 +80,9 @@ fn main() -> ExitCode {
     if let Some(directory) = arguments.first().and_then(|first| first.strip_prefix(survival::SERVER_ROLE)) {
         return survival::be_server(directory);
     }
+    if let Some(group) = arguments.first().and_then(|first| first.strip_prefix(faults::CONTAINED_ROLE)) {
+        return faults::be_contained(group);
+    }
     if arguments.first().is_some_and(|first| first == faults::POWERLESS_ROLE) {
         return faults::be_powerless();
     }
