@@ -17,6 +17,7 @@
 
 mod detect;
 mod limits;
+mod reserve;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -94,11 +95,14 @@ impl Groups {
         for root in primary_last(&self.layout) {
             for (dir, task) in directories(&root.join(&self.path)) {
                 let Some(containers) = kept.get(task.as_str()) else {
+                    reserve::take_back(&dir, 2);
                     remove_tree(&dir);
                     continue;
                 };
-                let gone = |(_, name): &(PathBuf, String)| !containers.contains(name);
-                directories(&dir).iter().filter(|entry| gone(entry)).for_each(|(dir, _)| remove_tree(dir));
+                for (dir, _) in directories(&dir).iter().filter(|(_, name)| !containers.contains(name)) {
+                    reserve::take_back(dir, 3);
+                    remove_tree(dir);
+                }
             }
         }
     }
@@ -296,6 +300,11 @@ impl Group {
         }
     }
 
+    /// How many groups there are above it that are ours.
+    fn depth(&self) -> usize {
+        Path::new(&self.path).components().count().saturating_sub(1)
+    }
+
     fn dir(&self, controller: Controller) -> Option<&Path> {
         self.member_of.iter().find(|(own, _)| *own == controller).map(|(_, dir)| dir.as_path())
     }
@@ -368,6 +377,9 @@ impl Group {
     /// Removes the directories; `false` when one is still busy, so that it must be tried again. The kernel
     /// lets go of a dead process's group a moment after the process was reaped.
     pub(crate) fn remove(&self) -> bool {
+        if let Some((dir, _)) = &self.unified {
+            reserve::take_back(dir, self.depth());
+        }
         let unified = self.unified.iter().map(|(dir, _)| dir);
         let all = unified.chain(self.v1.iter().map(|(_, dir)| dir));
         // Tries each, whatever became of the others.
@@ -440,6 +452,7 @@ fn remove_leftovers(layout: &Layout) {
     for (path, instance) in directories(&layout.primary().join(TOP)) {
         let Ok(dir) = fs::File::open(&path) else { continue };
         if try_lock(&dir).is_ok() && !has_journal(&dir) {
+            reserve::take_back(&path, 1);
             for root in primary_last(layout) {
                 remove_tree(&root.join(TOP).join(&instance));
             }

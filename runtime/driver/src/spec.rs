@@ -104,7 +104,7 @@ pub struct Limits {
     pub cpu_shares: Option<u32>,
     /// Hard memory limit in bytes; going over it is an OOM kill.
     pub memory_bytes: Option<u64>,
-    /// Soft memory limit in bytes, reclaimed to under pressure.
+    /// Soft memory limit in bytes: under pressure the kernel takes what is above it first.
     pub memory_reservation_bytes: Option<u64>,
     /// Swap space in bytes that may be used beside `memory_bytes`; `None` is none. Means nothing without
     /// that limit.

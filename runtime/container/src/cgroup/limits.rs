@@ -12,7 +12,7 @@ use cgroups_rs::fs::pid::PidController;
 use cgroups_rs::fs::{Cgroup, Hierarchy, MaxValue};
 use neargate_driver::Limits;
 
-use super::{Controller, Group, Layout};
+use super::{Controller, Group, Layout, reserve};
 use crate::failure::{Failure, Step};
 
 /// CFS period in microseconds, the kernel's own default.
@@ -43,6 +43,11 @@ pub(super) fn apply(
     let cgroup = Cgroup::load_with_specified_controllers(hierarchy, &group.path, wanted);
     apply_cpu(layout, &cgroup, limits).step(STEP)?;
     apply_memory(&cgroup, limits).step(STEP)?;
+    if let (Some(_), true, Some((dir, _))) =
+        (limits.memory_reservation_bytes, layout.unified_controls, &group.unified)
+    {
+        reserve::add(dir, group.depth()).step(STEP)?;
+    }
     apply_swap(layout, group, limits)?;
     apply_pids(&cgroup, limits).step(STEP)
 }

@@ -129,6 +129,11 @@ impl Fixture {
         self.directory.join("rootfs")
     }
 
+    /// The first group of all servers, in the first hierarchy.
+    pub(crate) fn cgroup_top(&self) -> PathBuf {
+        cgroup_roots().remove(0).join("neargate")
+    }
+
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }

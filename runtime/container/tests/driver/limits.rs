@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use neargate_driver::{Limits, StartError, Ulimit};
 
 use crate::cases;
-use crate::fixture::{Fixture, Task, eventually};
+use crate::fixture::{Fixture, Task, eventually, has_v1};
 
 cases![
     fork_bomb_65,
@@ -17,6 +17,7 @@ cases![
     ulimits_beyond_the_host_44,
     cpu_quota_is_set,
     limits_of_container_are_set,
+    reservations_hold_against_other_tasks,
     swap_is_none_unless_allowed,
     swap_of_container_is_set,
 ];
@@ -154,6 +155,43 @@ async fn limits_of_container_are_set(fixture: &Fixture) {
     check("pids.max", "77", "pids.max", "77");
     task.release().await;
     assert_eq!(handle.wait().await.code, Some(137));
+}
+
+/// The bytes of files that a container's group has in memory.
+fn cached_bytes(task: &Task<'_>) -> u64 {
+    let stat = value_of(&container_groups(task), "memory.stat").unwrap();
+    stat.lines().find_map(|line| line.strip_prefix("file ")).unwrap().parse().unwrap()
+}
+
+/// In v2 a reservation protects no further than the groups above hold it, too.
+async fn reservations_hold_against_other_tasks(fixture: &Fixture) {
+    if has_v1("memory") {
+        println!("SKIPPED: reservations_hold_against_other_tasks: v1 weighs groups without those above them");
+        return;
+    }
+    let all = fixture.cgroup_top();
+    let reserved = || fs::read_to_string(all.join("memory.low")).unwrap().trim().parse::<u64>().unwrap();
+    let before = reserved();
+    let (with, without) = (fixture.task().await, fixture.task().await);
+    let reservation = Limits { memory_reservation_bytes: Some(32 * MIB), ..Limits::default() };
+    let script = "head -c 25165824 /dev/zero > /file; echo ready; cat";
+    let (_one, _a) = with.start_ready(script, |spec| spec.limits = reservation.clone()).await;
+    let (_two, _b) = without.start_ready(script, |_| {}).await;
+    assert_eq!(reserved(), before + 32 * MIB);
+    // What is not on the disk cannot be reclaimed at once.
+    rustix::fs::sync();
+    let before_reclaim = (cached_bytes(&with), cached_bytes(&without));
+    assert!(before_reclaim.0 >= 24 * MIB && before_reclaim.1 >= 24 * MIB, "{before_reclaim:?}");
+    fs::write(all.join("memory.reclaim"), "8M").unwrap();
+    let lost = before_reclaim.0.saturating_sub(cached_bytes(&with));
+    let neighbour_lost = before_reclaim.1.saturating_sub(cached_bytes(&without));
+    assert!(
+        lost < MIB && neighbour_lost > 6 * MIB,
+        "it lost {lost} bytes, and its neighbour {neighbour_lost}"
+    );
+    with.release().await;
+    without.release().await;
+    assert_eq!(reserved(), before);
 }
 
 /// Files that bound memory and swap together (v1) or swap alone (v2); kernels that count no swap lack them.
