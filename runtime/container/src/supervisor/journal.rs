@@ -277,8 +277,10 @@ mod tests {
         Entry::Ended { number, task: task.to_owned(), end }
     }
 
-    /// Tasks with their containers' numbers and exit codes, as a journal with these records tells them.
-    fn told(known: &Known) -> Vec<(&str, Vec<(u64, Option<i32>)>)> {
+    /// A task with its containers' numbers and exit codes.
+    type Told<'a> = (&'a str, Vec<(u64, Option<i32>)>);
+
+    fn told(known: &Known) -> Vec<Told<'_>> {
         let code = |container: &KnownContainer| container.end.as_ref().and_then(|end| end.code);
         let containers = |sandbox: &KnownSandbox| {
             sandbox.containers.iter().map(|(number, container)| (*number, code(container))).collect()
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(entries: &[Entry], expect: &[(&str, Vec<(u64, Option<i32>)>)]) {
+    fn check(entries: &[Entry], expect: &[Told<'_>]) {
         let directory = tempfile::tempdir().unwrap();
         let (mut journal, known) = Journal::open(directory.path()).unwrap();
         assert_eq!(known, Known::new());

@@ -293,10 +293,10 @@ impl Supervisor {
         let (Some(seat), Some(program)) = (&self.seat, program) else {
             return Failure::System { step: "execute another supervisor".to_owned(), errno: libc::EINVAL };
         };
-        if let State::Ready(host) = &mut self.state {
-            if let Err(failure) = host.make_ready_to_renew() {
-                return failure;
-            }
+        if let State::Ready(host) = &mut self.state
+            && let Err(failure) = host.make_ready_to_renew()
+        {
+            return failure;
         }
         let error = seat.execute(&program, build);
         let step = "execute another supervisor".to_owned();
