@@ -9,6 +9,7 @@ mod data_dir;
 mod doctor;
 mod image;
 mod link;
+mod notify;
 mod progress;
 mod report;
 mod run;

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
 use crate::containers;
 use crate::data_dir::DataDir;
+use crate::notify;
 use crate::sessions::NodeSessions;
 use crate::wasm;
 
@@ -147,6 +148,7 @@ async fn serve(
     );
     let gateway = Arc::new(Gateway { apis, native, access, region });
     announce(args, data, &listener)?;
+    notify::notify(notify::READY);
 
     let end = CancellationToken::new();
     let serving = tokio::spawn(neargate_server::serve(listener, gateway, end.clone()));
@@ -160,6 +162,7 @@ async fn serve(
         }
     };
     tracing::info!("ending");
+    notify::notify(notify::STOPPING);
     end.cancel();
     let _ = serving.await;
     let _ = sweeping.await;
