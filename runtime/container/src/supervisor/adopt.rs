@@ -23,8 +23,6 @@ use super::{report, start};
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
 use crate::protocol::{End, Response};
-use crate::rootfs;
-use crate::user::ID_RANGE;
 
 impl Host {
     /// Takes over what is known, and removes what is left of anything else.
@@ -154,12 +152,11 @@ fn copies(readers: Option<&[OwnedFd; 2]>) -> (Vec<OwnedFd>, bool) {
     (fds, has_readers)
 }
 
-/// A sandbox's namespaces, one of whose containers has this first process. Its own user namespace has the same map and
-/// belongs to the container alone, so one like the first is made.
+/// A sandbox's namespaces, one of whose containers has this first process. The container's user namespace is its own,
+/// but the sandbox's had the same map, which is all that it is for.
 fn cell_of(pid: i32, ids: u32) -> Result<Cell, Failure> {
-    let network = fs::File::open(format!("/proc/{pid}/ns/net")).step("open network namespace")?.into();
-    let map = format!("0 {ids} {ID_RANGE}");
-    Ok(Cell { ids, userns: rootfs::make_userns(&map, &map)?, network })
+    let open = |kind| fs::File::open(format!("/proc/{pid}/ns/{kind}")).step("open namespace of container");
+    Ok(Cell { ids, userns: open("user")?.into(), network: open("net")?.into() })
 }
 
 /// The reading ends of a container's standard output and error.
