@@ -1,10 +1,10 @@
 //! Attaching to a supervisor that outlives its servers, and to the next one when it is killed.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ use crate::spawn::{self, SpawnError};
 use crate::steward::{self, Post};
 use crate::{supervisor, sys};
 
+/// Name of the file that a living server has locked.
+const LOCK: &str = "server.lock";
 /// How long a supervisor is waited for: it starts in milliseconds, and finds a thousand containers in less than two
 /// seconds.
 const WAIT: Duration = Duration::from_secs(20);
@@ -36,6 +38,8 @@ pub(super) struct SeatClient {
     setup: Vec<u8>,
     /// The steward lives as long as this is open.
     steward: Mutex<Option<OwnedFd>>,
+    /// Keeps other servers off.
+    _lock: File,
 }
 
 /// What a supervisor tells of itself.
@@ -63,19 +67,39 @@ pub(super) fn attach(
     spawn::check_threads()?;
     let seat_error = |source| SpawnError::Seat { directory: directory.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o711).create(directory).map_err(seat_error)?;
+    let lock = lock(directory).map_err(seat_error)?;
     let program = spawn::seal_own_binary().map_err(SpawnError::Seal)?;
     let (server_uid, build) = (config.server_uid(), spawn::build());
     let present = supervisor::connect(directory).ok();
     let post = Post { program: &program, directory, server_uid, build: &build };
     let steward = steward::fork(&post, present.as_ref().map(|(_, pid)| *pid))?;
     let setup = encode(&Request::Setup { setup: config.to_setup() });
-    let seat = SeatClient { directory: directory.to_owned(), setup, steward: Mutex::new(Some(steward)) };
+    let seat = SeatClient {
+        directory: directory.to_owned(),
+        setup,
+        steward: Mutex::new(Some(steward)),
+        _lock: lock,
+    };
     let (socket, snapshot) = match present {
         Some((socket, pid)) => seat.take_over(socket, pid, &program, &build),
         None => seat.reattach(),
     }
     .map_err(seat_error)?;
     Ok((seat, socket, snapshot))
+}
+
+/// Takes the place of the directory's server: two would take the supervisor from each other. The kernel gives it back
+/// when this process is gone; those that it forks close their copies first.
+fn lock(directory: &Path) -> io::Result<File> {
+    let file =
+        File::options().write(true).create(true).truncate(false).mode(0o600).open(directory.join(LOCK))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another server uses this data directory; end it first, or name another directory",
+        )),
+        other => other.map(|()| file).map_err(io::Error::from),
+    }
 }
 
 impl SeatClient {
@@ -152,8 +176,18 @@ impl SeatClient {
     /// Says what this server is, and hears what there is. A supervisor that can run nothing has nothing, and tells why
     /// to whoever asks it for something.
     fn greet(&self, socket: &OwnedFd) -> io::Result<Snapshot> {
+        use rustix::net::sockopt::{Timeout, set_socket_timeout};
+        set_socket_timeout(socket, Timeout::Recv, Some(WAIT))?;
+        let snapshot = self.ask_for_all(socket)?;
+        set_socket_timeout(socket, Timeout::Recv, None)?;
+        Ok(snapshot)
+    }
+
+    fn ask_for_all(&self, socket: &OwnedFd) -> io::Result<Snapshot> {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-        channel::send(socket.as_fd(), 0, &self.setup, &[], true).map_err(|_| gone())?;
+        // What it has to say to people, it says where this server does.
+        let stderr = io::stderr();
+        channel::send(socket.as_fd(), 0, &self.setup, &[stderr.as_fd()], true).map_err(|_| gone())?;
         let (mut snapshot, mut buffer) = (Snapshot::default(), Vec::new());
         loop {
             let mut frame = channel::receive(socket.as_fd(), &mut buffer, true)?.ok_or_else(gone)?;

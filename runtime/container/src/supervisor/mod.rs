@@ -245,7 +245,12 @@ impl Supervisor {
             return self.answer(id, Response::Failed { failure });
         };
         match (request, &mut self.state) {
-            (Request::Setup { setup }, _) => self.set_up(id, setup),
+            (Request::Setup { setup }, _) => {
+                if let Some(stderr) = fds.pop() {
+                    let _ = sys::dup2(stderr.as_fd(), libc::STDERR_FILENO);
+                }
+                self.set_up(id, setup);
+            }
             (Request::Farewell {}, _) => self.begin_farewell(),
             (Request::Renew { build }, _) => {
                 let failure = self.renew(&build, fds.pop());

@@ -79,7 +79,8 @@ fn listen(directory: &Path, server_uid: u32) -> io::Result<OwnedFd> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let socket = socket()?;
+    // A server that is gone before it is accepted must not be waited for.
+    let socket = socket(SocketFlags::NONBLOCK)?;
     let (_directory, address) = address(directory)?;
     rustix::net::bind(&socket, &address)?;
     rustix::fs::chmodat(rustix::fs::CWD, &path, Mode::from_raw_mode(0o600), rustix::fs::AtFlags::empty())?;
@@ -90,15 +91,15 @@ fn listen(directory: &Path, server_uid: u32) -> io::Result<OwnedFd> {
 
 /// Connects to the supervisor of a directory; returns the socket and the supervisor's process id.
 pub(crate) fn connect(directory: &Path) -> io::Result<(OwnedFd, i32)> {
-    let socket = socket()?;
+    let socket = socket(SocketFlags::empty())?;
     let (_directory, address) = address(directory)?;
     rustix::net::connect(&socket, &address)?;
     let peer = rustix::net::sockopt::socket_peercred(&socket)?;
     Ok((socket, peer.pid.as_raw_nonzero().get()))
 }
 
-fn socket() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC;
+fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    let flags = flags | SocketFlags::CLOEXEC;
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
