@@ -46,7 +46,7 @@ def test_swap_is_accepted_with_memory_alone(ecs, family, register, shell):
 
 @pytest.mark.parametrize("options,part", [
     (["suid"], "suid"), (["dev"], "dev"), (["size=100%"], "tmpfs.size"), (["mode=4755"], "mode"), (["bind"], "bind")])
-def test_refuses_tmpfs_options_35(ecs, register, options, part):
+def test_row_35_refuses_tmpfs_options(ecs, register, options, part):
     tmpfs = [{"containerPath": "/t", "size": 1, "mountOptions": options}]
     with pytest.raises(ecs.exceptions.ClientException, match="Invalid 'tmpfs.mountOptions' setting") as caught:
         register(container={"linuxParameters": {"tmpfs": tmpfs}})
@@ -61,7 +61,7 @@ def test_ulimits_reach_the_container(shell):
     assert task["stopCode"] == "TaskFailedToStart" and "real-time" in task["stoppedReason"], task
 
 
-def test_all_of_a_container_ends_when_it_is_out_of_memory(shell):
+def test_row_67_all_of_a_container_ends_when_it_is_out_of_memory(shell):
     hog = "sh -c 'x=x; while :; do x=$x$x; done'; sleep 60; exit 1"
     task = shell(hog, {"memory": 32, "memoryReservation": 16})
     assert exit_code(task) == 137

@@ -90,7 +90,7 @@ def test_container_exit_codes(register, run, until_stopped, script, code):
 @needs_root
 @pytest.mark.parametrize("entry,code", [(["/no/such/program"], "CannotStartContainerError"),
                                         (["/etc/passwd"], "CannotStartContainerError")])
-def test_container_that_cannot_start(register, run, until_stopped, entry, code):
+def test_row_23_container_that_cannot_start(register, run, until_stopped, entry, code):
     register([], image="busybox", container={"entryPoint": entry})
     task = until_stopped(run()["tasks"][0]["taskArn"])
     assert task["stopCode"] == "TaskFailedToStart"
@@ -123,7 +123,7 @@ def test_waiters(ecs, register, run):
     ecs.get_waiter("tasks_stopped").wait(cluster=CLUSTER, tasks=[arn], WaiterConfig={"Delay": 1, "MaxAttempts": 30})
 
 
-def test_client_token_a_hundred_times_at_once(ecs, register, run, family):
+def test_row_45_client_token_a_hundred_times_at_once(ecs, register, run, family):
     register()
     token = f"token-{family}"
     with concurrent.futures.ThreadPoolExecutor(100) as pool:

@@ -17,11 +17,11 @@ cases![
     attended_input_and_its_end,
     attended_user_and_environment,
     attended_on_a_read_only_root,
-    attended_is_as_confined_as_the_container_46,
+    row_46_attended_is_as_confined_as_the_container,
     attended_terminal,
     attended_terminal_is_resized,
     attended_terminal_interrupts,
-    attended_terminal_is_checked_51,
+    row_51_attended_terminal_is_checked,
     attended_signals,
     attended_kill_leaves_nothing,
     attended_end_of_the_container,
@@ -142,7 +142,7 @@ async fn attended_on_a_read_only_root(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn attended_is_as_confined_as_the_container_46(fixture: &Fixture) {
+async fn row_46_attended_is_as_confined_as_the_container(fixture: &Fixture) {
     // What is written of the first process and of the command must be the same text.
     const LOOK: &str = "grep -E '^(Uid|Gid|Groups|Cap...|NoNewPrivs|Seccomp|Seccomp_filters|Umask):' /proc/self/status; \
         for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done; \
@@ -210,7 +210,7 @@ async fn attended_terminal_interrupts(fixture: &Fixture) {
 }
 
 /// A container must not be able to put something of its own in the place of `/dev/pts/ptmx`.
-async fn attended_terminal_is_checked_51(fixture: &Fixture) {
+async fn row_51_attended_terminal_is_checked(fixture: &Fixture) {
     let task = fixture.task().await;
     let script = "touch /tmp/x; mv /tmp/x /dev/pts/ptmx 2>/dev/null && echo moved; \
         mv /dev/pts /dev/old 2>/dev/null && echo moved; mount -t tmpfs none /dev/pts 2>/dev/null && echo mounted; echo ready; cat";

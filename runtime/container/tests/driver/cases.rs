@@ -21,15 +21,15 @@ cases![
     stdin_is_connected,
     stdout_can_be_opened_again,
     arguments_and_environment,
-    working_directory,
+    row_19_working_directory,
     users,
-    unknown_users,
-    programs_that_do_not_run,
+    row_20_unknown_users,
+    row_23_programs_that_do_not_run,
     unsupported_specs,
     ulimits,
     many_layers,
     layers_by_path,
-    large_arguments,
+    row_23_large_arguments,
     network_files,
     read_only_root,
     tmpfs_mount,
@@ -108,7 +108,7 @@ async fn arguments_and_environment(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn working_directory(fixture: &Fixture) {
+async fn row_19_working_directory(fixture: &Fixture) {
     let task = fixture.task().await;
     for dir in ["/", "/tmp", "/made/on/the/way"] {
         let output = task.sh_with("pwd; stat -c %u:%a .", |spec| spec.working_dir = dir.into()).await;
@@ -141,7 +141,7 @@ async fn users(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn unknown_users(fixture: &Fixture) {
+async fn row_20_unknown_users(fixture: &Fixture) {
     let task = fixture.task().await;
     for user in ["nobody", "web:nogroup", "4294967296", "65536", "-1", "a:b:c", "", ":0", "0:4294967296"] {
         let (mut spec, _streams) = task.spec(&["id"]);
@@ -152,7 +152,7 @@ async fn unknown_users(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn programs_that_do_not_run(fixture: &Fixture) {
+async fn row_23_programs_that_do_not_run(fixture: &Fixture) {
     let task = fixture.task().await;
     let start = async |program: &str, init: bool| {
         let (mut spec, _streams) = task.spec(&[program]);
@@ -260,7 +260,7 @@ async fn layers_by_path(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn large_arguments(fixture: &Fixture) {
+async fn row_23_large_arguments(fixture: &Fixture) {
     let task = fixture.task().await;
     let long = "x".repeat(100_000);
     let (spec, streams) = task.spec(&["sh", "-c", "echo ${#1} ${#2}", "sh", &long, &long]);

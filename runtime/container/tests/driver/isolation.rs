@@ -11,31 +11,31 @@ use crate::cases;
 use crate::fixture::{Fixture, exec_spec};
 
 cases![
-    status_46,
-    namespaces_46,
-    capabilities_46,
-    denied_calls_47,
-    foreign_abi_48,
-    kernel_files_51,
-    masked_files_52,
-    own_binary_54,
-    descriptors_55,
-    host_processes_56,
-    devices_57,
-    id_ranges_61,
-    ipc_63,
+    row_46_status,
+    row_46_namespaces,
+    row_46_capabilities,
+    row_47_denied_calls,
+    row_48_foreign_abi,
+    row_51_kernel_files,
+    row_52_masked_files,
+    row_54_own_binary,
+    row_55_descriptors,
+    row_56_host_processes,
+    row_57_devices,
+    row_61_id_ranges,
+    row_63_ipc,
     only_loopback,
-    proc_and_sys,
-    links_in_place_of_mount_points_22,
-    links_as_mount_targets,
-    mounts_over_system_directories_35,
-    links_in_etc,
-    setuid_programs_11,
-    supervisor_is_sealed,
-    dump_is_refused,
+    row_51_proc_and_sys,
+    row_22_links_in_place_of_mount_points,
+    row_35_links_as_mount_targets,
+    row_35_mounts_over_system_directories,
+    row_22_links_in_etc,
+    row_11_setuid_programs,
+    row_54_supervisor_is_sealed,
+    row_56_dump_is_refused,
 ];
 
-async fn status_46(fixture: &Fixture) {
+async fn row_46_status(fixture: &Fixture) {
     let task = fixture.task().await;
     let script = "grep -E '^(Cap...|NoNewPrivs|Seccomp|Groups):' /proc/self/status | tr -s '\\t ' ' '";
     let root = "Groups: \nCapInh: 0000000000000000\nCapPrm: 00000000800405fb\nCapEff: 00000000800405fb\n\
@@ -51,7 +51,7 @@ async fn status_46(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn namespaces_46(fixture: &Fixture) {
+async fn row_46_namespaces(fixture: &Fixture) {
     let task = fixture.task().await;
     let script = "for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done";
     // Kept alive, or the kernel may use its numbers again.
@@ -76,7 +76,7 @@ async fn namespaces_46(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn capabilities_46(fixture: &Fixture) {
+async fn row_46_capabilities(fixture: &Fixture) {
     let task = fixture.task().await;
     let bounding = async |change: fn(&mut ContainerSpec)| {
         let output = task.sh_with("grep CapBnd /proc/self/status; kill -0 1", change).await;
@@ -93,7 +93,7 @@ async fn capabilities_46(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn denied_calls_47(fixture: &Fixture) {
+async fn row_47_denied_calls(fixture: &Fixture) {
     let task = fixture.task().await;
     for command in [
         "mount -t tmpfs none /tmp",
@@ -132,7 +132,7 @@ async fn denied_calls_47(fixture: &Fixture) {
 }
 
 /// `int 0x80` ends the process: the program is the 32-bit code `exit(0)`.
-async fn foreign_abi_48(fixture: &Fixture) {
+async fn row_48_foreign_abi(fixture: &Fixture) {
     if !cfg!(target_arch = "x86_64") {
         return;
     }
@@ -173,7 +173,7 @@ fn foreign_program() -> Vec<u8> {
     file
 }
 
-async fn kernel_files_51(fixture: &Fixture) {
+async fn row_51_kernel_files(fixture: &Fixture) {
     let task = fixture.task().await;
     for file in [
         "/proc/sys/kernel/core_pattern",
@@ -199,7 +199,7 @@ async fn kernel_files_51(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn masked_files_52(fixture: &Fixture) {
+async fn row_52_masked_files(fixture: &Fixture) {
     let task = fixture.task().await;
     let script = "for f in /proc/kcore /proc/keys /proc/timer_list /proc/sched_debug /proc/latency_stats /proc/interrupts; do \
         [ -e $f ] && head -c 1 $f | wc -c; done | sort -u; \
@@ -210,7 +210,7 @@ async fn masked_files_52(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn own_binary_54(fixture: &Fixture) {
+async fn row_54_own_binary(fixture: &Fixture) {
     let task = fixture.task().await;
     let output = task.sh_with("readlink /proc/1/exe; echo x > /proc/1/exe", |spec| spec.init = true).await;
     assert_ne!(output.code(), Some(0));
@@ -218,7 +218,7 @@ async fn own_binary_54(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn descriptors_55(fixture: &Fixture) {
+async fn row_55_descriptors(fixture: &Fixture) {
     let task = fixture.task().await;
     // The third is the directory that ls itself reads.
     for init in [false, true] {
@@ -235,7 +235,7 @@ async fn descriptors_55(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn host_processes_56(fixture: &Fixture) {
+async fn row_56_host_processes(fixture: &Fixture) {
     let task = fixture.task().await;
     let own = std::process::id();
     let script =
@@ -246,7 +246,7 @@ async fn host_processes_56(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn devices_57(fixture: &Fixture) {
+async fn row_57_devices(fixture: &Fixture) {
     let task = fixture.task().await;
     let output = task
         .sh("ls /dev | tr '\\n' ' '; head -c 4 /dev/zero | wc -c; echo x > /dev/null; echo x > /dev/full")
@@ -260,7 +260,7 @@ async fn devices_57(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn id_ranges_61(fixture: &Fixture) {
+async fn row_61_id_ranges(fixture: &Fixture) {
     let (one, two) = (fixture.task().await, fixture.task().await);
     let range = |map: String| -> u32 {
         let fields: Vec<u32> = map.split_whitespace().map(|n| n.parse().unwrap()).collect();
@@ -277,7 +277,7 @@ async fn id_ranges_61(fixture: &Fixture) {
     two.release().await;
 }
 
-async fn ipc_63(fixture: &Fixture) {
+async fn row_63_ipc(fixture: &Fixture) {
     let task = fixture.task().await;
     let script = "ipcs -m | grep -c 0x; touch /dev/shm/mine; ls /dev/shm /dev/mqueue";
     let one = task.sh(script).await.text();
@@ -292,7 +292,7 @@ async fn only_loopback(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn proc_and_sys(fixture: &Fixture) {
+async fn row_51_proc_and_sys(fixture: &Fixture) {
     let task = fixture.task().await;
     let text = task.sh("cat /proc/mounts").await.text();
     let options = |target: &str| {
@@ -319,7 +319,7 @@ async fn proc_and_sys(fixture: &Fixture) {
 }
 
 /// An image whose fixed mount points are links or files is refused, and nothing is written through them.
-async fn links_in_place_of_mount_points_22(fixture: &Fixture) {
+async fn row_22_links_in_place_of_mount_points(fixture: &Fixture) {
     let task = fixture.task().await;
     for name in ["dev", "proc", "sys"] {
         let victim = fixture.new_dir();
@@ -343,7 +343,7 @@ async fn links_in_place_of_mount_points_22(fixture: &Fixture) {
 }
 
 /// A mount target that leads elsewhere leads elsewhere inside the container only.
-async fn links_as_mount_targets(fixture: &Fixture) {
+async fn row_35_links_as_mount_targets(fixture: &Fixture) {
     let task = fixture.task().await;
     let volume = fixture.new_dir();
     fs::write(volume.join("marker"), "volume").unwrap();
@@ -381,7 +381,7 @@ async fn links_as_mount_targets(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn mounts_over_system_directories_35(fixture: &Fixture) {
+async fn row_35_mounts_over_system_directories(fixture: &Fixture) {
     let task = fixture.task().await;
     for target in
         ["/", "/proc", "/proc/sys", "/sys", "/sys/fs/cgroup", "/dev", "/../x", "/a/../../b", "//", "/./"]
@@ -401,7 +401,7 @@ async fn mounts_over_system_directories_35(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn links_in_etc(fixture: &Fixture) {
+async fn row_22_links_in_etc(fixture: &Fixture) {
     let task = fixture.task().await;
     let victim = fixture.new_dir().join("victim");
     fs::write(&victim, "untouched").unwrap();
@@ -435,7 +435,7 @@ async fn links_in_etc(fixture: &Fixture) {
     task.release().await;
 }
 
-async fn setuid_programs_11(fixture: &Fixture) {
+async fn row_11_setuid_programs(fixture: &Fixture) {
     let task = fixture.task().await;
     let rootfs = fixture.new_rootfs();
     fs::set_permissions(rootfs.join("bin/busybox"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))
@@ -450,7 +450,7 @@ async fn setuid_programs_11(fixture: &Fixture) {
 }
 
 /// The supervisor runs from a file that nobody can write to.
-async fn supervisor_is_sealed(fixture: &Fixture) {
+async fn row_54_supervisor_is_sealed(fixture: &Fixture) {
     let task = fixture.task_with(Limits::default()).await;
     let own = std::process::id().to_string();
     let mut supervisors = 0;
@@ -472,7 +472,7 @@ async fn supervisor_is_sealed(fixture: &Fixture) {
 
 /// The reaper is a copy of the supervisor: with every right that a container can have, its memory stays
 /// shut.
-async fn dump_is_refused(fixture: &Fixture) {
+async fn row_56_dump_is_refused(fixture: &Fixture) {
     let task = fixture.task().await;
     let output = task
         .sh_with("head -c 1 /proc/1/mem; cat /proc/1/environ | wc -c; cat /proc/1/maps", |spec| {

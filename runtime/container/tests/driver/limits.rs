@@ -9,12 +9,12 @@ use crate::cases;
 use crate::fixture::{Fixture, Task, eventually, has_v1};
 
 cases![
-    fork_bomb_65,
+    row_65_fork_bomb,
     memory_of_container,
     memory_of_task,
-    oom_of_a_child_ends_the_container,
+    row_67_oom_of_a_child_ends_the_container,
     oom_beside_an_init,
-    ulimits_beyond_the_host_44,
+    row_44_ulimits_beyond_the_host,
     cpu_quota_is_set,
     limits_of_container_are_set,
     reservations_hold_against_other_tasks,
@@ -22,7 +22,7 @@ cases![
     swap_of_container_is_set,
 ];
 
-async fn fork_bomb_65(fixture: &Fixture) {
+async fn row_65_fork_bomb(fixture: &Fixture) {
     let task = fixture.task().await;
     let limits = Limits { pids_max: Some(20), ..Limits::default() };
     let script = "i=0; while [ $i -lt 50 ]; do sleep 100 & i=$((i+1)); done; echo unlimited";
@@ -60,7 +60,7 @@ async fn memory_of_task(fixture: &Fixture) {
 }
 
 /// The kernel of v1 kills one process; a container of which a part is gone must not go on.
-async fn oom_of_a_child_ends_the_container(fixture: &Fixture) {
+async fn row_67_oom_of_a_child_ends_the_container(fixture: &Fixture) {
     let task = fixture.task_with(memory(64)).await;
     let (other, _streams) = task.start_ready("echo ready; cat", |_| {}).await;
     let script = format!("sh -c '{HOG}'; sleep 100; echo went on");
@@ -83,7 +83,7 @@ async fn oom_beside_an_init(fixture: &Fixture) {
 }
 
 /// More open files than the kernel allows are refused by name; no number of processes gets around the task's.
-async fn ulimits_beyond_the_host_44(fixture: &Fixture) {
+async fn row_44_ulimits_beyond_the_host(fixture: &Fixture) {
     let task = fixture.task_with(Limits { pids_max: Some(20), ..Limits::default() }).await;
     let ulimit = |name: &str, value| vec![Ulimit { name: name.to_owned(), soft: value, hard: value }];
     let (mut spec, _streams) = task.spec(&["true"]);
