@@ -25,6 +25,10 @@ const NO_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const NO_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
+/// Terminals that a container may have: more than a person opens, and a fraction of the 3072 that the kernel lets all
+/// containers have together (`kernel.pty.max` without `kernel.pty.reserve`).
+const TERMINALS_MAX: &CStr = c"256";
+
 /// Puts a detached mount on a directory or file.
 pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -91,8 +95,8 @@ fn fill_dev(dev: BorrowedFd<'_>, shm_bytes: u64) -> Result<(), Failure> {
     for (target, name) in links {
         rustix::fs::symlinkat(target, dev, name).step("make links in /dev")?;
     }
-    // Group 5 is tty in every distribution; Docker uses the same options.
-    let pts_options = [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5")];
+    // Group 5 is tty in every distribution; Docker uses the same options, but for the last.
+    let pts_options = [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5"), (c"max", TERMINALS_MAX)];
     let pts = new_mount(
         c"devpts",
         &pts_options,
