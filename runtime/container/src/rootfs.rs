@@ -20,7 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -224,6 +224,22 @@ pub(crate) fn open_volumes(plan: &StartPlan, ids: u32, stored: u32) -> Result<Ve
     plan.mounts.iter().map(|mount| open_volume(mount, ids, stored)).collect()
 }
 
+/// Opens a path of the host no part of which is a link; others answer ELOOP.
+///
+/// Paths were checked without links. Whoever may write to a directory on the way, a task with a volume for example,
+/// could put a link there at any time after that, also between a check and a mount (CVE-2021-30465 was of this kind).
+pub(crate) fn open_real(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// A detached copy of the mount of which a descriptor is a part, from there on.
+pub(crate) fn clone_tree(from: BorrowedFd<'_>, flags: OpenTreeFlags) -> rustix::io::Result<OwnedFd> {
+    let clone =
+        OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(from, c"", clone | flags)
+}
+
 fn open_volume(plan: &MountPlan, ids: u32, stored: u32) -> Result<Volume, Failure> {
     let SourcePlan::Host { path: source } = &plan.source else {
         return Ok(Volume { mount: None, is_dir: true, plan: plan.clone() });
@@ -233,7 +249,8 @@ fn open_volume(plan: &MountPlan, ids: u32, stored: u32) -> Result<Volume, Failur
         target: plan.target.clone(),
         errno: errno(&error),
     };
-    let tree = open_tree_clone(path_of(source)).map_err(|e| fail(e.into()))?;
+    let tree = open_real(path_of(source)).and_then(|real| clone_tree(real.as_fd(), OpenTreeFlags::empty()));
+    let tree = tree.map_err(|e| fail(e.into()))?;
     let metadata = fs::File::from(tree.try_clone().map_err(fail)?).metadata().map_err(fail)?;
     let mut attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     if plan.read_only {

@@ -111,9 +111,7 @@ pub(super) fn volumes(input: &[ecs::Volume], policy: &TaskPolicy) -> Result<Vec<
         }
         let source = volume.host.as_ref().and_then(|host| host.source_path.clone());
         let host_path = source.filter(|path| !path.is_empty());
-        if let Some(path) = &host_path {
-            check_host_path(path, policy)?;
-        }
+        let host_path = host_path.map(|path| real_host_path(&path, policy)).transpose()?;
         let shared = volume.docker_volume_configuration.as_ref().map(|docker| shared(&name, docker));
         let shared = shared.transpose()?.flatten();
         if host_path.is_some() && volume.docker_volume_configuration.is_some() {
@@ -222,19 +220,22 @@ impl Inherited<'_> {
     }
 }
 
-/// A host path must lie below a directory that the operator allows, after links are resolved: a link that
-/// points elsewhere later is caught when it is mounted.
-fn check_host_path(path: &str, policy: &TaskPolicy) -> Result<(), EcsError> {
-    let is_plain = Path::new(path).components().all(|part| !matches!(part, Component::ParentDir));
-    let real = std::fs::canonicalize(path).ok();
-    let allowed = |dir: &std::path::PathBuf| real.as_ref().is_some_and(|real| real.starts_with(dir));
-    if path.starts_with('/') && is_plain && policy.host_paths.iter().any(allowed) {
-        return Ok(());
-    }
-    Err(client(format!(
-        "host.sourcePath {path:.128?} is refused: it is not an existing path below a directory that the operator \
-         allows with --allow-host-path."
-    )))
+/// The path that a host path leads to, which must lie below a directory that the operator allows.
+///
+/// It is kept without links, and the driver refuses to mount through any: whoever may write to a directory on the
+/// way, as a task with a volume may, could otherwise put a link there after this check.
+fn real_host_path(path: &str, policy: &TaskPolicy) -> Result<String, EcsError> {
+    let is_plain = path.starts_with('/')
+        && Path::new(path).components().all(|part| !matches!(part, Component::ParentDir));
+    let real = std::fs::canonicalize(path).ok().filter(|_| is_plain);
+    let is_allowed = |real: &std::path::PathBuf| policy.host_paths.iter().any(|dir| real.starts_with(dir));
+    let real = real.filter(is_allowed).and_then(|real| real.into_os_string().into_string().ok());
+    real.ok_or_else(|| {
+        client(format!(
+            "host.sourcePath {path:.128?} is refused: it is not an existing path below a directory that the operator \
+             allows with --allow-host-path."
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -254,6 +255,29 @@ mod tests {
         check("/sys/fs", None);
         check("/device", Some("/device"));
         check("/a/../b", None);
+    }
+
+    #[test]
+    fn host_paths_are_kept_without_links() {
+        let directory = tempfile::tempdir().unwrap();
+        let allowed = directory.path().canonicalize().unwrap().join("allowed");
+        std::fs::create_dir_all(allowed.join("data")).unwrap();
+        std::os::unix::fs::symlink("data", allowed.join("inside")).unwrap();
+        std::os::unix::fs::symlink(directory.path(), allowed.join("outside")).unwrap();
+        let policy = TaskPolicy { host_paths: vec![allowed.clone()], ..TaskPolicy::default() };
+        let check = |path: &str, expect: Option<&str>| {
+            let given = format!("{}{path}", allowed.display());
+            let expect = expect.map(|path| format!("{}{path}", allowed.display()));
+            assert_eq!(real_host_path(&given, &policy).ok(), expect, "{path}");
+        };
+        check("", Some(""));
+        check("/data", Some("/data"));
+        check("/inside", Some("/data"));
+        check("/outside", None);
+        check("/absent", None);
+        check("/data/..", None);
+        check("-beside", None);
+        assert!(real_host_path("data", &policy).is_err());
     }
 
     fn mount(volume: &str, path: &str) -> MountPoint {

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
 use super::{mounts, paths};
 use crate::failure::{Failure, Step};
-use crate::rootfs::new_tmpfs;
+use crate::rootfs::{clone_tree, new_tmpfs};
 use crate::sys;
 
 /// A path of proc or sysfs that is hidden or made read-only.
@@ -98,9 +98,7 @@ fn mask_one(root: BorrowedFd<'_>, one: &MaskedPath, empty_dir: &mut Option<Owned
 }
 
 fn clone_mount(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(fd, c"", flags)
+    clone_tree(fd, OpenTreeFlags::empty())
 }
 
 fn new_empty_dir() -> io::Result<OwnedFd> {

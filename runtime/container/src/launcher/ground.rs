@@ -12,10 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use neargate_driver::{ProcessUser, VOLUME_ID_BASE};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
-    move_mount, open_tree, unmount,
+    move_mount, unmount,
 };
 
 use super::protocol::ProcessMountPlan;
@@ -82,14 +82,14 @@ impl Ground {
             target: plan.name.clone().into_bytes(),
             errno: errno(&error),
         };
-        let path = rootfs::path_of(&plan.source);
-        if !fs::metadata(path).map_err(fail)?.is_dir() {
+        let place = rootfs::open_real(rootfs::path_of(&plan.source)).map_err(|error| fail(error.into()))?;
+        let kind = FileType::from_raw_mode(fstat(&place).map_err(|error| fail(error.into()))?.st_mode);
+        if kind != FileType::Directory {
             return Err(fail(std::io::Error::from_raw_os_error(libc::ENOTDIR)));
         }
-        let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
-        let tree = match open_tree(CWD, path, flags) {
+        let tree = match rootfs::clone_tree(place.as_fd(), OpenTreeFlags::empty()) {
             Err(rustix::io::Errno::INVAL) if self.own_userns => {
-                open_tree(CWD, path, flags | OpenTreeFlags::AT_RECURSIVE)
+                rootfs::clone_tree(place.as_fd(), OpenTreeFlags::AT_RECURSIVE)
             }
             other => other,
         };
