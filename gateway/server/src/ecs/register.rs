@@ -220,6 +220,9 @@ fn refuse_container_settings(input: &ecs::ContainerDefinition, name: &ContainerN
     if input.system_controls.iter().flatten().next().is_some() {
         return refuse("systemControls", "kernel settings of a task are fixed");
     }
+    if input.docker_security_options.iter().flatten().next().is_some() {
+        return refuse("dockerSecurityOptions", "all containers are confined alike");
+    }
     if input.resource_requirements.iter().flatten().next().is_some() {
         return refuse("resourceRequirements", "there are no GPUs here");
     }
