@@ -131,9 +131,9 @@ fn overlay_from_descriptors(lower: &[OwnedFd], scratch: &Path) -> Result<OwnedFd
     for layer in lower.iter().rev() {
         fsconfig_set_fd(overlay.as_fd(), c"lowerdir+", layer).step(STEP)?;
     }
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     for (key, dir) in [(c"upperdir", "upper"), (c"workdir", "work")] {
-        let fd = rustix::fs::open(scratch.join(dir), flags, rustix::fs::Mode::empty()).step(STEP)?;
+        let fd = rustix::fs::open(scratch.join(dir), flags, Mode::empty()).step(STEP)?;
         fsconfig_set_fd(overlay.as_fd(), key, &fd).step(STEP)?;
     }
     // No fsync for the sake of files that are thrown away with the container (Linux 5.10).
