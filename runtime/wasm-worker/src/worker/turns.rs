@@ -7,6 +7,11 @@
 //! A newcomer then waits for the rest of one slice at most, however many guests compute.
 //!
 //! Heavy guests get a slice every [`STARVED`] even when light ones never rest.
+//!
+//! A thread whose guests always compute would never leave its core by itself. The kernel's scheduler does take it
+//! away, but where groups of processes compete (autogroups, cpu cgroups) Linux up to 6.18 at least may pass others over
+//! there for a second: threads of its own that complete the store's writes among them. So the thread sleeps for
+//! [`REST`] after each [`RUN`] of heavy slices, and whoever waits comes to run.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +22,14 @@ use tokio::sync::{Notify, oneshot};
 
 /// How long heavy guests wait for a slice at most: a tenth of the time is theirs.
 const STARVED: Duration = Duration::from_millis(10);
+
+/// How long heavy guests compute before their thread rests. A write of the store waits for several threads of the
+/// kernel, one after the other, and for each of them this long at worst.
+const RUN: Duration = Duration::from_millis(2);
+
+/// How long it rests: the least there is. The kernel makes 50 µs of it (`PR_SET_TIMERSLACK`, prctl(2)), which is enough
+/// to switch to somebody else, and less than three hundredths of [`RUN`].
+const REST: Duration = Duration::from_micros(1);
 
 /// The queue of one thread's heavy guests. Clones share it.
 #[derive(Clone)]
@@ -53,6 +66,7 @@ impl Turns {
     /// Gives turns, for ever. One task of the runtime does this.
     pub(crate) async fn give<T>(&self) -> T {
         let mut given = Instant::now();
+        let mut rested = given;
         loop {
             if self.is_empty() {
                 self.0.more.notified().await;
@@ -65,8 +79,12 @@ impl Turns {
             tokio::task::yield_now().await;
             let idle = self.0.light_polls.load(Ordering::Relaxed) == before;
             if idle || given.elapsed() >= STARVED {
-                self.let_one_go();
                 given = Instant::now();
+                if given.duration_since(rested) >= RUN {
+                    std::thread::sleep(REST);
+                    rested = Instant::now();
+                }
+                self.let_one_go();
             }
         }
     }
