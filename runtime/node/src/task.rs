@@ -209,8 +209,12 @@ impl Owner {
         if state.status.last != self.state.status.last {
             tracing::debug!(task = %self.spec.id, status = ?state.status.last, "task moves on");
         }
+        let is_intent = state.status.start_intended && !self.state.status.start_intended;
         self.state = state;
         self.publisher.offer(&self.state.status);
+        if is_intent {
+            self.publisher.hurry();
+        }
         if actions.iter().any(|action| matches!(action, Action::Start(_))) {
             // The intent to start is durable before anything starts, so that no restart of ours runs the
             // task a second time.

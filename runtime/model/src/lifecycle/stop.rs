@@ -76,7 +76,9 @@ impl Step<'_> {
         let status = &mut self.state.status;
         if status.last < LastStatus::Deprovisioning {
             status.last = LastStatus::Deprovisioning;
-            status.execution_stopped_at = status.start_intended.then_some(self.now);
+            // Without a sandbox nothing was started, whatever was intended.
+            let has_tried = status.start_intended && status.connectivity_at.is_some();
+            status.execution_stopped_at = has_tried.then_some(self.now);
         }
         // A sandbox that is just being made cannot be released yet; its answer comes here again.
         if !matches!(self.state.sandbox, SandboxPhase::Preparing | SandboxPhase::Releasing) {
