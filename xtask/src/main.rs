@@ -34,7 +34,7 @@ usage: cargo xtask COMMAND
   codegen [--check]   write the AWS wire layer from botocore's models; with --check, only compare
   bench [ROW...] [--peers] [--json FILE]
                       measure beside the peers that are installed, with --peers also wasmtime, which is built first;
-                      rows: container-start, wasm-run, wasm-first-start, wasm-http, wasm-density, wasm-neighbour
+                      rows: container-start, container-idle, container-many, wasm-run, wasm-first-start, wasm-http, wasm-density, wasm-neighbour
 ";
 
 fn main() -> ExitCode {

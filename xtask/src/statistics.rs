@@ -10,12 +10,19 @@ pub(crate) struct Row {
     /// At how many at a time.
     pub(crate) concurrency: usize,
     samples_ms: Vec<f64>,
+    /// How many were done in a second, by all together.
+    per_second: Option<f64>,
 }
 
 impl Row {
     pub(crate) fn new(name: impl Into<String>, concurrency: usize, mut samples_ms: Vec<f64>) -> Self {
         samples_ms.sort_by(f64::total_cmp);
-        Self { name: name.into(), concurrency, samples_ms }
+        Self { name: name.into(), concurrency, samples_ms, per_second: None }
+    }
+
+    /// With how many were done in a second.
+    pub(crate) fn at_rate(self, per_second: f64) -> Self {
+        Self { per_second: Some(per_second), ..self }
     }
 
     /// The sample that this share (0 to 1) of all does not exceed.
@@ -31,24 +38,29 @@ impl Row {
             "samples": self.samples_ms.len(),
             "median_ms": self.quantile(0.5),
             "p99_ms": self.quantile(0.99),
+            "per_second": self.per_second,
         })
     }
 }
 
 /// A table; ratios are to the first row of the same concurrency.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let mut text =
-        format!("{:<44}{:>4}{:>8}{:>12}{:>12}{:>8}\n", "", "K", "n", "median ms", "p99 ms", "ratio");
+    let mut text = format!(
+        "{:<44}{:>4}{:>8}{:>12}{:>12}{:>10}{:>8}\n",
+        "", "K", "n", "median ms", "p99 ms", "per s", "ratio"
+    );
     for row in rows {
         let base = rows.iter().find(|base| base.concurrency == row.concurrency).unwrap_or(row);
         let ratio = row.quantile(0.5) / base.quantile(0.5);
+        let per_second = row.per_second.map_or("-".to_owned(), |rate| format!("{rate:.0}"));
         text.push_str(&format!(
-            "{:<44}{:>4}{:>8}{:>12.2}{:>12.2}{:>8.2}\n",
+            "{:<44}{:>4}{:>8}{:>12.2}{:>12.2}{:>10}{:>8.2}\n",
             row.name,
             row.concurrency,
             row.samples_ms.len(),
             row.quantile(0.5),
             row.quantile(0.99),
+            per_second,
             ratio,
         ));
     }

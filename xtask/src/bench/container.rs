@@ -1,4 +1,4 @@
-//! Starting a container, beside crun and runc.
+//! Starting a container, beside other runtimes and beside no runtime at all.
 
 use std::collections::btree_map::Entry;
 use std::fs;
@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use neargate_tests::{Server, fixtures, is_root};
 use serde_json::json;
 
-use super::{Way, Worker, is_present, measure, prepare, through_api};
+use super::floor::{Binary, Floor};
+use super::{Way, Worker, is_present, measure, prepare, through_api, timed};
 use crate::statistics::Row;
 
 /// A shell that runs a peer again and again, in a mount namespace without the hybrid layout's cgroup v2 mount:
@@ -88,7 +89,58 @@ pub(super) fn container_start() -> Result<Vec<Row>> {
         };
         ways.push((vec![format!("{peer} run, whole process")], Box::new(way)));
     }
+    if is_present("bwrap") {
+        let root = root.clone();
+        let way = move |_: &mut Worker| timed(&mut bubblewrap(&root));
+        ways.push((vec!["bwrap, whole process, no network or limits".to_owned()], Box::new(way)));
+    }
+    for engine in ["podman", "docker"].into_iter().filter(|engine| is_present(engine)) {
+        if let Err(error) = import(engine, &root).and_then(|()| timed(&mut engine_run(engine))) {
+            println!("{engine} is left out: {error:#}");
+            continue;
+        }
+        let way = move |_: &mut Worker| timed(&mut engine_run(engine));
+        ways.push((vec![format!("{engine} run --rm --network none")], Box::new(way)));
+    }
+    let floor = Binary::build()?;
+    let way = move |worker: &mut Worker| {
+        let floor = match &mut worker.floor {
+            Some(floor) => floor,
+            empty => empty.insert(Floor::start(&floor, &root)?),
+        };
+        floor.run()
+    };
+    ways.push((
+        vec!["floor, start to exec".to_owned(), "floor, start to exit seen".to_owned()],
+        Box::new(way),
+    ));
     measure(&ways, Some(&server))
+}
+
+/// What bubblewrap can do of the same work: no cgroup, no network set-up, no overlay.
+fn bubblewrap(root: &Path) -> Command {
+    let mut command = Command::new("bwrap");
+    command.arg("--unshare-all").arg("--ro-bind").arg(root).arg("/");
+    command.args(["--proc", "/proc", "--dev", "/dev", "--", "/bin/busybox", "true"]);
+    command
+}
+
+/// The name of the image that podman and docker run.
+const IMAGE: &str = "localhost/neargate-bench:latest";
+
+/// Gives the root to podman or docker as an image.
+fn import(engine: &str, root: &Path) -> Result<()> {
+    let archive = tempfile::NamedTempFile::new().context("make archive for peers")?;
+    let mut tar = Command::new("tar");
+    timed(tar.arg("-C").arg(root).arg("-cf").arg(archive.path()).arg("."))?;
+    timed(Command::new(engine).arg("import").arg(archive.path()).arg(IMAGE)).map(drop)
+}
+
+fn engine_run(engine: &str) -> Command {
+    let mut command = Command::new(engine);
+    command.args(["run", "--rm", "--network", "none", "--memory", "512m", "--cpus", "0.25", IMAGE]);
+    command.args(["/bin/busybox", "true"]);
+    command
 }
 
 /// The same work as an OCI bundle: the same root, namespaces and limits, an empty network namespace.

@@ -115,7 +115,8 @@ fn descendants(root: u32) -> Result<Vec<u32>> {
     Ok(found.split_off(1))
 }
 
-fn figure(pid: u32, file: &str, name: &str) -> Result<u64> {
+/// A line of a file of a process; 0 where it has none.
+pub(super) fn figure(pid: u32, file: &str, name: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/{file}");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let line = text.lines().find(|line| line.starts_with(name));

@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: Neargate beside its peers, in turn on one machine in one run, because only ratios travel.
 
 mod container;
+mod crowd;
 mod density;
+mod floor;
 mod http;
 mod neighbour;
 mod wasm_run;
@@ -23,19 +25,24 @@ use crate::shell::{cargo, command, is_installed, run};
 use crate::statistics::{Figures, Row, table};
 
 /// The rows, in the order in which they are measured.
-const ROWS: [(&str, Measure); 6] = [
+const ROWS: [(&str, Measure); 8] = [
     ("container-start", Measure::Times(container::container_start)),
+    ("container-idle", Measure::Figures(crowd::idle)),
+    ("container-many", Measure::Figures(crowd::many)),
     ("wasm-run", Measure::Times(wasm_run::wasm_run)),
     ("wasm-first-start", Measure::Times(wasm_run::first_start)),
     ("wasm-http", Measure::Figures(http::http)),
     ("wasm-density", Measure::Figures(density::density)),
     ("wasm-neighbour", Measure::Figures(neighbour::neighbour)),
 ];
-const CONCURRENCY: [usize; 2] = [1, 8];
+const CONCURRENCY: [usize; 4] = [1, 2, 8, 32];
 /// Runs that warm caches and are not counted.
 const WARM_UP: usize = 5;
 /// Counted runs of each way at each concurrency; the 99th percentile is then the worst but one of a hundred.
 const SAMPLES: usize = 200;
+/// Pause between two questions to the API, of all workers together. Without one, asking and answering would keep the
+/// cores busy that start what is asked for.
+const POLL: Duration = Duration::from_micros(300);
 /// A task that has not stopped by then never will.
 const TASK_LIMIT: Duration = Duration::from_secs(60);
 const CLUSTER: &str = "bench";
@@ -124,6 +131,17 @@ type Way<'w> = (Vec<String>, Box<dyn Fn(&mut Worker) -> Result<Vec<f64>> + Sync 
 struct Worker {
     client: Option<Client>,
     shells: BTreeMap<&'static str, container::PeerShell>,
+    floor: Option<floor::Floor>,
+    /// Pause between two questions to the API.
+    poll: Duration,
+}
+
+impl Worker {
+    /// One of so many that work at once.
+    fn new(server: Option<&Server>, concurrency: usize) -> Self {
+        let poll = POLL * u32::try_from(concurrency).unwrap_or(u32::MAX);
+        Self { client: server.map(Server::client), shells: BTreeMap::new(), floor: None, poll }
+    }
 }
 
 fn is_present(peer: &str) -> bool {
@@ -134,27 +152,37 @@ fn is_present(peer: &str) -> bool {
     is_present
 }
 
+/// What was seen of one way at one concurrency.
+#[derive(Default)]
+struct Seen {
+    samples: Vec<Vec<f64>>,
+    seconds: f64,
+}
+
 /// Runs all ways alternately at each concurrency, so that drift of the machine meets them alike.
 fn measure(ways: &[Way<'_>], server: Option<&Server>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for concurrency in CONCURRENCY {
-        let mut samples: Vec<Vec<Vec<f64>>> =
-            ways.iter().map(|(names, _)| vec![Vec::new(); names.len()]).collect();
+        let mut seen: Vec<Seen> = ways.iter().map(|_| Seen::default()).collect();
         let rounds = 10;
         for round in 0..=rounds {
-            for ((_, way), samples) in ways.iter().zip(&mut samples) {
+            for ((_, way), seen) in ways.iter().zip(&mut seen) {
                 let count = if round == 0 { WARM_UP * concurrency } else { SAMPLES / rounds };
-                let seen = at_once(way, server, concurrency, count)?;
+                let started = Instant::now();
+                let samples = at_once(way, server, concurrency, count)?;
                 // The first round warms up.
-                for values in seen.into_iter().filter(|_| round > 0) {
-                    samples.iter_mut().zip(values).for_each(|(samples, value)| samples.push(value));
+                if round > 0 {
+                    seen.seconds += started.elapsed().as_secs_f64();
+                    seen.samples.extend(samples);
                 }
             }
         }
-        for ((names, _), samples) in ways.iter().zip(samples) {
-            rows.extend(
-                names.iter().zip(samples).map(|(name, samples)| Row::new(name, concurrency, samples)),
-            );
+        for ((names, _), seen) in ways.iter().zip(seen) {
+            let per_second = seen.samples.len() as f64 / seen.seconds;
+            for (at, name) in names.iter().enumerate() {
+                let samples = seen.samples.iter().filter_map(|values| values.get(at).copied()).collect();
+                rows.push(Row::new(name, concurrency, samples).at_rate(per_second));
+            }
         }
     }
     Ok(rows)
@@ -169,7 +197,7 @@ fn at_once(
 ) -> Result<Vec<Vec<f64>>> {
     let next = AtomicUsize::new(0);
     let work = || {
-        let mut worker = Worker { client: server.map(Server::client), shells: BTreeMap::new() };
+        let mut worker = Worker::new(server, concurrency);
         let mut seen = Vec::new();
         while next.fetch_add(1, Ordering::Relaxed) < count {
             seen.push(way(&mut worker)?);
@@ -200,6 +228,7 @@ fn prepare(server: &Server, family: &str, image: &str, command: &[&str]) -> Resu
 /// Submits a task and asks until it has stopped: when it started, by the server's clock against ours, and when its
 /// end was seen over HTTP. Both clocks are this machine's.
 fn through_api(worker: &mut Worker, family: &str) -> Result<Vec<f64>> {
+    let poll = worker.poll;
     let client = worker.client.as_mut().context("this way needs a server")?;
     let started = Instant::now();
     let started_unix =
@@ -217,6 +246,7 @@ fn through_api(worker: &mut Worker, family: &str) -> Result<Vec<f64>> {
             let start = task["startedAt"].as_f64().with_context(|| format!("find startedAt in {task}"))?;
             return Ok(vec![(start - started_unix.as_secs_f64()) * 1e3, exit_seen]);
         }
+        thread::sleep(poll);
     }
     bail!("task {arn} did not stop within {TASK_LIMIT:?}")
 }

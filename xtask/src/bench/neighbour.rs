@@ -103,7 +103,7 @@ fn await_status(client: &mut Client, arns: &[Value], status: &str) -> Result<()>
 
 /// Runs small tasks one after the other; milliseconds from submit to exit seen.
 fn small_tasks(server: &Server, count: usize) -> Result<Vec<f64>> {
-    let mut worker = Worker { client: Some(server.client()), shells: Default::default() };
+    let mut worker = Worker::new(Some(server), 1);
     let mut samples = Vec::with_capacity(count);
     for _ in 0..count {
         samples.extend(through_api(&mut worker, "small")?.pop());
