@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::spec::{Limits, Sandbox};
 
-/// Starts processes of this program in fences: Wasm workers and the compiler.
+/// Starts processes of this program in fences: Wasm workers, the compiler, and those that look after files.
 #[async_trait]
 pub trait ProcessHost: Send + Sync {
     /// Starts a process and returns once it is behind its fences. On an error nothing is left behind.
@@ -120,9 +120,21 @@ pub enum ProcessRole {
     WasmWorker,
     /// Compiles one Wasm binary.
     WasmCompiler,
+    /// Removes, moves and measures trees whose files belong to users of containers, and gives directories to them.
+    FileKeeper,
+    /// Unpacks one layer of an image, with the owners that it names.
+    Unpacker,
 }
 
-/// Whose files a process may use; it is root in a user namespace of its own, with one id in it.
+impl ProcessRole {
+    /// Whether it is about files of foreign owners: such a process, and no other, is [`ProcessUser::Root`].
+    pub fn keeps_files(self) -> bool {
+        matches!(self, Self::FileKeeper | Self::Unpacker)
+    }
+}
+
+/// Whose files a process may use; it is root in a user namespace of its own, with one id in it, unless it is
+/// [`Root`](Self::Root).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProcessUser {
     /// Nobody's. Without root that cannot be had and is the invoking user, who then has no file in reach.
@@ -131,6 +143,9 @@ pub enum ProcessUser {
     Volumes,
     /// Those of the user who runs this program.
     Invoker,
+    /// Everybody's beneath its mounts: host root, with no capability but those over files. Only for
+    /// [`ProcessRole::keeps_files`], and only where this program was started as root.
+    Root,
 }
 
 /// The network of a process.

@@ -47,6 +47,10 @@ impl ProcessHost for ThreadHost {
         let role = match spec.role {
             ProcessRole::WasmWorker => crate::worker_main,
             ProcessRole::WasmCompiler => crate::compiler_main,
+            ProcessRole::FileKeeper | ProcessRole::Unpacker => {
+                let (what, why) = (format!("the role {:?}", spec.role), "it is not of this crate".to_owned());
+                return Err(ProcessError::Unsupported { what, why });
+            }
         };
         let mounts: HashMap<_, _> = spec.mounts.into_iter().map(|mount| (mount.name, mount.source)).collect();
         let (input, fds): (Vec<u8>, Vec<OwnedFd>) = (spec.input, spec.fds);

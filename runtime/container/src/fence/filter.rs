@@ -4,6 +4,10 @@
 //! comes from code that is not ours any more. The rest answers EPERM, as files do to a worker without any:
 //! libraries ask for this and that, and go on without it.
 //!
+//! A keeper of files: threads, the calls of `wasi:filesystem`, and those that change owners and modes. An unpacker
+//! also makes links to everything, extended attributes, pipes and the device 0:0. Which files they reach is the matter
+//! of their mounts and Landlock. An unpacker's SYS_ADMIN has no call here to be used with but `fsetxattr`.
+//!
 //! A worker: a tokio runtime on one thread, wasmtime with its signal handlers and code memory, helper
 //! threads. A compiler: memory, threads, and the descriptors that it was given.
 //!
@@ -68,8 +72,31 @@ fn compile(needs: Needs) -> Result<Vec<libc::sock_filter>, BackendError> {
             allowed.extend_from_slice(NETWORK);
         }
     }
-    let by_argument = by_argument(needs)?;
-    seccomp::compile_lists(&allowed, &[KILLED, KILLED_ON_ARCH].concat(), by_argument)
+    if needs.role.keeps_files() {
+        allowed.extend_from_slice(OWNERS);
+        if needs.files {
+            allowed.extend_from_slice(FILES);
+            allowed.extend_from_slice(FILES_ON_ARCH);
+        }
+    }
+    let mut killed = [KILLED, KILLED_ON_ARCH].concat();
+    let mut by_argument = by_argument(needs)?;
+    if needs.role == ProcessRole::Unpacker {
+        allowed.push(libc::SYS_fsetxattr);
+        killed.retain(|number| *number != libc::SYS_mknodat);
+        by_argument.push((libc::SYS_mknodat, unpacked_nodes()?));
+    }
+    seccomp::compile_lists(&allowed, &killed, by_argument)
+}
+
+/// mknodat(2): a pipe, or the device 0:0, which is none.
+fn unpacked_nodes() -> Result<Vec<SeccompRule>, BackendError> {
+    use SeccompCmpOp::{Eq, MaskedEq};
+    let kind = |kind: u32| when(2, MaskedEq(libc::S_IFMT.into()), kind.into());
+    Ok(vec![
+        SeccompRule::new(vec![kind(libc::S_IFIFO)?])?,
+        SeccompRule::new(vec![kind(libc::S_IFCHR)?, when(3, Eq, 0)?])?,
+    ])
 }
 
 fn when(argument: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, BackendError> {
@@ -166,6 +193,11 @@ const FILES: &[i64] = calls![
     SYS_unlinkat SYS_utimensat
 ];
 
+/// Owners and modes, and the socket over which requests come.
+const OWNERS: &[i64] = calls![
+    SYS_fchmod SYS_fchmodat SYS_fchmodat2 SYS_fchown SYS_fchownat SYS_recvmsg
+];
+
 /// With a network.
 const NETWORK: &[i64] = calls![SYS_bind SYS_connect SYS_listen];
 
@@ -214,7 +246,7 @@ mod tests {
     #[test]
     fn lists_do_not_contradict_each_other() {
         let allowed =
-            [COMMON, COMMON_ON_ARCH, WORKER, WORKER_ON_ARCH, FILES, FILES_ON_ARCH, NETWORK].concat();
+            [COMMON, COMMON_ON_ARCH, WORKER, WORKER_ON_ARCH, FILES, FILES_ON_ARCH, NETWORK, OWNERS].concat();
         let mut killed = [KILLED, KILLED_ON_ARCH].concat();
         killed
             .extend(by_argument(needs(ProcessRole::WasmWorker, true, true)).unwrap().iter().map(|(n, _)| *n));
@@ -225,7 +257,12 @@ mod tests {
 
     #[test]
     fn every_filter_compiles_and_stays_small() {
-        for role in [ProcessRole::WasmWorker, ProcessRole::WasmCompiler] {
+        for role in [
+            ProcessRole::WasmWorker,
+            ProcessRole::WasmCompiler,
+            ProcessRole::FileKeeper,
+            ProcessRole::Unpacker,
+        ] {
             for (files, network) in [(false, false), (false, true), (true, false), (true, true)] {
                 let mut filters = Filters::default();
                 let filter = filters.get(needs(role, files, network)).unwrap();

@@ -10,17 +10,24 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, Scope,
 };
+use neargate_driver::ProcessRole;
 
 /// The newest version that this was tested with; newer kernels behave as this one.
 const TESTED: ABI = ABI::V7;
 
-/// What may be done beneath a directory. Nothing is executed there, and no device, socket or pipe made.
-fn rights(read_only: bool) -> BitFlags<AccessFs> {
+/// What may be done beneath a directory. Nothing is executed there, and no device, socket or pipe made, but by an
+/// unpacker: pipes, and the device 0:0 by which overlayfs knows what a layer removes.
+fn rights(role: ProcessRole, read_only: bool) -> BitFlags<AccessFs> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     if read_only {
         return read;
     }
-    read | AccessFs::WriteFile
+    let special = match role {
+        ProcessRole::Unpacker => AccessFs::MakeChar | AccessFs::MakeFifo,
+        _ => BitFlags::empty(),
+    };
+    read | special
+        | AccessFs::WriteFile
         | AccessFs::Truncate
         | AccessFs::MakeDir
         | AccessFs::MakeReg
@@ -31,7 +38,7 @@ fn rights(read_only: bool) -> BitFlags<AccessFs> {
 }
 
 /// Restricts the calling, only thread to what is beneath the directories at `/<name>`.
-pub(super) fn restrict(beneath: &[(String, bool)], network: bool) -> io::Result<()> {
+pub(super) fn restrict(beneath: &[(String, bool)], role: ProcessRole, network: bool) -> io::Result<()> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(TESTED))
@@ -43,8 +50,9 @@ pub(super) fn restrict(beneath: &[(String, bool)], network: bool) -> io::Result<
     let mut created = ruleset.create().map_err(|error| cause(&error))?;
     for (name, read_only) in beneath {
         let dir = PathFd::new(format!("/{name}")).map_err(|error| cause(&error))?;
-        created =
-            created.add_rule(PathBeneath::new(dir, rights(*read_only))).map_err(|error| cause(&error))?;
+        created = created
+            .add_rule(PathBeneath::new(dir, rights(role, *read_only)))
+            .map_err(|error| cause(&error))?;
     }
     created.restrict_self().map(drop).map_err(|error| cause(&error))
 }

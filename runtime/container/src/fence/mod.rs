@@ -8,6 +8,7 @@
 mod filter;
 mod landlock;
 
+use neargate_driver::ProcessRole;
 use rustix::process::Pid;
 use rustix::thread::{CapabilitySet, CapabilitySets, CpuSet, sched_setaffinity, set_capabilities};
 
@@ -46,14 +47,14 @@ pub(crate) fn close(
         stay_on(core)?;
     }
     set_limits(fence)?;
-    drop_capabilities()?;
+    keep_capabilities(kept(fence.needs.role))?;
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).step("set no_new_privs")?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step("forbid core dumps")?;
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).step("die with the parent")?;
     if !is_parent_alive() {
         sys::exit_now(126);
     }
-    landlock::restrict(fence.beneath, fence.needs.network).step("restrict files")?;
+    landlock::restrict(fence.beneath, fence.needs.role, fence.needs.network).step("restrict files")?;
     let filter = filters.get(fence.needs).step("compile seccomp filter")?;
     if let Some(bytes) = fence.address_space_bytes {
         sys::prlimit(0, libc::RLIMIT_AS, bytes, bytes).step("limit address space")?;
@@ -89,7 +90,23 @@ fn set_limits(fence: &Fence<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn drop_capabilities() -> Result<(), Failure> {
+/// The capabilities of a role: none, unless it is about files of foreign owners. SYS_ADMIN is for the attribute by
+/// which overlayfs knows an opaque directory (`trusted.*`, xattr(7)); all else that it allows is killed or refused by
+/// the filter.
+fn kept(role: ProcessRole) -> CapabilitySet {
+    // Not CAP_FSETID for the keeper: nothing that it gives away has a set-id bit.
+    let keeper = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    match role {
+        ProcessRole::WasmWorker | ProcessRole::WasmCompiler => CapabilitySet::empty(),
+        ProcessRole::FileKeeper => keeper,
+        ProcessRole::Unpacker => {
+            keeper | CapabilitySet::FSETID | CapabilitySet::SETFCAP | CapabilitySet::SYS_ADMIN
+        }
+    }
+}
+
+/// Gives up all capabilities but those that are kept, and what could bring others back.
+fn keep_capabilities(kept: CapabilitySet) -> Result<(), Failure> {
     for bit in 0..=capabilities::LAST {
         match sys::prctl(libc::PR_CAPBSET_DROP, bit) {
             // Past the last capability that the kernel knows.
@@ -99,8 +116,7 @@ fn drop_capabilities() -> Result<(), Failure> {
             other => other.step("drop capabilities")?,
         }
     }
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).step("drop capabilities")?;
     sys::clear_ambient().step("clear ambient capabilities")
 }

@@ -64,10 +64,16 @@ impl Ground {
         Ok(Self { mounts, network, own_userns, ids })
     }
 
+    /// Whether processes can have rights over files of foreign owners.
+    pub(super) fn may_keep_files(&self) -> bool {
+        !self.own_userns && self.ids.0 == 0
+    }
+
     /// User and group in the launcher's user namespace that are 0 in the process's.
     pub(super) fn ids_of(&self, user: ProcessUser) -> (u32, u32) {
         match user {
             _ if self.own_userns => (0, 0),
+            ProcessUser::Root => (0, 0),
             ProcessUser::Nobody => (NOBODY_ID, NOBODY_ID),
             ProcessUser::Volumes => (VOLUME_ID_BASE, VOLUME_ID_BASE),
             ProcessUser::Invoker => self.ids,

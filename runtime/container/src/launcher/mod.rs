@@ -24,6 +24,11 @@
 //! 4. Landlock: no file but beneath its mounts, no TCP port, no signal and no abstract socket outside;
 //! 5. a seccomp list of what the role needs; what is only good for an escape kills.
 //!
+//! A process that keeps files of foreign owners ([`ProcessUser::Root`](neargate_driver::ProcessUser::Root)) is the
+//! exception to the first and the third: it stays in the launcher's user namespace, because files belong to users of
+//! that, and keeps the capabilities over files, which reach what is beneath its mounts and nothing else. There is none
+//! without root.
+//!
 //! All processes without a network share one empty network namespace: making one takes 0.7 ms of a kernel-wide
 //! lock, more than everything else together. What can be shared through it are abstract UNIX sockets and
 //! its devices, of which it has none that is up; but the filter of such a process allows neither `bind` nor
@@ -68,6 +73,8 @@ pub type Preparation = fn(ProcessRole) -> Vec<RawFd>;
 pub struct Roles {
     worker: Role,
     compiler: Role,
+    /// What looks after files, and what unpacks layers.
+    files: Option<(Role, Role)>,
     preparation: Preparation,
 }
 
@@ -75,7 +82,23 @@ impl Roles {
     /// `worker` runs compiled Wasm ([`ProcessRole::WasmWorker`]), `compiler` compiles one Wasm binary
     /// ([`ProcessRole::WasmCompiler`]).
     pub const fn new(worker: Role, compiler: Role) -> Self {
-        Self { worker, compiler, preparation: |_| Vec::new() }
+        Self { worker, compiler, files: None, preparation: |_| Vec::new() }
+    }
+
+    /// Adds what looks after files of foreign owners ([`ProcessRole::FileKeeper`]) and what unpacks layers
+    /// ([`ProcessRole::Unpacker`]).
+    pub const fn with_files(self, keeper: Role, unpacker: Role) -> Self {
+        Self { files: Some((keeper, unpacker)), ..self }
+    }
+
+    /// What a role does, if this program has it.
+    fn of(&self, role: ProcessRole) -> Option<Role> {
+        match role {
+            ProcessRole::WasmWorker => Some(self.worker),
+            ProcessRole::WasmCompiler => Some(self.compiler),
+            ProcessRole::FileKeeper => self.files.map(|(keeper, _)| keeper),
+            ProcessRole::Unpacker => self.files.map(|(_, unpacker)| unpacker),
+        }
     }
 
     /// Has each process prepare itself.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use neargate_driver::ProcessRole;
+use neargate_driver::ProcessUser;
 use neargate_ipc::channel;
 use neargate_ipc::wire::encode;
 use rustix::net::RecvFlags;
@@ -64,10 +64,8 @@ pub(super) fn run(mut start: Start<'_>) -> ! {
         sys::exit_now(126);
     }
     drop(sync);
-    let role = match plan.role() {
-        ProcessRole::WasmWorker => roles.worker,
-        ProcessRole::WasmCompiler => roles.compiler,
-    };
+    // Without the role there would be no process.
+    let Some(role) = roles.of(plan.role()) else { sys::exit_now(126) };
     sys::exit_now(catch_unwind(AssertUnwindSafe(|| role(&plan.input, fds))).unwrap_or(PANICKED))
 }
 
@@ -81,10 +79,12 @@ fn enclose(start: &mut Start<'_>) -> Result<(), Failure> {
     sys::set_blocked(&[], libc::SIG_SETMASK);
     keep_only_own(start)?;
     let prepared = prepare(start)?;
-    match start.ground {
-        Some(ground) => enter_namespaces(start, ground, &prepared)?,
-        // The launcher does this when it writes the id maps. Only lowering can be refused.
-        None => drop(fs::write("/proc/self/oom_score_adj", "0")),
+    if start.ground.is_none() || start.plan.user() == ProcessUser::Root {
+        // The launcher does this when it writes id maps. Only lowering can be refused.
+        drop(fs::write("/proc/self/oom_score_adj", "0"));
+    }
+    if let Some(ground) = start.ground {
+        enter_namespaces(start, ground, &prepared)?;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // Kernels before Linux 6.12 have no slice of a task's own, and go on with theirs.
@@ -136,7 +136,8 @@ fn keep_only_own(start: &Start<'_>) -> Result<(), Failure> {
     sys::close_all_but(&mut kept).step("close descriptors")
 }
 
-/// Enters the launch namespaces, and at last a user namespace that owns none of them.
+/// Enters the launch namespaces, and at last a user namespace that owns none of them, unless files of foreign owners
+/// are its business.
 fn enter_namespaces(start: &mut Start<'_>, ground: &Ground, prepared: &[RawFd]) -> Result<(), Failure> {
     let of_ground = (!start.plan.network).then_some(&ground.network);
     if let Some(network) = start.network.as_ref().or(of_ground) {
@@ -149,9 +150,11 @@ fn enter_namespaces(start: &mut Start<'_>, ground: &Ground, prepared: &[RawFd]) 
         start.mounts.clear();
     }
     rustix::system::sethostname(HOST_NAME).step("set host name")?;
-    sys::unshare(libc::CLONE_NEWUSER).step("make user namespace")?;
-    report(&start.sync, &Report::Unshared {}).step("ask for id maps")?;
-    wait_for_go(&start.sync);
+    if start.plan.user() != ProcessUser::Root {
+        sys::unshare(libc::CLONE_NEWUSER).step("make user namespace")?;
+        report(&start.sync, &Report::Unshared {}).step("ask for id maps")?;
+        wait_for_go(&start.sync);
+    }
     become_root()?;
     // The descriptors of the launch namespaces, which a process must not keep.
     let mut kept: Vec<RawFd> = vec![start.sync.as_raw_fd()];

@@ -60,9 +60,12 @@ wire_struct! {
 
 const WORKER: u8 = 0;
 const COMPILER: u8 = 1;
+const FILE_KEEPER: u8 = 2;
+const UNPACKER: u8 = 3;
 const NOBODY: u8 = 0;
 const VOLUMES: u8 = 1;
 const INVOKER: u8 = 2;
+const ROOT: u8 = 3;
 
 impl ProcessPlan {
     /// What the launcher is told of a spec; everything but the descriptors.
@@ -76,6 +79,8 @@ impl ProcessPlan {
             role: match spec.role {
                 ProcessRole::WasmWorker => WORKER,
                 ProcessRole::WasmCompiler => COMPILER,
+                ProcessRole::FileKeeper => FILE_KEEPER,
+                ProcessRole::Unpacker => UNPACKER,
             },
             name: spec.name.clone(),
             input: spec.input.clone(),
@@ -84,6 +89,7 @@ impl ProcessPlan {
                 ProcessUser::Nobody => NOBODY,
                 ProcessUser::Volumes => VOLUMES,
                 ProcessUser::Invoker => INVOKER,
+                ProcessUser::Root => ROOT,
             },
             network: spec.network == ProcessNetwork::Host,
             memory_bytes: spec.memory_bytes,
@@ -96,7 +102,12 @@ impl ProcessPlan {
 
     /// The role; whatever is not known is the role that may do least.
     pub(crate) fn role(&self) -> ProcessRole {
-        if self.role == WORKER { ProcessRole::WasmWorker } else { ProcessRole::WasmCompiler }
+        match self.role {
+            WORKER => ProcessRole::WasmWorker,
+            FILE_KEEPER => ProcessRole::FileKeeper,
+            UNPACKER => ProcessRole::Unpacker,
+            _ => ProcessRole::WasmCompiler,
+        }
     }
 
     /// The user; whoever is not known is nobody.
@@ -104,15 +115,22 @@ impl ProcessPlan {
         match self.user {
             VOLUMES => ProcessUser::Volumes,
             INVOKER => ProcessUser::Invoker,
+            ROOT => ProcessUser::Root,
             _ => ProcessUser::Nobody,
         }
     }
 
-    /// Checks what becomes a name of a file or directory.
+    /// Checks what becomes a name of a file or directory, and that root's id goes only where it is needed.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let refuse = |step: &str| Err(Failure::System { step: step.to_owned(), errno: libc::EINVAL });
         if !is_name(&self.name, NAME_MAX) {
             return refuse("check process name: 1 to 40 letters, digits and `-` are possible");
+        }
+        if self.role().keeps_files() != (self.user() == ProcessUser::Root) {
+            return refuse("check process user: root is for keepers of files, and only root");
+        }
+        if self.role().keeps_files() && (self.network || self.place.is_some()) {
+            return refuse("check process: a keeper of files has no network and no sandbox");
         }
         if self.mounts.len() > MOUNTS_MAX {
             return refuse("check mounts: a process has 64 at most");
@@ -177,8 +195,8 @@ wire_enum! {
 mod tests {
     use super::*;
 
-    fn check(name: &str, mount: &str, expect: bool) {
-        let plan = ProcessPlan {
+    fn plan(name: &str, mount: &str) -> ProcessPlan {
+        ProcessPlan {
             role: WORKER,
             name: name.to_owned(),
             input: Vec::new(),
@@ -190,8 +208,28 @@ mod tests {
             cpu_seconds: None,
             core: None,
             place: None,
-        };
-        assert_eq!(plan.check().is_ok(), expect, "process {name:?}, mount {mount:?}");
+        }
+    }
+
+    fn check(name: &str, mount: &str, expect: bool) {
+        assert_eq!(plan(name, mount).check().is_ok(), expect, "process {name:?}, mount {mount:?}");
+    }
+
+    #[test]
+    fn root_is_for_keepers_of_files_alone() {
+        for role in [WORKER, COMPILER, FILE_KEEPER, UNPACKER] {
+            for user in [NOBODY, VOLUMES, INVOKER, ROOT] {
+                let plan = ProcessPlan { role, user, ..plan("process", "data") };
+                let expect = (role >= FILE_KEEPER) == (user == ROOT);
+                assert_eq!(plan.check().is_ok(), expect, "role {role}, user {user}");
+                let networked = ProcessPlan { network: true, ..plan };
+                assert_eq!(
+                    networked.check().is_ok(),
+                    expect && role < FILE_KEEPER,
+                    "role {role}, user {user}"
+                );
+            }
+        }
     }
 
     #[test]

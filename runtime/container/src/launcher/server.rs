@@ -215,6 +215,7 @@ impl Server {
     /// Starts a process; the request is answered once it is behind its fences or cannot be.
     fn spawn(&mut self, request: u64, plan: ProcessPlan, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
         plan.check()?;
+        self.check_role(plan.role())?;
         if self.processes.len() >= PROCESSES_MAX || self.closing.is_some() {
             return Err(Failure::System { step: "start one more process".to_owned(), errno: libc::EAGAIN });
         }
@@ -250,6 +251,22 @@ impl Server {
                 Err(failure)
             }
         }
+    }
+
+    /// Refuses a role that this program does not have, or that cannot be had without root.
+    fn check_role(&self, role: ProcessRole) -> Result<(), Failure> {
+        let refuse = |why: &str| {
+            let what = format!("a process with the role {role:?}");
+            Err(Failure::Unsupported { what, why: why.to_owned() })
+        };
+        if self.roles.of(role).is_none() {
+            return refuse("this program was built without it");
+        }
+        let may_keep_files = self.ground.as_ref().is_ok_and(Ground::may_keep_files);
+        if role.keeps_files() && !may_keep_files {
+            return refuse("rights over files of other users take root; start the program as root");
+        }
+        Ok(())
     }
 
     fn launch(

@@ -273,7 +273,7 @@ fn a_core_is_kept(fixture: &Fixture) {
 }
 
 /// A line of `/proc/<pid>/status`.
-fn status(pid: u32, key: &str) -> String {
+pub(crate) fn status(pid: u32, key: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     line.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")

@@ -10,6 +10,7 @@
 mod cases;
 mod ends;
 mod fixture;
+mod keepers;
 mod probes;
 
 use std::os::fd::AsRawFd;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
     };
     let filters: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let cases: Vec<&Case> = [cases::CASES, ends::CASES]
+    let cases: Vec<&Case> = [cases::CASES, keepers::CASES, ends::CASES]
         .into_iter()
         .flatten()
         .filter(|(name, _)| {
@@ -79,7 +80,9 @@ fn fork() -> LauncherClient {
     let first = std::env::vars_os().next().map(|(key, _)| key);
     assert!(first.is_some(), "the tests need a variable in their environment");
     probes::ENVIRONMENT.store(fixture::first_variable() as usize, Ordering::Relaxed);
-    let roles = Roles::new(probes::role, probes::role).prepared_by(probes::prepare);
+    let roles = Roles::new(probes::role, probes::role)
+        .with_files(probes::role, probes::role)
+        .prepared_by(probes::prepare);
     Launcher::fork(roles).expect("fork launcher")
 }
 

@@ -43,6 +43,10 @@ pub(crate) fn role(input: &[u8], mut fds: Vec<OwnedFd>) -> i32 {
         b"open" => open(argument),
         b"create" => create(argument),
         b"list" => list(argument),
+        b"own" => own(argument),
+        b"unlink" => std::fs::remove_file(argument).map_or_else(|_| errno(), |()| "ok".to_owned()),
+        b"node" => node(argument),
+        b"opaque" => opaque(argument),
         b"connect" => connect(argument),
         b"descriptors" => descriptors(),
         b"pages" => pages(),
@@ -104,6 +108,38 @@ fn call(argument: &str) -> String {
 
 fn open(path: &str) -> String {
     File::open(path).map_or_else(|_| errno(), |_| "ok".to_owned())
+}
+
+/// Gives a file to user 1.
+fn own(path: &str) -> String {
+    let path = std::ffi::CString::new(path).unwrap();
+    // SAFETY: `path` is a C string.
+    let result_of =
+        unsafe { libc::fchownat(libc::AT_FDCWD, path.as_ptr(), 1, u32::MAX, libc::AT_SYMLINK_NOFOLLOW) };
+    result(result_of.into())
+}
+
+/// Makes and removes `/layer/node`, of a kind and a device that are given as numbers.
+fn node(argument: &str) -> String {
+    let n: Vec<u64> = argument.split(' ').map(|n| n.parse().unwrap()).collect();
+    let (kind, device) = (u32::try_from(n[0]).unwrap(), n[1]);
+    let path = c"/layer/node".as_ptr();
+    // SAFETY: `path` is a C string.
+    let made = unsafe { libc::syscall(libc::SYS_mknodat, libc::AT_FDCWD, path, kind | 0o600, device) };
+    let found = result(made);
+    let _ = std::fs::remove_file("/layer/node");
+    found
+}
+
+/// Marks a directory as overlayfs does one that hides those below it.
+fn opaque(path: &str) -> String {
+    let directory = File::open(path).unwrap();
+    // SAFETY: name and value are valid for the call.
+    let set = unsafe {
+        let (name, value) = (c"trusted.overlay.opaque".as_ptr(), c"y".as_ptr());
+        libc::syscall(libc::SYS_fsetxattr, directory.as_raw_fd(), name, value, 1, 0)
+    };
+    result(set)
 }
 
 fn create(path: &str) -> String {

@@ -160,6 +160,7 @@ impl ProcessHost for Host {
         let process = match spec.role {
             ProcessRole::WasmWorker => worker(host, spec, None),
             ProcessRole::WasmCompiler => compiler(host, spec),
+            role => panic!("the driver asks for {role:?}"),
         };
         Ok(process)
     }
