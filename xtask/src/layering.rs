@@ -79,6 +79,8 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "neargate-keyvalue",
             "neargate-network",
             "neargate-image",
+            // Between the server and its own processes that keep files.
+            "neargate-ipc",
             "neargate-telemetry",
             "neargate-store",
             "neargate-model",

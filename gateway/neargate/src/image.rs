@@ -5,6 +5,7 @@ mod inspect;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -15,7 +16,9 @@ use serde_json::json;
 use self::inspect::Place;
 use crate::client::{Output, size, table, tell_server};
 use crate::data_dir::DataDir;
+use crate::keeper::Files;
 use crate::progress::Progress;
+use crate::wasm;
 
 /// Options of `neargate image`.
 #[derive(Args, Debug)]
@@ -90,7 +93,10 @@ struct PackArgs {
 /// Called before any thread exists.
 pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
     let data = DataDir::open(args.data.as_deref())?;
-    let store = ImageStore::open(data.images()).context("open the image store")?;
+    let launcher = wasm::launch()?;
+    let files = Files::of_images(&data, Arc::new(launcher))?;
+    let store =
+        ImageStore::open_with(data.images(), files.image_options()).context("open the image store")?;
     let mut out = std::io::stdout().lock();
     match &args.command {
         ImageCommand::Import { path, name } => {

@@ -8,6 +8,7 @@ mod containers;
 mod data_dir;
 mod doctor;
 mod image;
+mod keeper;
 mod link;
 mod notify;
 mod progress;

@@ -26,7 +26,7 @@ use neargate_model::{
     AccountId, ClusterName, Family, LaunchType, Region, Scope, Stop, StopCode, Tags, TaskKey, TaskShape,
     TaskSpec,
 };
-use neargate_node::{Artifacts, ContainerStdio, StdioError, StdioSource};
+use neargate_node::{Artifacts, ContainerStdio, OwnTaskFiles, StdioError, StdioSource};
 use neargate_store::MemoryStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
     let timeout = args.timeout()?;
     let launcher = launcher.map_or_else(wasm::launch, Ok)?;
     let data = DataDir::open(args.data.as_deref())?;
-    let image = Found::find(&args.image, &data)?;
+    let image = Found::find(&args.image, &data, &launcher)?;
     args.check(image.is_wasm())?;
     let shape = args.shape(image.is_wasm())?;
     let scratch = Scratch::new(&data);
@@ -101,6 +101,8 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             stdio: Arc::new(OwnStreams),
             scratch: scratch.path.join("containers"),
             volumes: scratch.path.join("volumes"),
+            // This process is the user's own, and asks with the user's rights.
+            files: Arc::new(OwnTaskFiles),
             artifacts: artifacts.clone(),
             files_of: ProcessUser::Invoker,
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),

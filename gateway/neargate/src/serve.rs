@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
 use crate::containers;
 use crate::data_dir::DataDir;
+use crate::keeper::Files;
 use crate::notify;
 use crate::sessions::NodeSessions;
 use crate::wasm;
@@ -109,12 +110,14 @@ async fn serve(
     let mut terminations = signal(SignalKind::terminate())?;
     let store = SqliteStore::open(data.database()).context("open the control state")?;
     let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
-    let images = ImageStore::open(data.images()).context("open the image store")?;
+    let files = Files::of_all(data, Arc::new(launcher.clone()))?;
+    let images =
+        ImageStore::open_with(data.images(), files.image_options()).context("open the image store")?;
     let mut config = wasm::config(data);
     config.runs_max = args.wasm_instances;
     config.control.push(listener.local_addr().context("read the address of the listener")?);
     let wasm = wasm::driver(config, data, &launcher, containers.as_ref())?;
-    clear_scratch(data, containers.as_ref())?;
+    clear_scratch(data, containers.as_ref(), &files)?;
     let policy =
         TaskPolicy { host_paths: real_paths(&args.allow_host_path)?, host_network: args.allow_host_network };
     let artifacts = Artifacts::new(data.artifacts());
@@ -128,6 +131,7 @@ async fn serve(
         stdio: stdio.clone(),
         scratch: data.scratch(),
         volumes: data.volumes(),
+        files: files.of_tasks(),
         artifacts: artifacts.clone(),
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -196,7 +200,7 @@ async fn serve(
 }
 
 /// Removes what tasks have left that do not run any more.
-fn clear_scratch(data: &DataDir, containers: Option<&ContainerDriver>) -> Result<()> {
+fn clear_scratch(data: &DataDir, containers: Option<&ContainerDriver>, files: &Files) -> Result<()> {
     let scratch = data.scratch();
     let entries = match std::fs::read_dir(&scratch) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -207,7 +211,7 @@ fn clear_scratch(data: &DataDir, containers: Option<&ContainerDriver>) -> Result
         let path = entry.with_context(|| format!("read {}", scratch.display()))?.path();
         let is_kept = |task: &TaskId| path.file_name().is_some_and(|name| name == task.as_str());
         if !kept.iter().any(is_kept) {
-            std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+            files.of_tasks().remove(&path).with_context(|| format!("remove {}", path.display()))?;
         }
     }
     Ok(())

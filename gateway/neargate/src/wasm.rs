@@ -9,10 +9,12 @@ use neargate_keyvalue::SqliteKeyValues;
 use neargate_wasm::{Config, Parts, WasmDriver};
 
 use crate::data_dir::DataDir;
+use crate::keeper;
 
 /// What fenced processes do; they are copies of this one.
 pub(crate) const ROLES: Roles =
     Roles::new(neargate_wasm_worker::worker_main, neargate_wasm_worker::compiler_main)
+        .with_files(keeper::keeper_main, keeper::unpacker_main)
         .prepared_by(neargate_wasm_worker::prepare);
 
 /// Starts the launcher of fenced processes.

@@ -62,7 +62,7 @@ impl Shared {
                 blobs.extend(binary);
                 (Some(record), Vec::new())
             }
-            Class::Oci(jobs) => (None, layers::prepare(jobs, &self.layers, staging, self.settings())?),
+            Class::Oci(jobs) => (None, layers::prepare(jobs, &self.layers, staging, &self.settings())?),
         };
         if prepared.is_empty() {
             for blob in &blobs {
@@ -71,7 +71,7 @@ impl Shared {
         } else {
             self.sync()?;
         }
-        layers::install(&prepared, &self.layers)?;
+        layers::install(&prepared, &self.layers, &*self.options.files)?;
         record::sync_directory(&self.layers)?;
         self.install_blobs(&blobs)?;
         let digest = bundle.indexes.first().unwrap_or(&bundle.manifest).digest;

@@ -14,9 +14,7 @@ use rustix::io::Errno;
 use crate::document::{DOCUMENT_BYTES_MAX, Document};
 use crate::error::{Damage, FileError, PinError, RemoveError, at};
 use crate::record;
-use crate::stage::Staging;
 use crate::store::{ImageKind, ImageStore, ResolvedImage, Shared};
-use crate::tree;
 
 /// Keeps an image in the store while it lives, also after its name is gone and against other processes. The
 /// kernel drops it with the process.
@@ -189,17 +187,17 @@ impl Shared {
     }
 
     fn sweep_layers(&self, used: &Used, reclaimed: &mut Reclaimed) -> Result<(), FileError> {
-        let trash = Staging::new(&self.tmp)?;
+        let (trash, files) = (self.staging()?, &self.options.files);
         for path in children(&self.layers)? {
             if path.file_name().and_then(OsStr::to_str).is_some_and(|hex| used.layers.contains(hex)) {
                 continue;
             }
             // It leaves its place in one step, so that no half layer is ever found there.
             let doomed = trash.fresh();
-            fs::rename(&path, &doomed).map_err(at("remove", &path))?;
-            reclaimed.bytes += tree::size(&doomed);
+            files.rename(&path, &doomed).map_err(at("remove", &path))?;
+            reclaimed.bytes += files.size(&doomed).map_err(at("measure", &doomed))?;
             reclaimed.layers += 1;
-            tree::remove(&doomed).map_err(at("remove", &doomed))?;
+            files.remove(&doomed).map_err(at("remove", &doomed))?;
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ impl ImageStore {
         if !meta.is_dir() {
             return self.import_stream(file, &input, &stem, name);
         }
-        let staging = Staging::new(&self.shared.tmp)?;
+        let staging = self.shared.staging()?;
         let source = Source::Directory(OwnedFd::from(file), path.to_owned());
         self.import_source(&source, &input, &stem, name, &staging)
     }
@@ -89,7 +89,7 @@ impl ImageStore {
             return Err(ImportError::NotAnImage { input: input.to_owned(), found: wasm::describe(&head) });
         }
         let whole = io::Cursor::new(head).chain(reader);
-        let staging = Staging::new(&self.shared.tmp)?;
+        let staging = self.shared.staging()?;
         if is_wasm {
             return self.import_wasm(whole, input, stem, name, &staging);
         }

@@ -1,16 +1,16 @@
 //! Layers of one image, unpacked side by side.
 
-use std::fs::{self, DirBuilder, File};
-use std::os::fd::AsFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use neargate_model::image::Digest;
 
 use crate::error::{LayerError, at};
+use crate::files::LayerFiles;
 use crate::stage::Staging;
-use crate::unpack::{self, Limits, Ownership};
+use crate::unpack::{Limits, Ownership};
 
 /// One layer that an image needs.
 #[derive(Clone, Debug)]
@@ -28,10 +28,11 @@ pub(crate) struct Prepared {
 }
 
 /// How layers are unpacked.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) ownership: Ownership,
+    pub(crate) files: Arc<dyn LayerFiles>,
 }
 
 /// Unpacks the layers that are not in `layers` yet, on as many threads as there are processors.
@@ -42,7 +43,7 @@ pub(crate) fn prepare(
     jobs: Vec<LayerJob>,
     layers: &Path,
     staging: &Staging,
-    settings: Settings,
+    settings: &Settings,
 ) -> Result<Vec<Prepared>, LayerError> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
     let queue = Mutex::new(jobs.into_iter());
@@ -78,21 +79,20 @@ fn prepare_one(
     job: &LayerJob,
     layers: &Path,
     staging: &Staging,
-    settings: Settings,
+    settings: &Settings,
 ) -> Result<Option<Prepared>, LayerError> {
     let file = File::open(&job.blob).map_err(at("open", &job.blob))?;
     let wrong = |source| LayerError::Unpack { layer: job.digest, source };
     if layers.join(job.diff_id.hex()).exists() {
-        check(job, unpack::diff_id(file, &settings.limits).map_err(wrong)?)?;
+        check(job, settings.files.diff_id(file, &settings.limits).map_err(wrong)?)?;
         return Ok(None);
     }
     let directory = staging.fresh();
     DirBuilder::new().mode(0o755).create(&directory).map_err(at("create", &directory))?;
-    let root = File::open(&directory).map_err(at("open", &directory))?;
     // The process's umask must not show in a container.
-    rustix::fs::fchmod(&root, rustix::fs::Mode::from_raw_mode(0o755))
-        .map_err(at("set mode of", &directory))?;
-    let unpacked = unpack::unpack(file, root.as_fd(), &settings.limits, settings.ownership).map_err(wrong)?;
+    fs::set_permissions(&directory, Permissions::from_mode(0o755)).map_err(at("set mode of", &directory))?;
+    let unpacked =
+        settings.files.unpack(file, &directory, &settings.limits, settings.ownership).map_err(wrong)?;
     check(job, unpacked.diff_id)?;
     Ok(Some(Prepared { directory, diff_id: job.diff_id }))
 }
@@ -106,10 +106,14 @@ fn check(job: &LayerJob, actual: Digest) -> Result<(), LayerError> {
 
 /// Moves verified layers to their places; the caller has synced them. A place that somebody else has filled
 /// meanwhile holds the same.
-pub(crate) fn install(prepared: &[Prepared], layers: &Path) -> Result<(), LayerError> {
+pub(crate) fn install(
+    prepared: &[Prepared],
+    layers: &Path,
+    files: &dyn LayerFiles,
+) -> Result<(), LayerError> {
     for layer in prepared {
         let target = layers.join(layer.diff_id.hex());
-        match fs::rename(&layer.directory, &target) {
+        match files.rename(&layer.directory, &target) {
             Err(error) if !target.exists() => return Err(at("create", &target)(error).into()),
             _ => {}
         }

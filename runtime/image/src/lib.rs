@@ -20,6 +20,7 @@ mod archive;
 mod commit;
 mod document;
 mod error;
+mod files;
 mod gc;
 mod import;
 mod layers;
@@ -36,6 +37,7 @@ pub use document::{DocumentError, ImageConfig, NoPlatform, Platform};
 pub use error::{
     Damage, FileError, ImportError, LayerError, OpenError, PackError, PinError, RemoveError, ResolveError,
 };
+pub use files::{LayerFiles, OwnLayerFiles};
 pub use gc::{Pin, Reclaimed, Removed};
 pub use pack::{Compression, PackOptions};
 pub use record::Kind;

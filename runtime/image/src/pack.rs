@@ -70,7 +70,7 @@ impl ImageStore {
         options: &PackOptions,
     ) -> Result<Imported, PackError> {
         let shared = &self.shared;
-        let staging = Staging::new(&shared.tmp).map_err(ImportError::from)?;
+        let staging = shared.staging().map_err(ImportError::from)?;
         let (layer, diff_id) = pack_layer(directory.as_ref(), options, &staging)?;
         let config = write_json(&staging, &config(options, &shared.options.platform, diff_id))?;
         let layer_type = match options.compression {

@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use neargate_model::image::Digest;
@@ -15,7 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{FileError, at};
-use crate::tree;
+use crate::files::LayerFiles;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -23,6 +24,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Staging {
     path: PathBuf,
     next: AtomicU64,
+    files: Arc<dyn LayerFiles>,
     _lock: File,
 }
 
@@ -35,7 +37,7 @@ pub(crate) struct Staged {
 }
 
 impl Staging {
-    pub(crate) fn new(parent: &Path) -> Result<Self, FileError> {
+    pub(crate) fn new(parent: &Path, files: Arc<dyn LayerFiles>) -> Result<Self, FileError> {
         loop {
             let path =
                 parent.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
@@ -47,7 +49,7 @@ impl Staging {
             if let Ok(lock) = File::open(&path) {
                 flock(&lock, FlockOperation::LockExclusive).map_err(at("lock", &path))?;
                 if is_same(&lock, &path) {
-                    return Ok(Self { path, next: AtomicU64::new(0), _lock: lock });
+                    return Ok(Self { path, next: AtomicU64::new(0), files, _lock: lock });
                 }
             }
         }
@@ -78,7 +80,7 @@ impl Staging {
     }
 
     /// Removes what operations of dead processes left in `parent`.
-    pub(crate) fn sweep(parent: &Path) -> Result<(), FileError> {
+    pub(crate) fn sweep(parent: &Path, files: &dyn LayerFiles) -> Result<(), FileError> {
         for entry in fs::read_dir(parent).map_err(at("read", parent))? {
             let path = entry.map_err(at("read", parent))?.path();
             let Ok(lock) = File::open(&path) else { continue };
@@ -86,7 +88,7 @@ impl Staging {
                 flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && is_same(&lock, &path);
             if is_dead {
                 tracing::info!(path = %path.display(), "removing what an interrupted import left");
-                tree::remove(&path).map_err(at("remove", &path))?;
+                remove(&path, files).map_err(at("remove", &path))?;
             }
         }
         Ok(())
@@ -95,10 +97,22 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = tree::remove(&self.path) {
+        if let Err(error) = remove(&self.path, &*self.files) {
             tracing::warn!(path = %self.path.display(), %error, "temporary files stay until the store is opened again");
         }
     }
+}
+
+/// Removes a staging directory: what was unpacked in it is not ours.
+fn remove(path: &Path, files: &dyn LayerFiles) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => files.remove(&entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    fs::remove_dir(path)
 }
 
 fn is_same(file: &File, path: &Path) -> bool {

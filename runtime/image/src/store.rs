@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::document::{Config, DOCUMENT_BYTES_MAX, Document, ImageConfig, Manifest, Platform};
 use crate::error::{Damage, FileError, LayerError, OpenError, ResolveError, at};
+use crate::files::{LayerFiles, OwnLayerFiles};
 use crate::gc::PinFile;
 use crate::layers::{self, LayerJob, Settings};
 use crate::record::{self, Kind, Record};
@@ -28,18 +29,21 @@ const CACHE_ENTRIES_MAX: usize = 512;
 pub struct Options {
     /// What one layer may cost.
     pub limits: Limits,
-    /// Whether files keep their owners; only root can give them.
+    /// Whether files keep their owners; `files` must be able to give them.
     pub ownership: Ownership,
     /// The platform that images of several are chosen for.
     pub platform: Platform,
+    /// What looks after unpacked layers.
+    pub files: Arc<dyn LayerFiles>,
 }
 
 impl Default for Options {
-    /// Default limits, this machine's platform, and owners kept when we are root.
+    /// Default limits, this machine's platform, this process's own rights, and owners kept when we are root.
     fn default() -> Self {
         let is_root = rustix::process::geteuid().is_root();
         let ownership = if is_root { Ownership::Preserve } else { Ownership::Caller };
-        Self { limits: Limits::default(), ownership, platform: Platform::host() }
+        let files = Arc::new(OwnLayerFiles);
+        Self { limits: Limits::default(), ownership, platform: Platform::host(), files }
     }
 }
 
@@ -183,7 +187,7 @@ impl ImageStore {
         for directory in [&blobs, &layers, &refs, &pins, &tmp] {
             make_private(directory)?;
         }
-        Staging::sweep(&tmp)?;
+        Staging::sweep(&tmp, &*options.files)?;
         let (cache, pinned) = Default::default();
         Ok(Self { shared: Arc::new(Shared { root, blobs, layers, refs, pins, tmp, options, cache, pinned }) })
     }
@@ -277,7 +281,13 @@ impl Shared {
     }
 
     pub(crate) fn settings(&self) -> Settings {
-        Settings { limits: self.options.limits, ownership: self.options.ownership }
+        let Options { limits, ownership, files, .. } = &self.options;
+        Settings { limits: *limits, ownership: *ownership, files: files.clone() }
+    }
+
+    /// A directory for the unfinished files of an operation.
+    pub(crate) fn staging(&self) -> Result<Staging, FileError> {
+        Staging::new(&self.tmp, self.options.files.clone())
     }
 
     /// Writes all that is dirty on the store's file system to disk: one call instead of an fsync for each file.
@@ -386,12 +396,12 @@ impl Shared {
             locks.push(blob);
         }
         jobs.retain(is_missing);
-        let staging = Staging::new(&self.tmp)?;
-        let prepared = layers::prepare(jobs, &self.layers, &staging, self.settings())?;
+        let staging = self.staging()?;
+        let prepared = layers::prepare(jobs, &self.layers, &staging, &self.settings())?;
         if !prepared.is_empty() {
             self.sync()?;
         }
-        layers::install(&prepared, &self.layers)
+        layers::install(&prepared, &self.layers, &*self.options.files)
     }
 }
 

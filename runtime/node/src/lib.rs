@@ -10,6 +10,7 @@
 
 mod agent;
 mod artifacts;
+mod files;
 mod image;
 mod logs;
 mod plan;
@@ -34,9 +35,11 @@ use neargate_model::{NodeReport, Timestamp};
 
 pub use agent::Agent;
 pub use artifacts::{Artifact, Artifacts};
+pub use files::{OwnTaskFiles, TaskFiles};
 pub use image::{ImageProblem, Images, LocalImages, TaskImage};
 pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group, log_group, log_stream};
 pub use sessions::{AttendedCommand, Output, SESSIONS_MAX, SessionError, Sessions};
+pub use usage::UsageError;
 
 /// Takes statuses; the in-process end of the way to control.
 #[async_trait]
@@ -73,6 +76,8 @@ pub struct Parts {
     pub scratch: PathBuf,
     /// A directory for volumes that outlive tasks; the node makes them and never removes one.
     pub volumes: PathBuf,
+    /// What looks after files of containers in both.
+    pub files: Arc<dyn TaskFiles>,
     /// Is told which containers run, for those who run commands in them.
     pub sessions: Sessions,
     /// What ended containers leave for the debugger.

@@ -1,13 +1,13 @@
 //! The directories of a task on the host: what its containers write, and its volumes.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use neargate_model::TaskId;
 
-use crate::volumes::give_to_containers;
+use crate::files::TaskFiles;
 
 /// The scratch directory of one task, named by its id.
 #[derive(Clone, Debug)]
@@ -27,9 +27,11 @@ impl Scratch {
     }
 
     /// An empty directory for what a container writes; what an earlier life of it wrote is gone.
-    pub(crate) fn container(&self, index: usize) -> io::Result<PathBuf> {
+    pub(crate) fn container(&self, index: usize, files: &dyn TaskFiles) -> io::Result<PathBuf> {
         let dir = self.dir.join(format!("container-{index}"));
-        remove_all(&dir)?;
+        if exists(&dir) {
+            files.remove(&dir)?;
+        }
         make(&dir)?;
         Ok(dir)
     }
@@ -37,22 +39,21 @@ impl Scratch {
     /// The directory of a task-scoped volume; it lives as long as the task. It belongs to the containers'
     /// root where this process may give files away, and every user of the containers may write to it; nobody
     /// else reaches it, because the directory above is closed.
-    pub(crate) fn volume(&self, index: usize) -> io::Result<PathBuf> {
+    pub(crate) fn volume(&self, index: usize, files: &dyn TaskFiles) -> io::Result<PathBuf> {
         let dir = self.dir.join(format!("volume-{index}"));
         make(&dir)?;
-        fs::set_permissions(&dir, Permissions::from_mode(0o777))?;
-        give_to_containers(&dir)?;
+        files.give(&dir)?;
         Ok(dir)
     }
 
     /// Whether anything was made.
     pub(crate) fn exists(&self) -> bool {
-        self.dir.symlink_metadata().is_ok()
+        exists(&self.dir)
     }
 
     /// Removes all of it; nothing to remove is no error.
-    pub(crate) fn remove(&self) -> io::Result<()> {
-        remove_all(&self.dir)
+    pub(crate) fn remove(&self, files: &dyn TaskFiles) -> io::Result<()> {
+        files.remove(&self.dir)
     }
 }
 
@@ -60,9 +61,6 @@ fn make(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn remove_all(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+fn exists(dir: &Path) -> bool {
+    dir.symlink_metadata().is_ok()
 }

@@ -152,15 +152,17 @@ impl Start {
 
     fn directories(&self) -> Result<(PathBuf, Vec<PathBuf>), Failed> {
         let has_root = matches!(self.image.rootfs, Rootfs::Layers(_));
-        let own = || self.scratch.container(self.container).map_err(|error| Failed::of(&error));
+        let files = &*self.parts.files;
+        let own = || self.scratch.container(self.container, files).map_err(|error| Failed::of(&error));
         let dir = if has_root { own()? } else { PathBuf::new() };
         let volume = |(index, volume): (usize, &Volume)| match (&volume.host_path, &volume.shared) {
             (Some(path), _) => Ok(PathBuf::from(path)),
             (None, Some(shared)) => {
-                volumes::shared(&self.parts.volumes, &self.spec, &volume.name, shared.autoprovision)
+                let (root, may_make) = (&self.parts.volumes, shared.autoprovision);
+                volumes::shared(root, &self.spec, &volume.name, may_make, files)
                     .map_err(|error| Failed::of(&error))
             }
-            (None, None) => self.scratch.volume(index).map_err(|error| Failed::of(&error)),
+            (None, None) => self.scratch.volume(index, files).map_err(|error| Failed::of(&error)),
         };
         let volumes = self.spec.shape.volumes.iter().enumerate().map(volume).collect::<Result<_, _>>()?;
         Ok((dir, volumes))

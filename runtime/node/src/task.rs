@@ -388,8 +388,10 @@ impl Owner {
         if has_root || self.spec.shape.volumes.iter().any(Volume::is_of_task) {
             self.storage_is_watched = true;
             let (scratch, turn) = (self.scratch.clone(), self.measuring.clone());
-            self.jobs
-                .spawn(async move { Outcome::StorageUsedUp(usage::exceeds(scratch, limit, turn).await) });
+            let files = self.parts.files.clone();
+            self.jobs.spawn(async move {
+                Outcome::StorageUsedUp(usage::exceeds(scratch, limit, files, turn).await)
+            });
         }
     }
 
@@ -441,8 +443,8 @@ impl Owner {
             // Most Wasm tasks have none, and a thread to remove nothing costs more than a look.
             if scratch.exists() {
                 retry(&spec, || async {
-                    let scratch = scratch.clone();
-                    let removed = tokio::task::spawn_blocking(move || scratch.remove()).await;
+                    let (scratch, files) = (scratch.clone(), parts.files.clone());
+                    let removed = tokio::task::spawn_blocking(move || scratch.remove(&*files)).await;
                     removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
                 })
                 .await;

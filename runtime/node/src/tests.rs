@@ -167,6 +167,7 @@ fn bench() -> Bench {
         sink: witness.clone(),
         scratch: scratch.path().join("scratch"),
         volumes: scratch.path().join("volumes"),
+        files: Arc::new(OwnTaskFiles),
         sessions: Sessions::default(),
         artifacts: Artifacts::new(scratch.path().join("artifacts")),
         files_of: ProcessUser::Volumes,

@@ -5,6 +5,7 @@
 //! `ARCHITECTURE.md` says what was weighed. Between two measurements a task may go over its limit by as much
 //! as it can write, so they come the faster the less is left.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::files::TaskFiles;
 use crate::scratch::Scratch;
 
 /// What a disk may take up in a second, as far as the next measurement is concerned.
@@ -35,26 +37,34 @@ const DEPTH_MAX: usize = 256;
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UsageError {
+pub enum UsageError {
+    /// What containers have nested cannot be followed to its end.
     #[error("directories are nested deeper than {DEPTH_MAX}")]
     TooDeep,
+    /// A directory could not be read.
     #[error("look at what the task has written")]
     System {
+        /// The cause.
         #[source]
-        source: Errno,
+        source: io::Error,
     },
 }
 
 /// Returns once the task has written more than `limit` bytes, or what cannot be measured; the text is for people.
 /// `turn` is held while something is measured.
-pub(crate) async fn exceeds(scratch: Scratch, limit: u64, turn: Arc<Semaphore>) -> String {
+pub(crate) async fn exceeds(
+    scratch: Scratch,
+    limit: u64,
+    files: Arc<dyn TaskFiles>,
+    turn: Arc<Semaphore>,
+) -> String {
     let mut pause = pause(limit, Duration::ZERO);
     loop {
         tokio::time::sleep(pause).await;
         // Never closed.
         let turn = turn.acquire().await;
         let begun = Instant::now();
-        let measured = measure(&scratch, limit).await;
+        let measured = measure(&scratch, limit, &files).await;
         drop(turn);
         pause = match measured {
             Ok(used) if used > limit => {
@@ -74,10 +84,10 @@ pub(crate) async fn exceeds(scratch: Scratch, limit: u64, turn: Arc<Semaphore>) 
     }
 }
 
-async fn measure(scratch: &Scratch, limit: u64) -> Result<u64, UsageError> {
-    let dir = scratch.dir().to_owned();
-    let measured = tokio::task::spawn_blocking(move || usage(&dir, limit)).await;
-    measured.unwrap_or(Err(UsageError::System { source: Errno::CANCELED }))
+async fn measure(scratch: &Scratch, limit: u64, files: &Arc<dyn TaskFiles>) -> Result<u64, UsageError> {
+    let (dir, files) = (scratch.dir().to_owned(), files.clone());
+    let measured = tokio::task::spawn_blocking(move || files.usage(&dir, limit)).await;
+    measured.unwrap_or_else(|panic| Err(UsageError::System { source: io::Error::other(panic) }))
 }
 
 fn pause(left: u64, took: Duration) -> Duration {
@@ -94,7 +104,7 @@ pub(crate) fn usage(dir: &Path, enough: u64) -> Result<u64, UsageError> {
     match rustix::fs::open(dir, flags, Mode::empty()) {
         Ok(dir) => usage_below(&dir, enough, 0),
         Err(Errno::NOENT) => Ok(0),
-        Err(source) => Err(UsageError::System { source }),
+        Err(error) => Err(UsageError::System { source: error.into() }),
     }
 }
 
@@ -102,7 +112,7 @@ fn usage_below(dir: &OwnedFd, enough: u64, depth: usize) -> Result<u64, UsageErr
     if depth > DEPTH_MAX {
         return Err(UsageError::TooDeep);
     }
-    let failed = |source| UsageError::System { source };
+    let failed = |error: Errno| UsageError::System { source: error.into() };
     let mut used: u64 = 0;
     let entries = match Dir::read_from(dir) {
         Err(Errno::NOENT) => return Ok(0),

@@ -1,14 +1,15 @@
 //! Volumes that outlive tasks: a directory for each name in a cluster, as a container instance's Docker
 //! keeps them. Nobody but their owner removes them.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use neargate_driver::VOLUME_ID_BASE;
 use neargate_model::TaskSpec;
+
+use crate::files::TaskFiles;
 
 /// Why a task does not get its volume.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,7 @@ pub(crate) fn shared(
     task: &TaskSpec,
     name: &str,
     may_make: bool,
+    files: &dyn TaskFiles,
 ) -> Result<PathBuf, VolumeError> {
     let failed = |source| VolumeError::Make { name: name.to_owned(), source };
     if !is_name(name) {
@@ -56,7 +58,7 @@ pub(crate) fn shared(
         Err(_) => {}
     }
     let unready = cluster.join(UNREADY);
-    make(&unready).and_then(|()| fs::rename(&unready, &dir)).map_err(failed)?;
+    make(&unready, files).and_then(|()| fs::rename(&unready, &dir)).map_err(failed)?;
     Ok(dir)
 }
 
@@ -68,19 +70,9 @@ fn is_name(name: &str) -> bool {
 
 /// An empty directory of the containers' root that every user of a container may write to; nobody else
 /// reaches it, because those above are closed.
-fn make(dir: &Path) -> io::Result<()> {
+fn make(dir: &Path, files: &dyn TaskFiles) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    fs::set_permissions(dir, Permissions::from_mode(0o777))?;
-    give_to_containers(dir)
-}
-
-/// Makes a directory the containers' root's own where this process may give files away; without that right
-/// there are no containers that need it.
-pub(crate) fn give_to_containers(dir: &Path) -> io::Result<()> {
-    match chown(dir, Some(VOLUME_ID_BASE), Some(VOLUME_ID_BASE)) {
-        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
-        _ => Ok(()),
-    }
+    files.give(dir)
 }
 
 #[cfg(test)]
@@ -88,7 +80,14 @@ mod tests {
     use neargate_model::ClusterName;
     use neargate_model::lifecycle::testing::{container, spec};
 
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::files::OwnTaskFiles;
+
+    fn shared(root: &Path, task: &TaskSpec, name: &str, may_make: bool) -> Result<PathBuf, VolumeError> {
+        super::shared(root, task, name, may_make, &OwnTaskFiles)
+    }
 
     #[test]
     fn a_volume_is_made_once_and_belongs_to_a_cluster() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
+use neargate_container::LauncherClient;
 use neargate_driver::{Rootfs, WasmModule};
 use neargate_image::{ImageKind, ImageStore};
 use neargate_model::image::ImageReference;
@@ -14,6 +15,7 @@ use neargate_node::{ImageProblem, Images, LocalImages, TaskImage};
 use sha2::{Digest, Sha256};
 
 use crate::data_dir::DataDir;
+use crate::keeper::Files;
 
 /// Where the image was found.
 pub(crate) enum Found {
@@ -22,13 +24,14 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    pub(crate) fn find(image: &str, data: &DataDir) -> Result<Self> {
+    pub(crate) fn find(image: &str, data: &DataDir, launcher: &LauncherClient) -> Result<Self> {
         let path = Path::new(image);
         if path.is_file() {
             return wasm_file(path).map(Self::File);
         }
         let reference = image_name(image)?;
-        let store = ImageStore::open(data.images()).context("open the image store")?;
+        let options = Files::of_images(data, Arc::new(launcher.clone()))?.image_options();
+        let store = ImageStore::open_with(data.images(), options).context("open the image store")?;
         let resolved = store.resolve(&reference).with_context(|| not_found(image))?;
         let is_wasm = matches!(resolved.kind, ImageKind::Wasm { .. });
         Ok(Self::Stored { store, is_wasm })

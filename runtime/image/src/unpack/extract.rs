@@ -61,6 +61,15 @@ impl<'a> Extractor<'a> {
         }
     }
 
+    /// Gives the root directory to root: an archive need not say whose it is.
+    pub(super) fn begin(&self) -> Result<(), UnpackError> {
+        if self.ownership == Ownership::Caller {
+            return Ok(());
+        }
+        fs::fchown(self.root, Some(Uid::ROOT), Some(Gid::ROOT))
+            .map_err(|e| write_error("set owner of", "/", e))
+    }
+
     /// Writes one member; its data is read from `members`.
     pub(super) fn place<R: Read>(
         &mut self,

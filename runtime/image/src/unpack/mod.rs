@@ -105,6 +105,22 @@ pub enum UnpackError {
         /// The member's path.
         member: String,
     },
+    /// One of the above, as the process tells it that has unpacked.
+    #[error("{text}")]
+    Told {
+        /// The error.
+        text: String,
+        /// Its cause, if it has one.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// The process that was to unpack did not start, or was ended.
+    #[error("unpack in a process of its own")]
+    Process {
+        /// What became of it.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// The rule that a refused member breaks.
@@ -174,7 +190,7 @@ pub enum Reason {
 
 /// Unpacks the layer in `reader` (tar, plain or compressed with gzip or zstd) into the empty directory `root`.
 ///
-/// The stream is read to its end. On error the directory holds a part of the layer and must be removed.
+/// The stream is read to its end. Where owners are kept, `root` belongs to root unless the archive says otherwise. On error the directory holds a part of the layer and must be removed.
 pub fn unpack(
     reader: impl Read,
     root: BorrowedFd<'_>,
@@ -183,6 +199,7 @@ pub fn unpack(
 ) -> Result<Unpacked, UnpackError> {
     let mut members = Members::new(open(reader, limits)?);
     let mut extractor = Extractor::new(root, limits, ownership);
+    extractor.begin()?;
     let mut entries = 0;
     while let Some(member) = members.next()? {
         entries += 1;
