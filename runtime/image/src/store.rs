@@ -33,17 +33,20 @@ pub struct Options {
     pub ownership: Ownership,
     /// The platform that images of several are chosen for.
     pub platform: Platform,
+    /// Whom the store belongs to. Everybody else may have changed it.
+    pub owner: u32,
     /// What looks after unpacked layers.
     pub files: Arc<dyn LayerFiles>,
 }
 
 impl Default for Options {
-    /// Default limits, this machine's platform, this process's own rights, and owners kept when we are root.
+    /// Default limits, this machine's platform, a store of this process's user, its own rights, and owners kept when it is
+    /// root.
     fn default() -> Self {
         let is_root = rustix::process::geteuid().is_root();
         let ownership = if is_root { Ownership::Preserve } else { Ownership::Caller };
-        let files = Arc::new(OwnLayerFiles);
-        Self { limits: Limits::default(), ownership, platform: Platform::host(), files }
+        let (files, owner) = (Arc::new(OwnLayerFiles), rustix::process::geteuid().as_raw());
+        Self { limits: Limits::default(), ownership, platform: Platform::host(), owner, files }
     }
 }
 
@@ -177,7 +180,7 @@ impl ImageStore {
         make_private(root)?;
         let root = fs::canonicalize(root).map_err(at("find", root))?;
         let owner = fs::metadata(&root).map_err(at("read", &root))?.uid();
-        if owner != rustix::process::geteuid().as_raw() {
+        if owner != options.owner {
             return Err(OpenError::ForeignOwner { path: root, owner });
         }
         fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700))

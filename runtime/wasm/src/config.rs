@@ -15,6 +15,8 @@ use crate::key_values::KeyValues;
 pub struct Config {
     /// Directory of compiled code; made with mode 0700 when missing.
     pub code_dir: PathBuf,
+    /// Whom that directory belongs to; code of anybody else is not used. The user of this process unless changed.
+    pub code_owner: u32,
     /// How much compiled code is kept in that directory, in bytes. 4 GiB unless changed.
     pub code_bytes_max: u64,
     /// What compiles and what runs: `neargate_wasm_worker::compiler_id`. Code of another is not used.
@@ -45,6 +47,7 @@ impl Config {
     pub fn new(code_dir: impl Into<PathBuf>, compiler_id: impl Into<String>) -> Self {
         Self {
             code_dir: code_dir.into(),
+            code_owner: rustix::process::geteuid().as_raw(),
             code_bytes_max: 4 << 30,
             compiler_id: compiler_id.into(),
             workers: std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),

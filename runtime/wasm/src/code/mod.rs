@@ -219,8 +219,9 @@ struct Images {
 
 impl Library {
     pub(crate) fn open(config: &Config, processes: Arc<dyn ProcessHost>) -> Result<Self, SetupError> {
-        let store = CodeStore::open(&config.code_dir, config.code_bytes_max, &config.compiler_id)
-            .map_err(|source| SetupError::CodeDir { dir: config.code_dir.clone(), source })?;
+        let store =
+            CodeStore::open(&config.code_dir, config.code_owner, config.code_bytes_max, &config.compiler_id)
+                .map_err(|source| SetupError::CodeDir { dir: config.code_dir.clone(), source })?;
         let compiler = Compiler::new(processes, config.compile.clone(), config.compiler_id.clone());
         let shared = Shared { store, compiler, images: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })

@@ -46,6 +46,8 @@ wire_struct! {
 
 pub(super) struct CodeStore {
     dir: PathBuf,
+    /// Whom directory and files belong to.
+    owner: u32,
     bytes_max: u64,
     compiler_id: String,
     /// A hash of the compiler's id for file names.
@@ -54,11 +56,11 @@ pub(super) struct CodeStore {
 
 impl CodeStore {
     /// Opens the directory, making it when it is missing, and refuses one that others may write to.
-    pub(super) fn open(dir: &Path, bytes_max: u64, compiler_id: &str) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, owner: u32, bytes_max: u64, compiler_id: &str) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        require_private(&fs::metadata(dir)?)?;
+        require_private(&fs::metadata(dir)?, owner)?;
         let compiler = hex::encode(&Sha256::digest(compiler_id)[..8]);
-        Ok(Self { dir: dir.to_owned(), bytes_max, compiler_id: compiler_id.to_owned(), compiler })
+        Ok(Self { dir: dir.to_owned(), owner, bytes_max, compiler_id: compiler_id.to_owned(), compiler })
     }
 
     /// The compiled code of an image, or `None` when there is none that can be used.
@@ -95,7 +97,7 @@ impl CodeStore {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(self.dir.join(name), flags, Mode::empty())?);
         let metadata = file.metadata()?;
-        require_private(&metadata)?;
+        require_private(&metadata, self.owner)?;
         if !metadata.is_file() {
             return Err(invalid("it is no file"));
         }
@@ -211,14 +213,14 @@ pub(super) fn parse_digest(digest: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// An error unless the file or directory is ours and nobody else may write to it.
-fn require_private(metadata: &fs::Metadata) -> io::Result<()> {
-    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
+/// An error unless the file or directory is its owner's and nobody else may write to it.
+fn require_private(metadata: &fs::Metadata, owner: u32) -> io::Result<()> {
+    let ours = metadata.uid() == owner;
     match ours && metadata.mode() & 0o077 == 0 {
         true => Ok(()),
         false => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "it must belong to this user and be closed to all others (chmod 700)",
+            "it must belong to the user of the data directory and be closed to all others (chmod 700)",
         )),
     }
 }
