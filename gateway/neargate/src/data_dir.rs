@@ -50,7 +50,9 @@ impl DataDir {
     /// Opens a data directory, making it if needed.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
         let root = path.map_or_else(default_path, Path::to_owned);
-        let make = fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
+        // Those above are none of ours, and a server that has become another user must get through them.
+        let above = root.parent().map_or(Ok(()), fs::create_dir_all);
+        let make = above.and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(&root));
         make.with_context(|| format!("make data directory {}; name another with --data", root.display()))?;
         let root =
             fs::canonicalize(&root).with_context(|| format!("use data directory {}", root.display()))?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use neargate_container::{Fences, Launcher, Role, Roles};
+use neargate_container::{Fences, Launcher, Policy, Role, Roles};
 use serde::Serialize;
 
 use crate::client::{Output, table};
@@ -216,7 +216,8 @@ fn wasm_fences() -> Vec<Check> {
 fn look_at_fences() -> Result<Fences> {
     // No process is started, so that the roles are never played.
     let nothing: Role = |_, _| 0;
-    let launcher = Launcher::fork(Roles::new(nothing, nothing)).context("start the launcher")?;
+    let launcher =
+        Launcher::fork(Roles::new(nothing, nothing), Policy::default()).context("start the launcher")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let fences = tokio::time::timeout(FENCES_LIMIT, launcher.fences()).await;

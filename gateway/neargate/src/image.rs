@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use neargate_container::{Policy, Rights, become_user};
 use neargate_image::{ImageStore, ImageSummary, Imported, Kind, PackOptions};
 use neargate_model::image::ImageReference;
 use serde_json::json;
 
 use self::inspect::Place;
+use crate::adopt;
 use crate::client::{Output, size, table, tell_server};
 use crate::data_dir::DataDir;
 use crate::keeper::Files;
@@ -93,8 +95,13 @@ struct PackArgs {
 /// Called before any thread exists.
 pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
     let data = DataDir::open(args.data.as_deref())?;
-    let launcher = wasm::launch()?;
-    let files = Files::of_images(&data, Arc::new(launcher))?;
+    let (is_root, owner) = (rustix::process::geteuid().is_root(), adopt::user_of(&data)?);
+    let launcher = wasm::launch(Policy { invoker: None, kept: vec![data.images()] })?;
+    if is_root && !owner.is_root() {
+        // What is written is to be the server's; what is read is the caller's choice.
+        become_user(owner.uid, owner.gid, Rights::ReadAll)?;
+    }
+    let files = Files::of_images(&data, Arc::new(launcher.clone()), is_root)?;
     let store =
         ImageStore::open_with(data.images(), files.image_options()).context("open the image store")?;
     let mut out = std::io::stdout().lock();
@@ -119,9 +126,12 @@ pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
             let bytes = removed.reclaimed.map_or(0, |reclaimed| reclaimed.bytes);
             writeln!(out, "removed {} ({})", removed.name.familiar(), size(bytes))?;
         }
-        ImageCommand::Inspect { image, output } => {
-            inspect::run(&Place { store: &store, data: &data }, image, *output, &mut out)?
-        }
+        ImageCommand::Inspect { image, output } => inspect::run(
+            &Place { store: &store, launcher: &launcher, data: &data },
+            image,
+            *output,
+            &mut out,
+        )?,
         ImageCommand::Prune => {
             let reclaimed = store.prune().context("remove what is not needed")?;
             let (blobs, layers) = (reclaimed.blobs, reclaimed.layers);

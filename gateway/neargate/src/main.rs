@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod assembly;
 mod client;
 mod containers;
@@ -16,12 +17,13 @@ mod report;
 mod run;
 mod serve;
 mod sessions;
+mod user;
 mod wasm;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use neargate_container::LauncherClient;
+use neargate_container::{LauncherClient, Policy};
 
 /// Self-hosted serverless task runtime that speaks the ECS API.
 #[derive(Parser, Debug)]
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
     }
     // First of all, so that it gets ready while the command line and the image are read; and it copies least.
     let launcher = match std::env::args_os().nth(1).is_some_and(|command| command == "run") {
-        true => wasm::launch().map(Some),
+        true => wasm::launch(Policy::of_a_root_program()).map(Some),
         false => Ok(None),
     };
     let cli = match Cli::try_parse() {

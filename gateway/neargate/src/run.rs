@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use async_trait::async_trait;
-use neargate_container::LauncherClient;
+use neargate_container::{LauncherClient, Policy, make_files_of};
 use neargate_control::{Control, DescribedTask, NewDefinition, NewTask, RevisionWanted, RunTasks, TaskWait};
 use neargate_driver::{ProcessUser, Stdio};
 use neargate_model::{
@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 
 use self::args::FOR_EVER;
 use self::image::Found;
+use crate::adopt;
 use crate::assembly::{self, Ingredients, Machine};
 use crate::containers;
 use crate::data_dir::DataDir;
@@ -64,9 +65,10 @@ const RUNS_MAX: u32 = 8;
 /// Runs the task. Called before any thread exists, with the launcher where there is one already.
 pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<ExitCode> {
     let timeout = args.timeout()?;
-    let launcher = launcher.map_or_else(wasm::launch, Ok)?;
+    let launcher = launcher.map_or_else(|| wasm::launch(Policy::of_a_root_program()), Ok)?;
     let data = DataDir::open(args.data.as_deref())?;
-    let image = Found::find(&args.image, &data, &launcher)?;
+    let owner = take_owner(&data)?;
+    let image = Found::find(&args.image, &data, owner, &launcher)?;
     args.check(image.is_wasm())?;
     let shape = args.shape(image.is_wasm())?;
     let scratch = Scratch::new(&data);
@@ -82,6 +84,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start threads")?;
     let code = runtime.block_on(async {
         let mut config = wasm::config(&data);
+        config.code_owner = owner;
         if args.wasm.http.is_none() {
             // One program needs one process, and no spare beside it.
             (config.workers, config.runs_max) = (1, RUNS_MAX);
@@ -123,6 +126,17 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
     });
     std::mem::forget(runtime);
     code
+}
+
+/// The user whom the data directory belongs to. As root this process goes on as root, but what it puts there is that
+/// user's, so that the server of that directory can use it.
+fn take_owner(data: &DataDir) -> Result<u32> {
+    let own = rustix::process::geteuid();
+    let owner = if own.is_root() { adopt::user_of(data)? } else { return Ok(own.as_raw()) };
+    if !owner.is_root() {
+        make_files_of(owner.uid, owner.gid)?;
+    }
+    Ok(owner.uid)
 }
 
 /// A directory of this run's own, which is made when something is put there. It is gone when this is dropped.

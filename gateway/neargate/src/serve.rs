@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use neargate_container::{ContainerDriver, LauncherClient};
+use neargate_container::{ContainerDriver, LauncherClient, Policy, Rights, become_user};
 use neargate_control::{Control, RetentionConfig};
 use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
@@ -25,16 +25,21 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::adopt;
 use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
 use crate::containers;
 use crate::data_dir::DataDir;
 use crate::keeper::Files;
 use crate::notify;
 use crate::sessions::NodeSessions;
+use crate::user::HostUser;
 use crate::wasm;
 
 /// How often what was kept long enough is forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Connections that may wait to be accepted; std's own number is too small for a burst of clients.
+const BACKLOG: i32 = 1024;
 
 /// How long tasks may take to end when the server is asked to.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -54,6 +59,10 @@ pub(crate) struct ServeArgs {
     /// The region of requests that name none.
     #[arg(long, default_value = "us-east-1", value_name = "REGION")]
     region: String,
+    /// The user that the server becomes when it is started as root, as NAME or UID, with :GROUP if wanted [default: the user
+    /// neargate if there is one, else a number that nobody has]. `root` keeps all rights.
+    #[arg(long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
     /// Accept any credentials; listens on the loopback address only.
     #[arg(long)]
     dev: bool,
@@ -86,31 +95,89 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
         bail!("--memory-overcommit must be between 0.1 and 100");
     }
     let data = DataDir::open(args.data.as_deref())?;
-    let containers = containers::attach(&data)?;
-    let launcher = wasm::launch()?;
+    let user = user(args)?;
+    let host_paths = real_paths(&args.allow_host_path)?;
+    let server_uid = user.map_or_else(own_uid, |user| user.uid);
+    let containers = containers::attach(&data, server_uid, &host_paths)?;
+    let invoker = user.map(|user| (user.uid, user.gid));
+    let launcher =
+        wasm::launch(Policy { invoker, kept: vec![data.images(), data.scratch(), data.volumes()] })?;
+    let listener = std::net::TcpListener::bind(args.listen).with_context(|| {
+        format!("listen on {}; is another server running? Choose another port with --listen", args.listen)
+    })?;
+    if let Some(user) = user {
+        adopt::give(&data, user)?;
+        become_server(&data, user)?;
+    }
+    let start = Start { account, region, is_root: user.is_some(), listener, host_paths };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
-    let served = runtime.block_on(serve(args, account, region, &data, containers, launcher));
+    let served = runtime.block_on(serve(args, start, &data, containers, launcher));
     runtime.shutdown_timeout(Duration::from_secs(2));
     served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(
-    args: &ServeArgs,
+/// What was made while there were all rights.
+struct Start {
     account: AccountId,
     region: Region,
+    /// Whether the program was started as root.
+    is_root: bool,
+    listener: std::net::TcpListener,
+    host_paths: Vec<PathBuf>,
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// The user to become; none where this is not root, and nobody else can be become.
+fn user(args: &ServeArgs) -> Result<Option<HostUser>> {
+    if own_uid() != 0 {
+        if args.user.is_some() {
+            bail!("--user is for a server that is started as root; this one stays uid {}", own_uid());
+        }
+        return Ok(None);
+    }
+    let user = HostUser::find(args.user.as_deref())?;
+    if user.is_root() {
+        eprintln!("warning: --user root: the server keeps all rights, and so does whoever takes it over");
+    }
+    Ok(Some(user))
+}
+
+/// Gives up root, for good. What needs it is done by the processes that were started before.
+fn become_server(data: &DataDir, user: HostUser) -> Result<()> {
+    if user.is_root() {
+        return Ok(());
+    }
+    become_user(user.uid, user.gid, Rights::Own)?;
+    std::fs::read_dir(data.images()).map(drop).with_context(|| {
+        format!(
+            "use {} as uid {}; each directory above it must let that user through (chmod o+x), or choose another with \
+             --data, or another user with --user",
+            data.root().display(),
+            user.uid
+        )
+    })
+}
+
+async fn serve(
+    args: &ServeArgs,
+    start: Start,
     data: &DataDir,
     containers: Option<ContainerDriver>,
     launcher: LauncherClient,
 ) -> Result<()> {
-    let listener = TcpListener::bind(args.listen).await.with_context(|| {
-        format!("listen on {}; is another server running? Choose another port with --listen", args.listen)
-    })?;
+    let Start { account, region, is_root, listener, host_paths } = start;
+    let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+    let listener = listener.context("use the listening socket")?;
+    rustix::net::listen(&listener, BACKLOG).context("use the listening socket")?;
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
     let store = SqliteStore::open(data.database()).context("open the control state")?;
     let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
-    let files = Files::of_all(data, Arc::new(launcher.clone()))?;
+    let files = Files::of_all(data, Arc::new(launcher.clone()), is_root)?;
     let images =
         ImageStore::open_with(data.images(), files.image_options()).context("open the image store")?;
     let mut config = wasm::config(data);
@@ -118,8 +185,7 @@ async fn serve(
     config.control.push(listener.local_addr().context("read the address of the listener")?);
     let wasm = wasm::driver(config, data, &launcher, containers.as_ref())?;
     clear_scratch(data, containers.as_ref(), &files)?;
-    let policy =
-        TaskPolicy { host_paths: real_paths(&args.allow_host_path)?, host_network: args.allow_host_network };
+    let policy = TaskPolicy { host_paths, host_network: args.allow_host_network };
     let artifacts = Artifacts::new(data.artifacts());
     let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
     let Machine { control, sessions, mut node } = assembly::assemble(Ingredients {

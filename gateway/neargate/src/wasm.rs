@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use neargate_container::{ContainerDriver, Launcher, LauncherClient, Roles, SandboxProcesses};
+use neargate_container::{ContainerDriver, Launcher, LauncherClient, Policy, Roles, SandboxProcesses};
 use neargate_driver::SandboxProcessHost;
 use neargate_keyvalue::SqliteKeyValues;
 use neargate_wasm::{Config, Parts, WasmDriver};
@@ -18,8 +18,8 @@ pub(crate) const ROLES: Roles =
         .prepared_by(neargate_wasm_worker::prepare);
 
 /// Starts the launcher of fenced processes.
-pub(crate) fn launch() -> Result<LauncherClient> {
-    Launcher::fork(ROLES).context("start the launcher of Wasm workers")
+pub(crate) fn launch(policy: Policy) -> Result<LauncherClient> {
+    Launcher::fork(ROLES, policy).context("start the launcher of Wasm workers")
 }
 
 /// The usual settings, with this binary's compiler.

@@ -8,7 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use neargate_container::{Launcher, Roles};
+use neargate_container::{Launcher, Policy, Roles};
 use neargate_driver::{ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec, ProcessUser};
 
 const ROUNDS: usize = 200;
@@ -40,7 +40,7 @@ fn median(mut times: Vec<Duration>) -> u128 {
 
 fn main() {
     let begin = Instant::now();
-    let client = Launcher::fork(Roles::new(end, end)).unwrap();
+    let client = Launcher::fork(Roles::new(end, end), Policy::default()).unwrap();
     let forked = begin.elapsed();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -1,6 +1,6 @@
 //! What a supervisor is configured with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -8,6 +8,14 @@ use crate::protocol::{Setup, VERSION};
 
 /// First host user id of the ranges that tasks get, by default.
 pub const DEFAULT_ID_BASE: u32 = neargate_driver::VOLUME_ID_BASE;
+
+/// Names the server that owns a data directory.
+pub(crate) fn instance_of(data_dir: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let path = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
+    let digest = Sha256::digest(path.as_os_str().as_bytes());
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// What a supervisor is configured with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,21 +25,20 @@ pub struct SupervisorConfig {
     resolv_conf: Vec<u8>,
     layers_by_path: bool,
     server_uid: u32,
+    host_paths: Vec<PathBuf>,
 }
 
 impl SupervisorConfig {
     /// The configuration of the server that owns this data directory. Two servers on one host must have
     /// different ones.
     pub fn for_data_dir(data_dir: &Path) -> Self {
-        use std::os::unix::ffi::OsStrExt;
-        let path = data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned());
-        let digest = Sha256::digest(path.as_os_str().as_bytes());
         Self {
-            instance: digest[..8].iter().map(|byte| format!("{byte:02x}")).collect(),
+            instance: instance_of(data_dir),
             id_base: DEFAULT_ID_BASE,
             resolv_conf: b"nameserver 169.254.169.253\n".to_vec(),
             layers_by_path: false,
             server_uid: rustix::process::geteuid().as_raw(),
+            host_paths: Vec::new(),
         }
     }
 
@@ -60,6 +67,17 @@ impl SupervisorConfig {
     pub fn with_server_uid(mut self, server_uid: u32) -> Self {
         self.server_uid = server_uid;
         self
+    }
+
+    /// Sets the directories of the host, without links in their paths, beneath which such a server may mount. It reaches
+    /// no others, but what is below the data directory.
+    pub fn with_host_paths(mut self, host_paths: Vec<PathBuf>) -> Self {
+        self.host_paths = host_paths;
+        self
+    }
+
+    pub(crate) fn host_paths(&self) -> &[PathBuf] {
+        &self.host_paths
     }
 
     pub(crate) fn server_uid(&self) -> u32 {

@@ -39,7 +39,7 @@
 //!     0
 //! }
 //! let roles = neargate_container::Roles::new(work, work);
-//! let launcher = neargate_container::Launcher::fork(roles)?; // before anything secret is in memory
+//! let launcher = neargate_container::Launcher::fork(roles, Default::default())?; // before anything secret is in memory
 //! let config = neargate_container::SupervisorConfig::for_data_dir("/var/lib/neargate".as_ref());
 //! let driver = neargate_container::Supervisor::spawn(&config)?; // before the first thread
 //! # Ok::<(), neargate_container::SpawnError>(())
@@ -55,6 +55,7 @@ mod config;
 mod failure;
 mod fence;
 mod id_range;
+mod identity;
 mod init;
 mod launcher;
 mod launchpad;
@@ -71,7 +72,8 @@ mod user;
 
 pub use client::{ContainerDriver, Supervisor, SupervisorClient};
 pub use config::{DEFAULT_ID_BASE, SupervisorConfig};
-pub use launcher::{Fences, Launcher, LauncherClient, Preparation, Role, Roles};
+pub use identity::{Rights, become_user, make_files_of};
+pub use launcher::{Fences, Launcher, LauncherClient, Policy, Preparation, Role, Roles};
 pub use sandboxed::SandboxProcesses;
 pub use spawn::{SpawnError, SupervisorRole, role_from_args};
 

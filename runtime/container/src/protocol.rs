@@ -8,7 +8,7 @@ use neargate_ipc::{wire_enum, wire_struct};
 use crate::failure::Failure;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
@@ -168,6 +168,9 @@ wire_enum! {
         /// Execute the program beside this message in place of the own one and find everything again. Every
         /// version understands this one: it is how a newer server replaces an older supervisor.
         12 => Renew { build: String },
+        /// This server, which is root, becomes another user's: from now on it reaches no further than that one may, and
+        /// mounts of the host's directories no others than these.
+        13 => Resign { server_uid: u32, host_paths: Vec<Vec<u8>> },
     }
 }
 

@@ -20,7 +20,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, mkdirat, openat, openat2};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -83,16 +84,22 @@ pub(crate) fn mount_root(
         let why = format!("it has {} layers; 1 to {LAYERS_MAX} are possible", plan.layers.len());
         return Err(Failure::InvalidImage { why });
     }
-    let scratch = path_of(&plan.scratch);
-    for dir in ["upper", "work"] {
-        make_dir(&scratch.join(dir)).step("make overlay directories")?;
-    }
+    // By descriptors and without links: the directory belongs to the server, which may have less rights than we.
+    let scratch = open_real(path_of(&plan.scratch)).step("open scratch directory")?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Everybody in the container may enter its root directory.
+    let make = |dir| match mkdirat(&scratch, dir, Mode::from_raw_mode(0o755)) {
+        Err(error) if error != Errno::EXIST => Err(error),
+        _ => openat(&scratch, dir, flags, Mode::empty()),
+    };
+    const STEP: &str = "make overlay directories";
+    let (upper, work) = (make(c"upper").step(STEP)?, make(c"work").step(STEP)?);
     // The root directory is the container root's own.
-    std::os::unix::fs::chown(scratch.join("upper"), Some(ids), Some(ids)).step("give root to container")?;
+    fchown(&upper, Some(Uid::from_raw(ids)), Some(Gid::from_raw(ids))).step("give root to container")?;
     let layers: Result<Vec<_>, _> = plan.layers.iter().map(|layer| mapped(path_of(layer), userns)).collect();
     let layers = layers?;
     if *passing == LayerPassing::Descriptors {
-        match overlay_from_descriptors(&layers, scratch) {
+        match overlay_from_descriptors(&layers, &upper, &work) {
             // Kernels that do not know the parameter, or not in this form, answer EINVAL; those before 6.5, where
             // overlay takes text alone, EOPNOTSUPP.
             Err(Failure::System { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) => {
@@ -102,13 +109,14 @@ pub(crate) fn mount_root(
         }
     }
     // One mount for upper and work: overlay wants both on the same one.
-    let writable = open_tree_clone(scratch).step("open scratch directory")?;
+    let writable = clone_tree(scratch.as_fd(), OpenTreeFlags::empty()).step("open scratch directory")?;
     let overlay = launchpad.in_launch(|| overlay_from_paths(&layers, &writable))?;
     Ok(Root { overlay, layers: Vec::new() })
 }
 
 fn mapped(dir: &Path, userns: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
-    let tree = open_tree_clone(dir).step(&format!("open layer {}", dir.display()))?;
+    let tree = open_real(dir).and_then(|real| clone_tree(real.as_fd(), OpenTreeFlags::empty()));
+    let tree = tree.step(&format!("open layer {}", dir.display()))?;
     sys::mount_setattr(tree.as_fd(), 0, Some(userns)).map_err(|error| map_refused(dir, &error))?;
     Ok(tree)
 }
@@ -124,17 +132,15 @@ fn map_refused(dir: &Path, error: &io::Error) -> Failure {
     Failure::System { step: format!("map ids of {}", dir.display()), errno: errno(error) }
 }
 
-fn overlay_from_descriptors(lower: &[OwnedFd], scratch: &Path) -> Result<OwnedFd, Failure> {
+fn overlay_from_descriptors(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Failure> {
     const STEP: &str = "mount overlay";
     let overlay = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC).step("open overlay")?;
     // Appended from the top down, each below the one before.
     for layer in lower.iter().rev() {
         fsconfig_set_fd(overlay.as_fd(), c"lowerdir+", layer).step(STEP)?;
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    for (key, dir) in [(c"upperdir", "upper"), (c"workdir", "work")] {
-        let fd = rustix::fs::open(scratch.join(dir), flags, Mode::empty()).step(STEP)?;
-        fsconfig_set_fd(overlay.as_fd(), key, &fd).step(STEP)?;
+    for (key, dir) in [(c"upperdir", upper), (c"workdir", work)] {
+        fsconfig_set_fd(overlay.as_fd(), key, dir).step(STEP)?;
     }
     // No fsync for the sake of files that are thrown away with the container (Linux 5.10).
     fsconfig_set_flag(overlay.as_fd(), c"volatile").step(STEP)?;

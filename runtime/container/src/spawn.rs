@@ -18,8 +18,8 @@ use crate::supervisor::Meeting;
 
 /// The argument that makes a process a supervisor; the number of its socket follows.
 const ROLE_ARGUMENT: &str = "--supervisor-role";
-/// The argument that makes a process a supervisor which outlives its server; its directory, the server's user id and
-/// the name of the program follow.
+/// The argument that makes a process a supervisor which outlives its server; its directory, the server's user id, the
+/// name of the program and directories of the host follow.
 const SEAT_ARGUMENT: &str = "--supervisor-seat";
 /// Its name in process listings.
 const NAME: &str = "neargate-supervisor";
@@ -48,6 +48,15 @@ pub enum SpawnError {
     /// The launcher, or the steward of a supervisor, could not be forked.
     #[error("fork the launcher or the steward")]
     Fork(#[source] io::Error),
+    /// This process could not become another user's.
+    #[error("become user {uid}")]
+    User {
+        /// The user.
+        uid: u32,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// There is no supervisor to be reached in its directory.
     #[error("reach the supervisor at {}; it says on standard error what hinders it", directory.display())]
     Seat {
@@ -59,6 +68,17 @@ pub enum SpawnError {
     },
 }
 
+/// What a supervisor that outlives its server is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenure {
+    /// Who may connect, besides root.
+    pub(crate) server_uid: u32,
+    /// Names the program that is executed.
+    pub(crate) build: String,
+    /// Directories of the host beneath which a server that is not root may mount.
+    pub(crate) host_paths: Vec<PathBuf>,
+}
+
 /// A process that was started as a supervisor.
 #[derive(Debug)]
 pub struct SupervisorRole(Role);
@@ -66,7 +86,7 @@ pub struct SupervisorRole(Role);
 #[derive(Debug)]
 enum Role {
     Socket(RawFd),
-    Seat { directory: PathBuf, server_uid: u32, build: String },
+    Seat { directory: PathBuf, tenure: Tenure },
 }
 
 impl SupervisorRole {
@@ -74,8 +94,8 @@ impl SupervisorRole {
     pub fn run(self) -> ! {
         let number = match self.0 {
             Role::Socket(number) => number,
-            Role::Seat { directory, server_uid, build } => {
-                crate::supervisor::run(Meeting::Directory { directory, server_uid, build })
+            Role::Seat { directory, tenure } => {
+                crate::supervisor::run(Meeting::Directory { directory, tenure })
             }
         };
         // SAFETY: the number came from `spawn` of this very binary, which left exactly this descriptor open
@@ -103,13 +123,15 @@ pub fn role_from_args() -> Option<SupervisorRole> {
     let directory = args.next()?.into();
     let server_uid = args.next()?.into_string().ok()?.parse().ok()?;
     let build = args.next()?.into_string().ok()?;
-    Some(SupervisorRole(Role::Seat { directory, server_uid, build }))
+    let host_paths = args.map(PathBuf::from).collect();
+    Some(SupervisorRole(Role::Seat { directory, tenure: Tenure { server_uid, build, host_paths } }))
 }
 
 /// The command that starts `program` as a supervisor which outlives its server.
-pub(crate) fn command(program: &OwnedFd, directory: &Path, server_uid: u32, build: &str) -> Command {
+pub(crate) fn command(program: &OwnedFd, directory: &Path, tenure: &Tenure) -> Command {
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
-    command.arg0(NAME).arg(SEAT_ARGUMENT).arg(directory).arg(server_uid.to_string()).arg(build);
+    command.arg0(NAME).arg(SEAT_ARGUMENT).arg(directory);
+    command.arg(tenure.server_uid.to_string()).arg(&tenure.build).args(&tenure.host_paths);
     // Who reads the server's output must not wait for the end of a process that outlives it.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command

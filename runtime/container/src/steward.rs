@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::spawn::{self, SpawnError};
+use crate::spawn::{self, SpawnError, Tenure};
 use crate::supervisor::report;
 use crate::sys;
 
@@ -36,8 +36,7 @@ pub(crate) struct Post<'a> {
     /// A sealed copy of the own program.
     pub(crate) program: &'a OwnedFd,
     pub(crate) directory: &'a Path,
-    pub(crate) server_uid: u32,
-    pub(crate) build: &'a str,
+    pub(crate) tenure: &'a Tenure,
 }
 
 /// Forks the steward; it lives until the returned socket is closed. `present` is the process id of a supervisor that is
@@ -100,10 +99,7 @@ fn keep(server: &OwnedFd, post: &Post<'_>, present: Option<i32>) -> io::Result<(
     let mut short_lives = 0;
     while short_lives < SHORT_LIVES_MAX {
         let since = Instant::now();
-        let child = spawn::command(post.program, post.directory, post.server_uid, post.build)
-            .spawn()?
-            .id()
-            .cast_signed();
+        let child = spawn::command(post.program, post.directory, post.tenure).spawn()?.id().cast_signed();
         match watch.wait_for(Some(child), None)? {
             Over::Server | Over::Supervisor { well: true } => return Ok(()),
             Over::Supervisor { well: false } => {}

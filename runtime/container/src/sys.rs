@@ -350,6 +350,22 @@ pub(crate) fn set_user(uid: u32, gid: u32) -> io::Result<()> {
     }
 }
 
+/// The user and group that the calling thread, and those that it will start, make files as.
+pub(crate) fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
+    const NONE: u32 = u32::MAX;
+    // SAFETY: take no pointers.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+        // They answer the id before and tell no failure; an id that cannot be had changes nothing (setfsuid(2)).
+        let now = (libc::syscall(libc::SYS_setfsuid, NONE), libc::syscall(libc::SYS_setfsgid, NONE));
+        match now == (uid.into(), gid.into()) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        }
+    }
+}
+
 /// `prctl(2)` with one integer argument.
 pub(crate) fn prctl(option: i32, argument: u64) -> io::Result<()> {
     // SAFETY: only options that take integers are passed.

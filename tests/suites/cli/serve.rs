@@ -24,6 +24,9 @@ pub(crate) const CASES: &[Case] = &[
     ("serve/says_that_the_data_is_in_use", Needs::Nothing, says_that_the_data_is_in_use),
     ("serve/dev_mode_stays_on_loopback", Needs::Nothing, dev_mode_stays_on_loopback),
     ("serve/keeps_its_key", Needs::Nothing, keeps_its_key),
+    ("serve/gives_up_root", Needs::Root, gives_up_root),
+    ("serve/takes_over_data_of_root", Needs::Root, takes_over_data_of_root),
+    ("serve/says_that_its_user_cannot_reach_the_data", Needs::Root, says_that_its_user_cannot_reach_the_data),
     ("serve/works_as_nobody", Needs::RootAndWasm, works_as_nobody),
     ("serve/refuses_nonsense", Needs::Nothing, refuses_nonsense),
     ("env/prints_and_writes_profiles", Needs::Nothing, prints_and_writes_profiles),
@@ -102,6 +105,85 @@ fn keeps_its_key() -> Result<()> {
     server.stop()?;
     let again = ServerOptions { data: Some(server.data.clone()), ..ServerOptions::default() }.start()?;
     assert_eq!(again.credentials.access_key, key);
+    Ok(())
+}
+
+/// The lines of its `/proc/<pid>/status` that say what a server may.
+fn rights(server: &Server) -> Result<Vec<(String, String)>> {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
+    let lines = status.lines().filter_map(|line| line.split_once(':'));
+    Ok(lines.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect())
+}
+
+fn gives_up_root() -> Result<()> {
+    let check = |arguments: &[&str], uid: &str, gid: &str| -> Result<()> {
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let server = ServerOptions { arguments, ..ServerOptions::default() }.start()?;
+        let rights = rights(&server)?;
+        let of = |key: &str| rights.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
+        for (key, id) in [("Uid", uid), ("Gid", gid)] {
+            assert_eq!(of(key), Some([id; 4].join("\t").as_str()), "{key}");
+        }
+        assert_eq!(of("Groups"), Some(""));
+        for key in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(of(key), Some("0000000000000000"), "{key}");
+        }
+        assert_eq!(of("NoNewPrivs"), Some("1"));
+        assert_eq!(server.client().get("/healthz")?.status, 200);
+        Ok(())
+    };
+    check(&["--user", "4711"], "4711", "4711")?;
+    check(&["--user", "4711:4712"], "4711", "4712")?;
+    // As on a machine without a user of the name neargate; where there is one, it has another number, and not 0.
+    let usual = ServerOptions::default().start()?;
+    let uid = rights(&usual)?.into_iter().find(|(key, _)| key == "Uid").context("find Uid")?.1;
+    assert!(!uid.split('\t').any(|id| id == "0"), "{uid}");
+    let kept =
+        ServerOptions { arguments: vec!["--user".to_owned(), "root".to_owned()], ..ServerOptions::default() };
+    let kept = kept.start()?;
+    assert!(kept.log().contains("--user root"), "{}", kept.log());
+    assert!(rights(&kept)?.contains(&("Uid".to_owned(), "0\t0\t0\t0".to_owned())));
+    Ok(())
+}
+
+/// What an earlier server left that was root, and what root imports beside a server that is not.
+fn takes_over_data_of_root() -> Result<()> {
+    let as_user = |data: Option<&std::path::Path>, user: &str| {
+        let arguments = vec!["--user".to_owned(), user.to_owned()];
+        ServerOptions { arguments, data: data.map(Into::into), ..ServerOptions::default() }.start()
+    };
+    let mut server = as_user(None, "root")?;
+    server.import(module().as_ref(), "first")?;
+    let key = server.credentials.access_key.clone();
+    server.stop()?;
+    for user in ["4711", "4712", "root", "4711"] {
+        let mut again = as_user(Some(&server.data), user)?;
+        assert_eq!(again.credentials.access_key, key, "as {user}");
+        again.import(module().as_ref(), "second")?;
+        assert_eq!(again.client().get("/healthz")?.status, 200, "as {user}");
+        again.stop()?;
+        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(server.data.join("control.db"))?);
+        assert_eq!(owner, user.parse().unwrap_or(0), "as {user}");
+        for path in walk(&server.data.join("images"))? {
+            let found = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&path)?);
+            assert_eq!(found, owner, "{} as {user}", path.display());
+        }
+    }
+    Ok(())
+}
+
+fn says_that_its_user_cannot_reach_the_data() -> Result<()> {
+    let cli = Cli::new()?;
+    let closed = cli.path("closed");
+    fs::create_dir(&closed)?;
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700))?;
+    let data = format!("{closed}/data");
+    let mut command = cli.command(&["serve", "--listen", "127.0.0.1:0", "--data", &data]);
+    let finished = process::run(&mut command, b"", REFUSAL_LIMIT)?;
+    assert_refused(&finished, finished.code.max(1), &[&data, "--data", "--user"]);
+    let mut command = cli.command(&["serve", "--user", "nobody-of-this-name", "--data", &cli.data()]);
+    let finished = process::run(&mut command, b"", REFUSAL_LIMIT)?;
+    assert_refused(&finished, finished.code.max(1), &["nobody-of-this-name", "/etc/passwd"]);
     Ok(())
 }
 

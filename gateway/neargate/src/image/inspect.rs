@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use neargate_container::LauncherClient;
 use neargate_driver::WasmModule;
 use neargate_image::{ImageDetail, ImageKind, ImageStore, Kind};
 use neargate_wasm::Inspected;
@@ -24,6 +25,7 @@ use crate::wasm;
 /// Where images and compiled code are.
 pub(super) struct Place<'a> {
     pub(super) store: &'a ImageStore,
+    pub(super) launcher: &'a LauncherClient,
     pub(super) data: &'a DataDir,
 }
 
@@ -77,12 +79,11 @@ fn of_store(place: &Place<'_>, image: &str) -> Result<Shown> {
 fn binary(place: &Place<'_>, image: &str, module: WasmModule) -> Result<Binary> {
     let size_bytes =
         fs::metadata(&module.path).with_context(|| format!("read {}", module.path.display()))?.len();
-    let launcher = wasm::launch()?;
     let _progress = Progress::start(format!("inspecting {image}"), false);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start threads")?;
     let inspected = runtime.block_on(async {
-        let driver = wasm::driver(wasm::config(place.data), place.data, &launcher, None)?;
+        let driver = wasm::driver(wasm::config(place.data), place.data, place.launcher, None)?;
         let inspected = driver.inspect(&module).await;
         driver.shut_down().await;
         inspected.with_context(|| format!("inspect {image}"))

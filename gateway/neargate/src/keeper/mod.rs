@@ -239,19 +239,23 @@ pub(crate) enum Files {
 
 impl Files {
     /// Images, scratch space and volumes.
-    pub(crate) fn of_all(data: &DataDir, processes: Arc<dyn ProcessHost>) -> Result<Self> {
+    pub(crate) fn of_all(data: &DataDir, processes: Arc<dyn ProcessHost>, is_root: bool) -> Result<Self> {
         let trees = [("images", data.images()), ("scratch", data.scratch()), ("volumes", data.volumes())];
-        Self::of(trees.to_vec(), processes)
+        Self::of(trees.to_vec(), processes, is_root)
     }
 
     /// Images alone.
-    pub(crate) fn of_images(data: &DataDir, processes: Arc<dyn ProcessHost>) -> Result<Self> {
-        Self::of(vec![("images", data.images())], processes)
+    pub(crate) fn of_images(data: &DataDir, processes: Arc<dyn ProcessHost>, is_root: bool) -> Result<Self> {
+        Self::of(vec![("images", data.images())], processes, is_root)
     }
 
-    /// The best that can be had: without root there are no foreign owners.
-    fn of(trees: Vec<(&'static str, PathBuf)>, processes: Arc<dyn ProcessHost>) -> Result<Self> {
-        match rustix::process::geteuid().is_root() {
+    /// The best that can be had: where the program was not started as root there are no foreign owners.
+    fn of(
+        trees: Vec<(&'static str, PathBuf)>,
+        processes: Arc<dyn ProcessHost>,
+        is_root: bool,
+    ) -> Result<Self> {
+        match is_root {
             true => Keeper::new(trees, processes).map(Self::Kept),
             false => Ok(Self::Own),
         }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use neargate_container::LauncherClient;
 use neargate_driver::{Rootfs, WasmModule};
-use neargate_image::{ImageKind, ImageStore};
+use neargate_image::{ImageKind, ImageStore, Options};
 use neargate_model::image::ImageReference;
 use neargate_node::{ImageProblem, Images, LocalImages, TaskImage};
 use sha2::{Digest, Sha256};
@@ -24,13 +24,15 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    pub(crate) fn find(image: &str, data: &DataDir, launcher: &LauncherClient) -> Result<Self> {
+    pub(crate) fn find(image: &str, data: &DataDir, owner: u32, launcher: &LauncherClient) -> Result<Self> {
         let path = Path::new(image);
         if path.is_file() {
             return wasm_file(path).map(Self::File);
         }
         let reference = image_name(image)?;
-        let options = Files::of_images(data, Arc::new(launcher.clone()))?.image_options();
+        let is_root = rustix::process::geteuid().is_root();
+        let files = Files::of_images(data, Arc::new(launcher.clone()), is_root)?;
+        let options = Options { owner, ..files.image_options() };
         let store = ImageStore::open_with(data.images(), options).context("open the image store")?;
         let resolved = store.resolve(&reference).with_context(|| not_found(image))?;
         let is_wasm = matches!(resolved.kind, ImageKind::Wasm { .. });

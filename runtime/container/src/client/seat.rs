@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +16,7 @@ use neargate_ipc::wire::{decode, encode};
 use crate::config::SupervisorConfig;
 use crate::failure::Failure;
 use crate::protocol::{End, Request, Response};
-use crate::spawn::{self, SpawnError};
+use crate::spawn::{self, SpawnError, Tenure};
 use crate::steward::{self, Post};
 use crate::{supervisor, sys};
 
@@ -69,9 +70,11 @@ pub(super) fn attach(
     DirBuilder::new().recursive(true).mode(0o711).create(directory).map_err(seat_error)?;
     let lock = lock(directory).map_err(seat_error)?;
     let program = spawn::seal_own_binary().map_err(SpawnError::Seal)?;
-    let (server_uid, build) = (config.server_uid(), spawn::build());
+    let build = spawn::build();
+    let (server_uid, host_paths) = (config.server_uid(), config.host_paths().to_vec());
+    let tenure = Tenure { server_uid, build: build.clone(), host_paths };
     let present = supervisor::connect(directory).ok();
-    let post = Post { program: &program, directory, server_uid, build: &build };
+    let post = Post { program: &program, directory, tenure: &tenure };
     let steward = steward::fork(&post, present.as_ref().map(|(_, pid)| *pid))?;
     let setup = encode(&Request::Setup { setup: config.to_setup() });
     let seat = SeatClient {
@@ -85,6 +88,12 @@ pub(super) fn attach(
         None => seat.reattach(),
     }
     .map_err(seat_error)?;
+    if server_uid != rustix::process::geteuid().as_raw() {
+        // From here on this connection, too, has no more rights than the user who will hold it.
+        let host_paths = tenure.host_paths.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect();
+        let resign = encode(&Request::Resign { server_uid, host_paths });
+        channel::send(socket.as_fd(), 0, &resign, &[], true).map_err(seat_error)?;
+    }
     Ok((seat, socket, snapshot))
 }
 

@@ -47,6 +47,7 @@ pub(crate) fn close(
         stay_on(core)?;
     }
     set_limits(fence)?;
+    empty_bounding_set()?;
     keep_capabilities(kept(fence.needs.role))?;
     sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).step("set no_new_privs")?;
     sys::prctl(libc::PR_SET_DUMPABLE, 0).step("forbid core dumps")?;
@@ -105,8 +106,8 @@ fn kept(role: ProcessRole) -> CapabilitySet {
     }
 }
 
-/// Gives up all capabilities but those that are kept, and what could bring others back.
-fn keep_capabilities(kept: CapabilitySet) -> Result<(), Failure> {
+/// Gives up what could bring capabilities back by an exec.
+pub(crate) fn empty_bounding_set() -> Result<(), Failure> {
     for bit in 0..=capabilities::LAST {
         match sys::prctl(libc::PR_CAPBSET_DROP, bit) {
             // Past the last capability that the kernel knows.
@@ -116,6 +117,11 @@ fn keep_capabilities(kept: CapabilitySet) -> Result<(), Failure> {
             other => other.step("drop capabilities")?,
         }
     }
+    Ok(())
+}
+
+/// Gives up all capabilities but those that are kept.
+pub(crate) fn keep_capabilities(kept: CapabilitySet) -> Result<(), Failure> {
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).step("drop capabilities")?;
     sys::clear_ambient().step("clear ambient capabilities")

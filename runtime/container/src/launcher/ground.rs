@@ -70,13 +70,13 @@ impl Ground {
     }
 
     /// User and group in the launcher's user namespace that are 0 in the process's.
-    pub(super) fn ids_of(&self, user: ProcessUser) -> (u32, u32) {
+    pub(super) fn ids_of(&self, user: ProcessUser, invoker: Option<(u32, u32)>) -> (u32, u32) {
         match user {
             _ if self.own_userns => (0, 0),
             ProcessUser::Root => (0, 0),
             ProcessUser::Nobody => (NOBODY_ID, NOBODY_ID),
             ProcessUser::Volumes => (VOLUME_ID_BASE, VOLUME_ID_BASE),
-            ProcessUser::Invoker => self.ids,
+            ProcessUser::Invoker => invoker.unwrap_or(self.ids),
         }
     }
 

@@ -51,6 +51,7 @@ mod protocol;
 mod server;
 
 use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Component, Path, PathBuf};
 
 use neargate_driver::ProcessRole;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -107,6 +108,30 @@ impl Roles {
     }
 }
 
+/// What a launcher does not do for its program, whoever that becomes and whoever takes it over.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// User and group of [`ProcessUser::Invoker`](neargate_driver::ProcessUser::Invoker), if the program becomes another
+    /// user; else the launcher's own.
+    pub invoker: Option<(u32, u32)>,
+    /// Directories, without links in their paths, beneath which keepers of files get mounts; none elsewhere.
+    pub kept: Vec<PathBuf>,
+}
+
+impl Policy {
+    /// For a program that keeps its rights, so that nothing is to be kept from it.
+    pub fn of_a_root_program() -> Self {
+        Self { invoker: None, kept: vec![PathBuf::from("/")] }
+    }
+
+    /// Whether a path leads beneath a directory of keepers. Links are refused where it is opened.
+    fn keeps(&self, path: &Path) -> bool {
+        let is_plain =
+            path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        is_plain && self.kept.iter().any(|kept| path.starts_with(kept))
+    }
+}
+
 /// Starts the launcher.
 #[derive(Debug)]
 pub struct Launcher;
@@ -117,7 +142,7 @@ impl Launcher {
     /// environment, which are there already, are wiped in the copy.
     ///
     /// This succeeds wherever processes can be made at all; see [`LauncherClient::fences`].
-    pub fn fork(roles: Roles) -> Result<LauncherClient, SpawnError> {
+    pub fn fork(roles: Roles, policy: Policy) -> Result<LauncherClient, SpawnError> {
         check_threads()?;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -128,7 +153,7 @@ impl Launcher {
                 // rustix reads the auxiliary vector once, from /proc or by a prctl(2) that the fences refuse;
                 // its clock needs it. Whatever is started from here has what was read.
                 let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-                server::run(theirs, roles)
+                server::run(theirs, roles, policy)
             }
             pid => Ok(LauncherClient::new(ours, pid)),
         }

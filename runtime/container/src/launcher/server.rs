@@ -13,11 +13,11 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::fs::{Mode, OFlags};
 
-use super::Roles;
 use super::ground::Ground;
 use super::place::Place;
 use super::process::{self, GO, Start};
 use super::protocol::{ProcessMountPlan, ProcessPlan, Report, Request, Response};
+use super::{Policy, Roles};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::fence::{Filters, Needs, THREADS_MAX};
@@ -64,6 +64,7 @@ struct Server {
     socket: OwnedFd,
     epoll: OwnedFd,
     roles: Roles,
+    policy: Policy,
     ground: Result<Ground, Failure>,
     groups: Result<Groups, Failure>,
     filters: Filters,
@@ -76,8 +77,8 @@ struct Server {
 }
 
 /// Serves the socket until the program is gone; never returns.
-pub(super) fn run(socket: OwnedFd, roles: Roles) -> ! {
-    let code = match Server::new(socket, roles).and_then(Server::serve) {
+pub(super) fn run(socket: OwnedFd, roles: Roles, policy: Policy) -> ! {
+    let code = match Server::new(socket, roles, policy).and_then(Server::serve) {
         Ok(()) => 0,
         Err(error) => {
             tell("serve", &error);
@@ -100,7 +101,7 @@ fn wipe(bytes: &mut [u8]) {
 }
 
 impl Server {
-    fn new(socket: OwnedFd, roles: Roles) -> io::Result<Self> {
+    fn new(socket: OwnedFd, roles: Roles, policy: Policy) -> io::Result<Self> {
         become_nobodys_child(&socket)?;
         let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         sys::set_blocked(&signals, libc::SIG_BLOCK);
@@ -121,6 +122,7 @@ impl Server {
             socket,
             epoll,
             roles,
+            policy,
             ground,
             groups,
             filters,
@@ -215,7 +217,7 @@ impl Server {
     /// Starts a process; the request is answered once it is behind its fences or cannot be.
     fn spawn(&mut self, request: u64, plan: ProcessPlan, mut fds: Vec<OwnedFd>) -> Result<(), Failure> {
         plan.check()?;
-        self.check_role(plan.role())?;
+        self.check_role(&plan)?;
         if self.processes.len() >= PROCESSES_MAX || self.closing.is_some() {
             return Err(Failure::System { step: "start one more process".to_owned(), errno: libc::EAGAIN });
         }
@@ -253,8 +255,10 @@ impl Server {
         }
     }
 
-    /// Refuses a role that this program does not have, or that cannot be had without root.
-    fn check_role(&self, role: ProcessRole) -> Result<(), Failure> {
+    /// Refuses a role that this program does not have, that cannot be had without root, or that would reach further than
+    /// the policy says.
+    fn check_role(&self, plan: &ProcessPlan) -> Result<(), Failure> {
+        let role = plan.role();
         let refuse = |why: &str| {
             let what = format!("a process with the role {role:?}");
             Err(Failure::Unsupported { what, why: why.to_owned() })
@@ -265,6 +269,10 @@ impl Server {
         let may_keep_files = self.ground.as_ref().is_ok_and(Ground::may_keep_files);
         if role.keeps_files() && !may_keep_files {
             return refuse("rights over files of other users take root; start the program as root");
+        }
+        let is_kept = |mount: &ProcessMountPlan| self.policy.keeps(rootfs::path_of(&mount.source));
+        if role.keeps_files() && !plan.mounts.iter().all(is_kept) {
+            return refuse("it would reach beyond the directories that this program named when it started");
         }
         Ok(())
     }
@@ -278,7 +286,7 @@ impl Server {
     ) -> Result<Running, Failure> {
         let mounts = self.open_mounts(&plan)?;
         let ground = self.ground.as_ref().ok();
-        let ids = ground.map_or((0, 0), |ground| ground.ids_of(plan.user()));
+        let ids = ground.map_or((0, 0), |ground| ground.ids_of(plan.user(), self.policy.invoker));
         if ground.is_some() {
             // Compiled here, so that the next process has it, too. Each is the first of its PID namespace.
             self.filters.get(process::needs(&plan, 1)).step("compile seccomp filter")?;

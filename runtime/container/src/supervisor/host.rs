@@ -247,7 +247,7 @@ impl Host {
     pub(super) fn on_request(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
         let result = match request {
             // The loop takes these.
-            Request::Setup { .. } | Request::Farewell {} | Request::Renew { .. } => {
+            Request::Setup { .. } | Request::Farewell {} | Request::Renew { .. } | Request::Resign { .. } => {
                 Err(Failure::System { step: "agree on protocol".to_owned(), errno: libc::EPROTO })
             }
             Request::Prepare { task, hostname, limits } => {

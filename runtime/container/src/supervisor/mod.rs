@@ -18,6 +18,7 @@
 //! Its one helper is the factory of [`cells`], which makes namespaces ahead of need.
 
 mod adopt;
+mod bounds;
 mod cells;
 mod exec;
 mod host;
@@ -38,7 +39,10 @@ use rustix::event::{Timespec, epoll};
 use crate::failure::Failure;
 use crate::peer::Outbox;
 use crate::protocol::{Request, Response, Setup, VERSION};
+use crate::rootfs;
+use crate::spawn::Tenure;
 use crate::sys;
+use bounds::Bounds;
 use host::{Event, Host};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
@@ -67,10 +71,8 @@ pub(crate) enum Meeting {
     Directory {
         /// The directory.
         directory: PathBuf,
-        /// Who may connect, besides root.
-        server_uid: u32,
-        /// Names the program that is executed.
-        build: String,
+        /// The rest.
+        tenure: Tenure,
     },
 }
 
@@ -86,6 +88,8 @@ struct Supervisor {
     /// The server's end, while there is a server.
     socket: Option<OwnedFd>,
     seat: Option<Seat>,
+    /// Whether the server is root and has not said that it is no more.
+    is_trusted: bool,
     epoll: Rc<OwnedFd>,
     state: State,
     /// Responses that the socket had no room for.
@@ -129,14 +133,25 @@ impl Supervisor {
                 watch(&epoll, socket.as_fd(), SOCKET)?;
                 (Some(socket), None)
             }
-            Meeting::Directory { directory, server_uid, build } => {
-                let seat = Seat::take(directory, server_uid, build)?;
+            Meeting::Directory { directory, tenure } => {
+                let seat = Seat::take(directory, tenure)?;
                 watch(&epoll, seat.listener.as_fd(), LISTENER)?;
                 (None, Some(seat))
             }
         };
         let (epoll, state, outbox) = (Rc::new(epoll), State::New, Outbox::default());
-        Ok(Self { socket, seat, epoll, state, outbox, closing: None, alone_since: Instant::now() })
+        // Over a socket of its own it serves the process that has started it, with that one's rights.
+        let is_trusted = seat.is_none();
+        Ok(Self {
+            socket,
+            seat,
+            is_trusted,
+            epoll,
+            state,
+            outbox,
+            closing: None,
+            alone_since: Instant::now(),
+        })
     }
 
     fn serve(&mut self) -> io::Result<()> {
@@ -199,8 +214,9 @@ impl Supervisor {
     fn on_listener(&mut self) {
         let Some(seat) = &self.seat else { return };
         match seat.accept() {
-            Ok(Some(socket)) => {
+            Ok(Some((socket, is_root))) => {
                 self.lose_server();
+                self.is_trusted = is_root;
                 match watch(&self.epoll, socket.as_fd(), SOCKET) {
                     Ok(()) => self.socket = Some(socket),
                     Err(error) => report("listen to the server", &error),
@@ -252,6 +268,11 @@ impl Supervisor {
                 self.set_up(id, setup);
             }
             (Request::Farewell {}, _) => self.begin_farewell(),
+            (Request::Resign { server_uid, host_paths }, _) => self.resign(server_uid, &host_paths),
+            (Request::Renew { .. }, _) if !self.is_trusted => {
+                let failure = bounds::refused("another program as supervisor");
+                self.answer(id, Response::Failed { failure });
+            }
             (Request::Renew { build }, _) => {
                 let failure = self.renew(&build, fds.pop());
                 self.answer(id, Response::Failed { failure });
@@ -262,8 +283,35 @@ impl Supervisor {
                 let failure = failure.clone();
                 self.answer(id, Response::Failed { failure });
             }
-            (request, State::Ready(_)) => self.with_host(|host| host.on_request(id, request, fds)),
+            (request, State::Ready(_)) => match self.check(&request) {
+                Ok(()) => self.with_host(|host| host.on_request(id, request, fds)),
+                Err(failure) => self.answer(id, Response::Failed { failure }),
+            },
             (_, State::New) => self.answer(id, disagreement()),
+        }
+    }
+
+    /// Hears from a server that is root that it is going to be another user's, and what that one may do.
+    fn resign(&mut self, server_uid: u32, host_paths: &[Vec<u8>]) {
+        if let (true, Some(seat)) = (self.is_trusted, &mut self.seat) {
+            let tenure = &mut seat.tenure;
+            tenure.server_uid = server_uid;
+            tenure.host_paths = host_paths.iter().map(|path| rootfs::path_of(path).to_owned()).collect();
+        }
+        self.is_trusted = false;
+    }
+
+    /// How far the server reaches, if it is not trusted.
+    fn bounds(&self) -> Option<Bounds<'_>> {
+        let seat = self.seat.as_ref().filter(|_| !self.is_trusted)?;
+        Some(Bounds { data: seat.directory.parent()?, host_paths: &seat.tenure.host_paths })
+    }
+
+    /// Refuses a request that reaches further.
+    fn check(&self, request: &Request) -> Result<(), Failure> {
+        match (request, self.bounds()) {
+            (Request::Start { plan }, Some(bounds)) => bounds.check_start(plan),
+            _ => Ok(()),
         }
     }
 
@@ -271,6 +319,9 @@ impl Supervisor {
     fn set_up(&mut self, id: u64, setup: Setup) {
         if setup.version != VERSION {
             return self.answer(id, disagreement());
+        }
+        if let Some(Err(failure)) = self.bounds().map(|bounds| bounds.check_setup(&setup)) {
+            return self.answer(id, Response::Failed { failure });
         }
         match &mut self.state {
             State::Ready(host) if !host.serves(&setup) => return self.answer(id, disagreement()),
@@ -288,7 +339,7 @@ impl Supervisor {
             return self.answer(id, Response::Failed { failure });
         }
         self.with_host(Host::tell_all);
-        let build = self.seat.as_ref().map(|seat| seat.build.clone()).unwrap_or_default();
+        let build = self.seat.as_ref().map(|seat| seat.tenure.build.clone()).unwrap_or_default();
         self.answer(id, Response::Attached { build });
     }
 

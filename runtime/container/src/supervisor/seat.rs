@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::spawn;
+use crate::spawn::{self, Tenure};
 
 /// Name of the socket in the directory.
 const SOCKET: &str = "supervisor.sock";
@@ -29,31 +29,30 @@ const BACKLOG: i32 = 4;
 pub(super) struct Seat {
     pub(super) directory: PathBuf,
     pub(super) listener: OwnedFd,
-    /// Who may connect, besides root.
-    server_uid: u32,
-    /// Names the program that this supervisor executes.
-    pub(super) build: String,
+    /// Who may connect, and what this supervisor executes.
+    pub(super) tenure: Tenure,
     _lock: File,
 }
 
 impl Seat {
     /// Takes a directory, which no other supervisor may have.
-    pub(super) fn take(directory: PathBuf, server_uid: u32, build: String) -> io::Result<Self> {
+    pub(super) fn take(directory: PathBuf, tenure: Tenure) -> io::Result<Self> {
         let lock = lock(&directory.join(LOCK))?;
-        let listener = listen(&directory, server_uid)?;
-        Ok(Self { directory, listener, server_uid, build, _lock: lock })
+        let listener = listen(&directory, tenure.server_uid)?;
+        Ok(Self { directory, listener, tenure, _lock: lock })
     }
 
-    /// The next server, if one waits and is who it should be.
-    pub(super) fn accept(&self) -> io::Result<Option<OwnedFd>> {
+    /// The next server, if one waits and is who it should be, and whether it is root.
+    pub(super) fn accept(&self) -> io::Result<Option<(OwnedFd, bool)>> {
         let socket = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC)?;
         let peer = rustix::net::sockopt::socket_peercred(&socket)?.uid.as_raw();
-        Ok((peer == 0 || peer == self.server_uid).then_some(socket))
+        Ok((peer == 0 || peer == self.tenure.server_uid).then_some((socket, peer == 0)))
     }
 
     /// Executes a program as supervisor of this directory, in place of this one; returns only on failure.
     pub(super) fn execute(&self, program: &OwnedFd, build: &str) -> io::Error {
-        spawn::command(program, &self.directory, self.server_uid, build).exec()
+        let tenure = Tenure { build: build.to_owned(), ..self.tenure.clone() };
+        spawn::command(program, &self.directory, &tenure).exec()
     }
 
     /// Leaves nothing in the directory that would promise a supervisor.

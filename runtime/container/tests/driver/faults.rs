@@ -118,7 +118,7 @@ pub(crate) fn be_client(directory: &str) -> ExitCode {
     let directory = PathBuf::from(directory);
     let config = SupervisorConfig::for_data_dir(&directory);
     let roles = Roles::new(sandboxed::role, sandboxed::role);
-    let launcher = Launcher::fork(roles).unwrap();
+    let launcher = Launcher::fork(roles, neargate_container::Policy::default()).unwrap();
     let client = Supervisor::spawn(&config).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let fixture = Fixture::new(&directory, client.clone(), client, launcher, &config);

@@ -118,7 +118,7 @@ fn run(cases: &[&Case]) -> ExitCode {
     std::fs::create_dir(&other).expect("make directory for the tests");
     let old_config = SupervisorConfig::for_data_dir(&other).with_layers_by_path();
     let roles = Roles::new(sandboxed::role, sandboxed::role);
-    let launcher = Launcher::fork(roles).expect("fork launcher");
+    let launcher = Launcher::fork(roles, neargate_container::Policy::default()).expect("fork launcher");
     let client = Supervisor::spawn(&config).expect("start supervisor");
     let old_client = Supervisor::spawn(&old_config).expect("start supervisor for old kernels");
     // Made only now, after the supervisors.

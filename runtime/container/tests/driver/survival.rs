@@ -3,16 +3,18 @@
 //! Servers are processes of this binary, which attach to a supervisor in a directory, do as they are told over standard
 //! input, answer over standard output, and are killed.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio as ProcessStdio};
 use std::time::{Duration, Instant};
 
 use neargate_container::{Supervisor, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
-    ContainerSpec, Driver, Limits, Rootfs, Sandbox, SandboxHost, SandboxSpec, Signal, Stdio,
+    ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxHost, SandboxSpec, Signal,
+    Stdio,
 };
 use neargate_model::{ContainerId, ContainerName, TaskId};
 
@@ -28,6 +30,7 @@ cases![
     start_after_death,
     newer_program,
     many_are_found_again,
+    another_user_reaches_no_further,
 ];
 
 /// First argument of a server; its directory follows.
@@ -54,9 +57,14 @@ impl Server {
     }
 
     fn start_as(program: &Path, fixture: &Fixture, directory: &Path) -> Self {
+        Self::start_with(program, &fixture.rootfs(), directory, &[])
+    }
+
+    fn start_with(program: &Path, rootfs: &Path, directory: &Path, user: &[&str]) -> Self {
         let mut process = Command::new(program)
             .arg(format!("{SERVER_ROLE}{}", directory.display()))
-            .arg(fixture.rootfs())
+            .arg(rootfs)
+            .args(user)
             .stdin(ProcessStdio::piped())
             .stdout(ProcessStdio::piped())
             .spawn()
@@ -269,11 +277,61 @@ async fn many_are_found_again(fixture: &Fixture) {
     second.shut_down(&directory);
 }
 
+/// Whom a server of the case below becomes.
+const ANOTHER: u32 = 4711;
+
+async fn another_user_reaches_no_further(fixture: &Fixture) {
+    // The fixture's own directory lets nobody else through.
+    let temporary = tempfile::Builder::new().permissions(Permissions::from_mode(0o711)).tempdir().unwrap();
+    let data = temporary.path().canonicalize().unwrap();
+    let directory = data.join("run");
+    fs::DirBuilder::new().mode(0o711).create(&directory).unwrap();
+    for name in ["images/layers", "scratch"] {
+        fs::create_dir_all(data.join(name)).unwrap();
+        std::os::unix::fs::chown(data.join(name), Some(ANOTHER), Some(ANOTHER)).unwrap();
+    }
+    let layer = data.join("images/layers/one");
+    let copied = Command::new("cp").arg("-a").arg(fixture.rootfs()).arg(&layer).status().unwrap();
+    assert!(copied.success());
+    let program = std::env::current_exe().unwrap();
+    let user = ANOTHER.to_string();
+    let mut server = Server::start_with(&program, &layer, &directory, &[&user, "/usr"]);
+    let attempts = [
+        ("try-layers", "refused"),
+        ("try-linked", "refused"),
+        ("try-scratch", "refused"),
+        ("try-mount", "refused"),
+        ("try-nothing", "started"),
+        ("try-allowed", "started"),
+    ];
+    for (number, (attempt, expect)) in attempts.iter().enumerate() {
+        server.check(&format!("{attempt} {number}"), expect);
+    }
+    // The next supervisor meets a server that never was root.
+    kill_supervisor(&directory);
+    for (number, (attempt, expect)) in attempts.iter().enumerate() {
+        server.check(&format!("{attempt} {}", attempts.len() + number), expect);
+    }
+    server.check("shut down", "done");
+    assert!(server.process.wait().unwrap().success());
+    until(|| supervisor_of(&directory).is_none());
+}
+
 /// What a server does.
 pub(crate) fn be_server(directory: &str) -> ExitCode {
     let directory = PathBuf::from(directory);
     let rootfs = PathBuf::from(std::env::args().nth(2).unwrap());
-    let client = Supervisor::attach(&config(&directory), &directory).unwrap();
+    let user: Option<u32> = std::env::args().nth(3).map(|user| user.parse().unwrap());
+    let client = match user {
+        None => Supervisor::attach(&config(&directory), &directory).unwrap(),
+        Some(user) => {
+            let allowed = std::env::args().nth(4).map(PathBuf::from).into_iter().collect();
+            let config = config(directory.parent().unwrap()).with_server_uid(user).with_host_paths(allowed);
+            let client = Supervisor::attach(&config, &directory).unwrap();
+            neargate_container::become_user(user, user, neargate_container::Rights::Own).unwrap();
+            client
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     println!("attached");
     let server = Role { client, directory, rootfs };
@@ -305,6 +363,7 @@ impl Role {
                 "started".to_owned()
             }
             "count" => self.client.found().len().to_string(),
+            attempt if attempt.starts_with("try-") => self.attempt(number.parse().unwrap(), attempt).await,
             "shut" => {
                 self.client.shut_down().await;
                 "done".to_owned()
@@ -342,8 +401,47 @@ impl Role {
         }
     }
 
+    /// Starts a container in a data directory, with something elsewhere.
+    async fn attempt(&self, number: usize, what: &str) -> String {
+        let sandbox = self.sandbox(number).await;
+        let data = self.directory.parent().unwrap();
+        let mut spec = self.spec(number, "exec sleep 1000", &sandbox, &data.join("scratch"));
+        let mount = |source: &str| Mount {
+            source: MountSource::Host(source.into()),
+            target: "/mnt".into(),
+            read_only: true,
+        };
+        match what {
+            "try-layers" => spec.rootfs = Rootfs::Layers(vec!["/usr".into()]),
+            "try-linked" => {
+                let link = data.join(format!("images/layers/link-{number}"));
+                std::os::unix::fs::symlink("/usr", &link).unwrap();
+                spec.rootfs = Rootfs::Layers(vec![link]);
+            }
+            "try-scratch" => spec.scratch = data.join("run"),
+            "try-mount" => spec.mounts.push(mount("/etc")),
+            "try-allowed" => spec.mounts.push(mount("/usr/bin")),
+            _ => {}
+        }
+        match self.client.start(spec, &sandbox).await {
+            Ok(_) => "started",
+            Err(_) => "refused",
+        }
+        .to_owned()
+    }
+
     async fn start(&self, number: usize, script: &str) -> String {
         let sandbox = self.sandbox(number).await;
+        let spec = self.spec(number, script, &sandbox, &self.directory);
+        self.client.start(spec, &sandbox).await.unwrap();
+        if script == SCRIPT {
+            // Its trap is set once it has written its first line.
+            until(|| is_readable(number));
+        }
+        "started".to_owned()
+    }
+
+    fn spec(&self, number: usize, script: &str, sandbox: &Sandbox, scratch: &Path) -> ContainerSpec {
         let ((out, stdout), (err, stderr)) = (pipe(), pipe());
         let stdin = fs::File::open("/dev/null").unwrap().into();
         let starts = {
@@ -351,9 +449,9 @@ impl Role {
             own.push((number, out.try_clone().unwrap()));
             own.len()
         };
-        let scratch = self.directory.join(format!("scratch-{number}-{starts}"));
+        let scratch = scratch.join(format!("scratch-{number}-{starts}"));
         fs::create_dir(&scratch).unwrap();
-        let spec = ContainerSpec {
+        ContainerSpec {
             id: container(number),
             task: sandbox.task.clone(),
             name: ContainerName::new("main").unwrap(),
@@ -373,13 +471,7 @@ impl Role {
             stdio: Stdio { stdin, stdout, stderr, readers: Some([out, err]) },
             scratch,
             wasm: None,
-        };
-        self.client.start(spec, &sandbox).await.unwrap();
-        if script == SCRIPT {
-            // Its trap is set once it has written its first line.
-            until(|| is_readable(number));
         }
-        "started".to_owned()
     }
 
     async fn sandbox(&self, number: usize) -> Sandbox {

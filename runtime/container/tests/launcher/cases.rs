@@ -342,7 +342,7 @@ fn users(fixture: &Fixture) {
     };
     let own = rustix::process::getuid().as_raw();
     let is_root = fixture.mode == Mode::Root;
-    check(ProcessUser::Invoker, own);
+    check(ProcessUser::Invoker, if is_root { crate::INVOKER } else { own });
     check(ProcessUser::Nobody, if is_root { neargate_driver::VOLUME_ID_BASE - 1 } else { own });
     check(ProcessUser::Volumes, if is_root { neargate_driver::VOLUME_ID_BASE } else { own });
 }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use neargate_container::{Launcher, LauncherClient, Roles, SpawnError};
+use neargate_container::{Launcher, LauncherClient, Policy, Roles, SpawnError};
 use neargate_driver::{ProcessError, ProcessHost, ProcessMount, ProcessNetwork};
 
 use crate::cases;
@@ -157,13 +157,13 @@ fn nothing_accumulates(fixture: &Fixture) {
 
 fn threads_are_refused(_: &Fixture) {
     // The runtime's threads are there.
-    let refused = Launcher::fork(Roles::new(probes::role, probes::role));
+    let refused = Launcher::fork(Roles::new(probes::role, probes::role), Policy::default());
     assert!(matches!(refused, Err(SpawnError::Threads { count: 2.. })), "{refused:?}");
 }
 
 /// The process that is killed: starts a process, tells its id and the launcher's, and waits.
 pub(crate) fn be_client() -> ExitCode {
-    let client = Launcher::fork(Roles::new(probes::role, probes::role)).unwrap();
+    let client = Launcher::fork(Roles::new(probes::role, probes::role), Policy::default()).unwrap();
     let launcher = client.id();
     let fixture = Fixture::new(Mode::Root, client.clone(), client);
     let waiting = fixture.wait_with(&fixture.client, |_| {});

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
-use neargate_driver::{ProcessError, ProcessRole, ProcessSpec, ProcessUser};
+use neargate_driver::{ProcessError, ProcessMount, ProcessRole, ProcessSpec, ProcessUser};
 
 use crate::cases;
 use crate::cases::status;
@@ -12,6 +12,7 @@ use crate::fixture::{Fixture, Mode};
 cases![
     keepers_take_root,
     root_goes_to_no_other_role,
+    keepers_stay_where_the_policy_says,
     keepers_have_rights_over_files_alone,
     keepers_reach_foreign_files_of_their_mounts,
     keepers_make_what_layers_need,
@@ -52,6 +53,23 @@ fn root_goes_to_no_other_role(fixture: &Fixture) {
             let mut spec = fixture.spec("exit 0");
             (spec.role, spec.user) = (role, user);
             assert!(fixture.spawn(spec).is_err(), "{role:?} as {user:?}");
+        }
+    }
+}
+
+fn keepers_stay_where_the_policy_says(fixture: &Fixture) {
+    let kept = fixture.mount("kept", false);
+    let above = kept.source.join("../../../etc");
+    for source in ["/etc".into(), "/".into(), std::env::temp_dir().join(".."), above] {
+        for (role, _) in KEEPERS {
+            let mut spec = fixture.spec("exit 0");
+            keeper(&mut spec, role);
+            spec.mounts.push(ProcessMount {
+                source: source.clone(),
+                name: "data".to_owned(),
+                read_only: false,
+            });
+            assert!(fixture.spawn(spec).is_err(), "{role:?}: {}", source.display());
         }
     }
 }

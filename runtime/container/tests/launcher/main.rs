@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
 use std::sync::atomic::Ordering;
 
-use neargate_container::{Launcher, LauncherClient, Roles};
+use neargate_container::{Launcher, LauncherClient, Policy, Roles};
 
 use fixture::{Fixture, Mode};
 
@@ -34,6 +34,8 @@ macro_rules! cases {
     };
 }
 
+/// Whom files of the invoker belong to, for a launcher that has root.
+pub(crate) const INVOKER: u32 = 65_533;
 /// The user of the second and third run.
 const ORDINARY: u32 = 65_534;
 
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    if mode == Mode::Root && !rustix::process::geteuid().is_root() {
+    if mode == Mode::Root && !is_root() {
         println!("SKIPPED: the launcher was not tested as root and as others, because this is not root");
         println!("test result: ok. 0 passed; 0 failed; {} ignored", cases.len());
         return ExitCode::SUCCESS;
@@ -75,6 +77,10 @@ fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 fn fork() -> LauncherClient {
     // The first variable is the harness's or the shell's, and longer than 8 bytes.
     let first = std::env::vars_os().next().map(|(key, _)| key);
@@ -83,7 +89,10 @@ fn fork() -> LauncherClient {
     let roles = Roles::new(probes::role, probes::role)
         .with_files(probes::role, probes::role)
         .prepared_by(probes::prepare);
-    Launcher::fork(roles).expect("fork launcher")
+    // Where the fixture's directory is going to be.
+    let temporary = std::env::temp_dir().canonicalize().unwrap();
+    let policy = Policy { invoker: Some((INVOKER, INVOKER)).filter(|_| is_root()), kept: vec![temporary] };
+    Launcher::fork(roles, policy).expect("fork launcher")
 }
 
 fn run(cases: &[&Case], fixture: &Fixture) -> usize {
