@@ -15,23 +15,25 @@ use crate::source::{Source, words};
 
 /// The crates of ours that each crate of ours may use. Dev-dependencies are free, except that nothing below the
 /// gateway may use the gateway in them either.
-const ARROWS: [(&str, &[&str]); 24] = [
+const ARROWS: [(&str, &[&str]); 25] = [
     // What exists. Everybody may know it, so that it may know nobody.
     ("neargate-model", &[]),
     // Damages bytes for tests; knows nothing of what they mean.
     ("neargate-fuzz", &[]),
+    // Marks steps for chaos builds, and is empty in others; knows nothing of what the steps are.
+    ("neargate-failpoint", &[]),
     // How processes of ours talk; knows no message.
     ("neargate-ipc", &[]),
     // Pure, and also parts of the Rust client: they must stay free of the runtime.
     ("neargate-wire", &[]),
     ("neargate-auth", &[]),
     // Mechanisms over the model; none knows another, so that each is tested alone.
-    ("neargate-store", &["neargate-model"]),
+    ("neargate-store", &["neargate-failpoint", "neargate-model"]),
     ("neargate-driver", &["neargate-ipc", "neargate-model"]),
-    ("neargate-image", &["neargate-model"]),
-    ("neargate-telemetry", &["neargate-model"]),
+    ("neargate-image", &["neargate-failpoint", "neargate-model"]),
+    ("neargate-telemetry", &["neargate-failpoint", "neargate-model"]),
     // Drivers implement the contract; the node must not be able to name them.
-    ("neargate-container", &["neargate-driver", "neargate-ipc", "neargate-model"]),
+    ("neargate-container", &["neargate-driver", "neargate-failpoint", "neargate-ipc", "neargate-model"]),
     ("neargate-wasm", &["neargate-driver", "neargate-ipc", "neargate-model"]),
     // The only crate with wasmtime in it: what runs in processes that hold nothing worth taking.
     ("neargate-wasm-worker", &["neargate-wasm", "neargate-driver", "neargate-ipc", "neargate-model"]),
@@ -39,12 +41,13 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("neargate-keyvalue", &["neargate-wasm"]),
     ("neargate-network", &["neargate-model"]),
     // Decides and commits, runs nothing: it sees the store, never a driver or the node.
-    ("neargate-control", &["neargate-store", "neargate-model"]),
+    ("neargate-control", &["neargate-failpoint", "neargate-store", "neargate-model"]),
     // Does what was decided. It never writes control state, so that it may run on another machine.
     (
         "neargate-node",
         &[
             "neargate-driver",
+            "neargate-failpoint",
             "neargate-network",
             "neargate-image",
             "neargate-telemetry",
@@ -76,6 +79,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "neargate-container",
             "neargate-wasm",
             "neargate-wasm-worker",
+            "neargate-failpoint",
             "neargate-keyvalue",
             "neargate-network",
             "neargate-image",
@@ -96,7 +100,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("neargate-task", &["neargate-task-macros"]),
     // A user of the binary: signs requests, and knows nothing of its inside.
     ("neargate-tests", &["neargate-auth"]),
-    ("xtask", &["neargate-tests", "neargate-auth"]),
+    ("xtask", &["neargate-tests", "neargate-auth", "neargate-failpoint"]),
     ("neargate-bench", &["neargate-tests", "neargate-auth"]),
 ];
 

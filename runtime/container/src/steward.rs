@@ -99,7 +99,9 @@ fn keep(server: &OwnedFd, post: &Post<'_>, present: Option<i32>) -> io::Result<(
     let mut short_lives = 0;
     while short_lives < SHORT_LIVES_MAX {
         let since = Instant::now();
+        neargate_failpoint::reach("container::steward::before");
         let child = spawn::command(post.program, post.directory, post.tenure).spawn()?.id().cast_signed();
+        neargate_failpoint::reach("container::steward::after");
         match watch.wait_for(Some(child), None)? {
             Over::Server | Over::Supervisor { well: true } => return Ok(()),
             Over::Supervisor { well: false } => {}

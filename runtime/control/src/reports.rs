@@ -30,7 +30,9 @@ impl Control {
             } else {
                 txn = TASKS.put(txn, &at, &task)?;
             }
+            neargate_failpoint::reach("control::report::before");
             if commit(self.store(), txn).await? {
+                neargate_failpoint::reach("control::report::after");
                 if has_stopped {
                     self.shared.ledger.give_back(&report.task);
                     tracing::info!(task = %task.id, reason = stop_reason(&task.status), "task stopped");

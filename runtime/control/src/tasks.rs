@@ -230,7 +230,9 @@ impl Control {
             let txn = Txn::fresh().at_rev(&cluster_at, cluster.rev);
             match self.commit_tasks(request, txn, &tasks).await {
                 Ok(true) => {
+                    neargate_failpoint::reach("control::assign::before");
                     self.assign(&tasks).await;
+                    neargate_failpoint::reach("control::assign::after");
                     return Ok(Accepted { tasks, refused });
                 }
                 Ok(false) => self.forget_placed(&tasks),
@@ -392,10 +394,12 @@ impl Control {
                     continue;
                 }
             }
+            neargate_failpoint::reach("control::stop::before");
             let command = NodeCommand::Stop { task: key.clone(), stop };
             if let Err(error) = self.shared.node.send(command).await {
                 tracing::warn!(task = %key.id, %error, "stop waits for the task's node");
             }
+            neargate_failpoint::reach("control::stop::after");
             return self.describe_task(key).await;
         }
         Err(too_contended().into())

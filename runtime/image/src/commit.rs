@@ -101,12 +101,14 @@ impl Shared {
             if fs::metadata(&target).is_ok_and(|m| m.len() == blob.size) {
                 continue;
             }
+            neargate_failpoint::reach("image::blob::before");
             match fs::rename(&blob.path, &target) {
                 // The same blob twice in one image.
                 Err(_) if target.exists() => {}
                 moved => moved.map_err(at("create", &target))?,
             }
         }
+        neargate_failpoint::reach("image::blob::after");
         for directory in directories.keys() {
             record::sync_directory(directory)?;
         }

@@ -93,6 +93,7 @@ impl ImageStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(not_found()),
             removed => removed.map_err(at("remove", &path))?,
         }
+        neargate_failpoint::reach("image::name::after");
         record::sync_directory(&self.shared.refs)?;
         let reclaimed = match self.shared.lock(FlockOperation::NonBlockingLockExclusive) {
             Ok(lock) => Some(self.shared.collect(&lock)?),
@@ -195,6 +196,7 @@ impl Shared {
             // It leaves its place in one step, so that no half layer is ever found there.
             let doomed = trash.fresh();
             files.rename(&path, &doomed).map_err(at("remove", &path))?;
+            neargate_failpoint::reach("image::collect::layer");
             reclaimed.bytes += files.size(&doomed).map_err(at("measure", &doomed))?;
             reclaimed.layers += 1;
             files.remove(&doomed).map_err(at("remove", &doomed))?;
@@ -211,6 +213,7 @@ impl Shared {
                 reclaimed.bytes += fs::metadata(&path).map_or(0, |m| m.len());
                 reclaimed.blobs += 1;
                 fs::remove_file(&path).map_err(at("remove", &path))?;
+                neargate_failpoint::reach("image::collect::blob");
             }
         }
         Ok(())

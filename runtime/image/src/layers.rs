@@ -113,10 +113,12 @@ pub(crate) fn install(
 ) -> Result<(), LayerError> {
     for layer in prepared {
         let target = layers.join(layer.diff_id.hex());
+        neargate_failpoint::reach("image::layer::before");
         match files.rename(&layer.directory, &target) {
             Err(error) if !target.exists() => return Err(at("create", &target)(error).into()),
             _ => {}
         }
+        neargate_failpoint::reach("image::layer::after");
     }
     Ok(())
 }

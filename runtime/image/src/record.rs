@@ -83,7 +83,9 @@ pub(crate) fn write(refs: &Path, staging: &Staging, record: &Record) -> Result<(
     let bytes = serde_json::to_vec(record).map_err(io::Error::from).map_err(at("encode", &target))?;
     let staged = staging.write(&bytes)?;
     File::open(&staged.path).and_then(|f| f.sync_all()).map_err(at("sync", &staged.path))?;
+    neargate_failpoint::reach("image::record::before");
     fs::rename(&staged.path, &target).map_err(at("create", &target))?;
+    neargate_failpoint::reach("image::record::after");
     sync_directory(refs)
 }
 

@@ -115,6 +115,7 @@ impl Start {
         let (spec, image) = (&*self.spec, &self.image);
         let definition = &spec.shape.containers[self.container];
         let (dir, volumes) = self.directories()?;
+        neargate_failpoint::reach("node::scratch::after");
         let streams = match self.image.rootfs {
             Rootfs::Layers(_) => self.parts.stdio.open_lasting(spec, self.container),
             Rootfs::Wasm(_) => self.parts.stdio.open(spec, self.container),
@@ -145,7 +146,9 @@ impl Start {
             let reason = "no command is specified by the image or the definition".to_owned();
             return Err(Failed { reason, shell_code: 127 });
         }
+        neargate_failpoint::reach("node::start::before");
         let handle = driver.start(plan, &self.sandbox).await;
+        neargate_failpoint::reach("node::start::after");
         let failed = |error: StartError| Failed { reason: chain(&error), shell_code: shell_code(&error) };
         Ok((handle.map_err(failed)?, pumps))
     }

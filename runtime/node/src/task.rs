@@ -132,7 +132,9 @@ impl Owner {
         if !self.state.status.start_intended {
             return TaskEvent::Assigned;
         }
+        neargate_failpoint::reach("node::recover::before");
         if let Some(containers) = self.find_again().await {
+            neargate_failpoint::reach("node::recover::after");
             return TaskEvent::Recovered { containers };
         }
         for id in &self.spec.container_ids {
@@ -218,7 +220,9 @@ impl Owner {
         if actions.iter().any(|action| matches!(action, Action::Start(_))) {
             // The intent to start is durable before anything starts, so that no restart of ours runs the
             // task a second time.
+            neargate_failpoint::reach("node::intent::before");
             self.publisher.settle().await;
+            neargate_failpoint::reach("node::intent::after");
         }
         for action in actions {
             self.perform(action);
@@ -275,6 +279,7 @@ impl Owner {
             Err(problem) => TaskEvent::ImageFailed { container, reason: problem.reason.clone() },
         };
         self.images[container] = Some(image);
+        neargate_failpoint::reach("node::image::after");
         self.handle(event).await;
         self.prepare_when_known();
     }
@@ -298,7 +303,12 @@ impl Owner {
         self.jobs.spawn(async move {
             let sandbox = match (&parts.sandboxes, linux) {
                 (_, false) => Ok(Sandbox { task: spec.task.clone(), limits: spec.limits.clone() }),
-                (Some(host), true) => host.prepare(&spec).await.map_err(|error| sandbox_reason(&error)),
+                (Some(host), true) => {
+                    neargate_failpoint::reach("node::sandbox::before");
+                    let prepared = host.prepare(&spec).await;
+                    neargate_failpoint::reach("node::sandbox::after");
+                    prepared.map_err(|error| sandbox_reason(&error))
+                }
                 (None, true) => Err(sandbox_reason(&SandboxError::NotPermitted {
                     what: "running containers".to_owned(),
                     hint: "start `neargate` as root, or use a Wasm image; `neargate doctor` tells more"
@@ -437,9 +447,11 @@ impl Owner {
         let is_hosted = self.sandbox_is_hosted;
         let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
         self.jobs.spawn(async move {
+            neargate_failpoint::reach("node::release::before");
             if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
                 retry(&spec, || async { host.release(&spec.id).await.map_err(|error| chain(&error)) }).await;
             }
+            neargate_failpoint::reach("node::release::sandbox");
             // Most Wasm tasks have none, and a thread to remove nothing costs more than a look.
             if scratch.exists() {
                 retry(&spec, || async {
@@ -449,6 +461,7 @@ impl Owner {
                 })
                 .await;
             }
+            neargate_failpoint::reach("node::release::after");
             Outcome::Event(TaskEvent::Released)
         });
     }
@@ -480,6 +493,7 @@ fn start_failed(container: usize, reason: &str, shell_code: i32) -> TaskEvent {
 async fn wait(parts: Arc<Parts>, spec: Arc<TaskSpec>, container: usize, started: Started) -> Outcome {
     let Started { handle, mut pumps, has_artifacts, .. } = started;
     let exit = handle.wait().await;
+    neargate_failpoint::reach("node::exit::before");
     ContainerStdio::drain(&mut pumps).await;
     parts.stdio.flush().await;
     let stats = handle.stats().await.ok();

@@ -254,10 +254,13 @@ impl Group {
     fn append_to_stream_log(&self, line: &[u8]) -> io::Result<()> {
         let mut file = File::options().append(true).create(true).open(self.stream_log())?;
         let length = file.metadata()?.len();
+        neargate_failpoint::reach("telemetry::stream::before");
         file.write_all(line).inspect_err(|_| {
             // If even this fails, the half line has no valid checksum and is cut at the next open.
             let _ = file.set_len(length);
-        })
+        })?;
+        neargate_failpoint::reach("telemetry::stream::after");
+        Ok(())
     }
 
     /// Replays the stream log. Returns how many bytes of a torn line were cut off.

@@ -80,6 +80,7 @@ impl Syncer {
 
 /// Syncs stream logs before segments: events whose stream is unknown would be dead.
 fn sync(core: &Core, due: Due) {
+    neargate_failpoint::reach("telemetry::sync::before");
     for path in due.stream_logs.iter().chain(&due.segments) {
         // Any descriptor syncs the whole file (fsync(2)), so none needs to be kept open for this.
         match File::open(path).and_then(|file| file.sync_data()) {
@@ -89,6 +90,7 @@ fn sync(core: &Core, due: Due) {
             _ => {}
         }
     }
+    neargate_failpoint::reach("telemetry::sync::after");
     for segment in due.sealed {
         let written =
             File::open(&segment.path).and_then(|file| file.sync_data()).and_then(|()| segment.write_index());
@@ -207,7 +209,9 @@ impl Writer {
         if blocks.is_empty() {
             return Ok(());
         }
+        neargate_failpoint::reach("telemetry::append::before");
         self.append(group, name, length)?;
+        neargate_failpoint::reach("telemetry::append::after");
         self.publish(group, &blocks, length, now);
         if length + self.buffer.len() as u64 >= self.core.config.segment_bytes {
             self.seal(group);

@@ -73,6 +73,7 @@ pub(super) fn attach(
     let build = spawn::build();
     let (server_uid, host_paths) = (config.server_uid(), config.host_paths().to_vec());
     let tenure = Tenure { server_uid, build: build.clone(), host_paths };
+    neargate_failpoint::reach("container::attach::before");
     let present = supervisor::connect(directory).ok();
     let post = Post { program: &program, directory, tenure: &tenure };
     let steward = steward::fork(&post, present.as_ref().map(|(_, pid)| *pid))?;
@@ -94,6 +95,7 @@ pub(super) fn attach(
         let resign = encode(&Request::Resign { server_uid, host_paths });
         channel::send(socket.as_fd(), 0, &resign, &[], true).map_err(seat_error)?;
     }
+    neargate_failpoint::reach("container::attach::after");
     Ok((seat, socket, snapshot))
 }
 

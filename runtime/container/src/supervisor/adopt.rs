@@ -27,6 +27,7 @@ use crate::protocol::{End, Response};
 impl Host {
     /// Takes over what is known, and removes what is left of anything else.
     pub(super) fn adopt(&mut self, known: Known) {
+        neargate_failpoint::reach("container::adoption::before");
         for (task, sandbox) in known {
             let ids = sandbox.ids;
             if let Err(failure) = self.adopt_sandbox(&task, sandbox) {
@@ -37,6 +38,7 @@ impl Host {
                     report("write journal", &error);
                 }
             }
+            neargate_failpoint::reach("container::adoption::task");
         }
         let mut kept: HashMap<&str, HashSet<String>> =
             self.sandboxes.keys().map(|task| (task.as_str(), HashSet::new())).collect();
@@ -46,6 +48,7 @@ impl Host {
             }
         }
         self.groups.sweep(&kept);
+        neargate_failpoint::reach("container::adoption::after");
     }
 
     fn adopt_sandbox(&mut self, task: &str, known: KnownSandbox) -> Result<(), Failure> {

@@ -166,7 +166,9 @@ fn run(socket: &OwnedFd) -> Result<(), Failure> {
     let mut buffer = Vec::new();
     // A supervisor that died before the call above has closed its end.
     while let Some(frame) = channel::receive(socket.as_fd(), &mut buffer, true).step(STEP)? {
+        neargate_failpoint::reach("container::factory::before");
         let cell = make(u32::try_from(frame.id).unwrap_or_default())?;
+        neargate_failpoint::reach("container::factory::after");
         let fds = [cell.userns.as_fd(), cell.network.as_fd()];
         match channel::send(socket.as_fd(), frame.id, &[], &fds, true) {
             // Nobody needs it any more.

@@ -311,6 +311,7 @@ impl Host {
             return Err(Failure::System { step: "check task id".to_owned(), errno: libc::EINVAL });
         }
         let Cell { ids, userns, network } = self.cells.take()?;
+        neargate_failpoint::reach("container::cell::after");
         let group = match self.groups.make_task(&task, limits) {
             Ok(group) => group,
             Err(failure) => {
@@ -318,6 +319,7 @@ impl Host {
                 return Err(failure);
             }
         };
+        neargate_failpoint::reach("container::cgroup::task");
         let noted = self.note(|| {
             let (task, hostname, limits) = (task.clone(), hostname.clone(), limits.clone());
             Entry::Prepared { task, hostname, ids, limits }
@@ -425,6 +427,7 @@ impl Host {
                 && container.process.failure.is_none()
                 && let Some(request) = container.start_request.take()
             {
+                neargate_failpoint::reach("container::exec::after");
                 // Without its pidfd the server could only not tell the exit code after a death of the supervisor.
                 let pidfd = container.process.pidfd.try_clone().into_iter().collect();
                 self.lendings.push((request, Response::Started {}, pidfd));
@@ -490,7 +493,9 @@ impl Host {
                 // In order behind the answer that it runs.
                 self.lendings.push((0, told, Vec::new()));
                 let (task, end) = (plan.task.clone(), End { code, oom, stats });
+                neargate_failpoint::reach("container::exit::before");
                 self.note_done(|| Entry::Ended { number: n, task: task.clone(), end: end.clone() });
+                neargate_failpoint::reach("container::exit::after");
                 self.ended.insert(plan.container, Ended { task, end, readers });
                 None
             }
@@ -548,10 +553,12 @@ impl Host {
     /// Removes the groups of ended containers, and sandboxes that were released, and has cells made for the next.
     pub(super) fn clean_up(&mut self) {
         for leaving in std::mem::take(&mut self.leaving) {
+            neargate_failpoint::reach("container::removal::before");
             if !leaving.group.remove() {
                 self.leaving.push(leaving);
                 continue;
             }
+            neargate_failpoint::reach("container::removal::after");
             self.responses.extend(leaving.answer);
             if let Some(sandbox) = self.sandboxes.get_mut(&leaving.task) {
                 sandbox.leaving -= 1;
@@ -576,7 +583,9 @@ impl Host {
         }
         if let Some(sandbox) = self.sandboxes.remove(task) {
             self.ended.retain(|_, ended| ended.task != task);
+            neargate_failpoint::reach("container::release::before");
             self.note_done(|| Entry::Released { task: task.to_owned() });
+            neargate_failpoint::reach("container::release::after");
             self.cells.give_back(sandbox.ids);
             let waiting = sandbox.releasing.unwrap_or_default();
             self.responses.extend(waiting.into_iter().map(|request| (request, Response::Done {})));

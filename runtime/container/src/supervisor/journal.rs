@@ -103,12 +103,14 @@ impl Journal {
     /// Appends a record.
     pub(super) fn append(&mut self, entry: &Entry) -> io::Result<()> {
         let record = record(entry);
+        neargate_failpoint::reach("container::journal::before");
         let written = self.file.write_all(&record);
         if written.is_err() {
             // What comes after a part of a record would not be found.
             self.file.set_len(self.bytes)?;
             return written;
         }
+        neargate_failpoint::reach("container::journal::after");
         self.bytes += record.len() as u64;
         Ok(())
     }
@@ -153,7 +155,9 @@ fn write_anew(path: &Path, boot: &str, known: &Known) -> io::Result<(File, u64)>
     let _ = fs::remove_file(&new);
     let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(&bytes)?;
+    neargate_failpoint::reach("container::renewal::before");
     fs::rename(&new, path)?;
+    neargate_failpoint::reach("container::renewal::after");
     Ok((file, bytes.len() as u64))
 }
 

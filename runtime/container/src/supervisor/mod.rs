@@ -174,7 +174,9 @@ impl Supervisor {
                 }
             }
             self.with_host(|host| host.on_time(Instant::now()));
+            neargate_failpoint::reach("container::answer::before");
             self.flush()?;
+            neargate_failpoint::reach("container::answer::after");
             // After the answers are out: nobody waits for this, except those who released a sandbox.
             self.with_host(Host::clean_up);
             self.flush()?;

@@ -38,7 +38,9 @@ impl Seat {
     /// Takes a directory, which no other supervisor may have.
     pub(super) fn take(directory: PathBuf, tenure: Tenure) -> io::Result<Self> {
         let lock = lock(&directory.join(LOCK))?;
+        neargate_failpoint::reach("container::seat::before");
         let listener = listen(&directory, tenure.server_uid)?;
+        neargate_failpoint::reach("container::seat::after");
         Ok(Self { directory, listener, tenure, _lock: lock })
     }
 

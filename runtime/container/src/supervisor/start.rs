@@ -59,6 +59,7 @@ impl Host {
                 &plan.limits,
             )?
         };
+        neargate_failpoint::reach("container::cgroup::container");
         if let Some(sandbox) = self.sandboxes.get_mut(&plan.task) {
             sandbox.live.insert(number);
         }
@@ -91,6 +92,7 @@ impl Host {
         let missing = || Failure::System { step: "find sandbox".to_owned(), errno: libc::ENOENT };
         let sandbox = self.sandboxes.get(&plan.task).ok_or_else(missing)?;
         let program = Program::new(&plan.argv, &plan.env)?;
+        neargate_failpoint::reach("container::overlay::before");
         let root = rootfs::mount_root(
             plan,
             sandbox.userns.as_fd(),
@@ -98,11 +100,13 @@ impl Host {
             &mut self.passing,
             &self.launchpad,
         )?;
+        neargate_failpoint::reach("container::overlay::after");
         let volumes = rootfs::open_volumes(plan, sandbox.ids, self.cells.volumes())?;
         let ids = sandbox.ids;
         let pipes = (pipe_inode(&stdio[1])?, pipe_inode(&stdio[2])?);
         let (ours, theirs) = sync_pair()?;
         let launchpad = &self.launchpad;
+        neargate_failpoint::reach("container::clone::before");
         let cloned = launchpad.in_network(sandbox.network.as_fd(), || {
             let sysfs = rootfs::new_sysfs().step("make sysfs")?;
             let init = Init {
@@ -125,10 +129,13 @@ impl Host {
             }
         });
         let (pid, pidfd) = cloned?;
+        neargate_failpoint::reach("container::clone::after");
         let admitted = admit(pid, ids, plan).and_then(|()| {
             self.note(|| Entry::Started { number, plan: plan.clone(), pid, pipes }).step("write journal")?;
+            neargate_failpoint::reach("container::gate::before");
             go(&ours)
         });
+        neargate_failpoint::reach("container::gate::after");
         if let Err(failure) = admitted {
             abandon(&pidfd);
             return Err(failure);

@@ -219,6 +219,7 @@ impl Writer {
         match self.write(commands) {
             Ok(verdicts) => {
                 commands.drain(..).zip(verdicts).for_each(|(command, verdict)| command.answer(verdict));
+                neargate_failpoint::reach("store::answer::after");
             }
             Err(failure) => self.fail(failure, commands),
         }
@@ -241,7 +242,9 @@ impl Writer {
         if let Some(forgotten) = self.fates.forget_old(now, FORGET_PER_GROUP) {
             self.forget(forgotten).map_err(before)?;
         }
+        neargate_failpoint::reach("store::commit::before");
         self.run_sql("COMMIT").map_err(|source| Failure { at_commit: true, source })?;
+        neargate_failpoint::reach("store::commit::after");
         self.keep(group, &ended);
         Ok(verdicts)
     }
