@@ -572,6 +572,8 @@ impl Driver for SupervisorClient {
 
     async fn recover(&self, id: &ContainerId) -> Result<Option<Recovered>, RecoverError> {
         let Some(started) = self.started(id.as_str()) else { return Ok(None) };
+        // Its end is told without a request, which may never come.
+        self.connection.start_receiver();
         let readers = started.readers.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(Some(Recovered { handle: self.handle(started), readers }))
     }

@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("crash/accepted_tasks_survive_kill_9", Needs::RootAndWasm, accepted_tasks_survive_kill_9),
     ("crash/state_survives_kill_9", Needs::Nothing, state_survives_kill_9),
     ("crash/running_containers_go_on", Needs::Root, running_containers_go_on),
+    ("crash/an_end_after_a_restart_is_heard", Needs::Root, an_end_after_a_restart_is_heard),
 ];
 
 /// How often the server is killed under load.
@@ -176,6 +177,26 @@ fn running_containers_go_on() -> Result<()> {
     server.stop()?;
     let settled = before.settle(SETTLE_LIMIT);
     assert!(settled.is_ok(), "left: {settled:?}");
+    Ok(())
+}
+
+/// A container that was there before its server ends, and nobody asks that server for anything about containers.
+fn an_end_after_a_restart_is_heard() -> Result<()> {
+    let shared = neargate_tests::server::scratch_directory()?;
+    let data = shared.path().join("data");
+    let mut server = on(&data).start()?;
+    furnish(&server)?;
+    let mut client = server.client();
+    register(&mut client, "ender", "busybox", &["sh", "-c", "sleep 2; exit 5"])?;
+    let arn = start(&mut client, "ender", 1)?.remove(0);
+    until_running(&mut client, &arn)?;
+    server.kill()?;
+    server = on(&data).start()?;
+    client = server.client();
+    assert_eq!(describe(&mut client, &arn)?["lastStatus"], "RUNNING", "it was to end after the restart");
+    let task = until_stopped(&mut client, &arn)?;
+    assert_eq!(task["containers"][0]["exitCode"], json!(5), "{task}");
+    server.stop()?;
     Ok(())
 }
 
