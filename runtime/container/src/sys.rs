@@ -138,6 +138,14 @@ pub(crate) fn close_all_but(kept: &mut [RawFd]) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
+/// Closes, in a cloned child, its copy of a descriptor that only its parent uses.
+///
+/// Only for a process that will never use or drop the owner that it has a copy of, as for [`close_all_but`].
+pub(crate) fn close_copy(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let number = fd.as_raw_fd().cast_unsigned();
+    close_range(number, number)
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: takes no pointers; the callers' contract is that nobody uses these descriptors afterwards.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) }).map(drop)

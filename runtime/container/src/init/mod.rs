@@ -76,20 +76,20 @@ pub(crate) enum Streams {
 }
 
 /// Becomes the container's first process.
-pub(crate) fn start(init: Init<'_>, sync: OwnedFd) -> ! {
+pub(crate) fn start(init: Init<'_>, sync: OwnedFd, parents: BorrowedFd<'_>) -> ! {
     let reaper = init.plan.init;
     finish(&sync, reaper, || {
         sys::cloexec_from_3().step("close descriptors")?;
-        wait_for_go(&sync);
+        wait_for_go(&sync, parents)?;
         set_up(init)
     })
 }
 
 /// Becomes a second process of a running container.
-pub(crate) fn exec(exec: Exec<'_>, sync: OwnedFd) -> ! {
+pub(crate) fn exec(exec: Exec<'_>, sync: OwnedFd, parents: BorrowedFd<'_>) -> ! {
     finish(&sync, false, || {
         sys::cloexec_from_3().step("close descriptors")?;
-        wait_for_go(&sync);
+        wait_for_go(&sync, parents)?;
         enter(exec, &sync)
     })
 }
@@ -114,11 +114,14 @@ fn finish<'a>(sync: &OwnedFd, reaper: bool, set_up: impl FnOnce() -> Result<&'a 
     sys::exit_now(127)
 }
 
-/// Waits until the supervisor has written the id maps. Without a supervisor there is no use in going on.
-fn wait_for_go(sync: &OwnedFd) {
+/// Waits until the supervisor has written the id maps. Without a supervisor there is no use in going on; that it is gone
+/// shows only once no copy of its end, `parents`, is open, and this process was cloned with one. It also has one of the
+/// lock on the supervisor's seat, which the next supervisor waits for.
+fn wait_for_go(sync: &OwnedFd, parents: BorrowedFd<'_>) -> Result<(), Failure> {
+    sys::close_copy(parents).step("close the supervisor's end")?;
     let mut byte = [0];
     match rustix::io::retry_on_intr(|| rustix::io::read(sync, &mut byte)) {
-        Ok(1) if byte[0] == GO => {}
+        Ok(1) if byte[0] == GO => Ok(()),
         _ => sys::exit_now(126),
     }
 }

@@ -86,7 +86,7 @@ impl Host {
         };
         let unified = container.group.unified_fd();
         match self.launchpad.clone_into_pids(container.process.pidfd.as_fd(), unified)? {
-            Clone::Child => init::exec(exec, theirs),
+            Clone::Child => init::exec(exec, theirs, ours.as_fd()),
             Clone::Parent { pid, pidfd } => {
                 let admitted = set_oom_score(pid).and_then(|()| set_limits(pid, &container.plan));
                 if let Err(failure) = admitted.and_then(|()| go(&ours)) {

@@ -124,7 +124,7 @@ impl Host {
                 mount_cgroup2: self.groups.mounts_cgroup2(),
             };
             match launchpad.clone_from_launch(NAMESPACES as u64, group.unified_fd())? {
-                Clone::Child => init::start(init, theirs),
+                Clone::Child => init::start(init, theirs, ours.as_fd()),
                 Clone::Parent { pid, pidfd } => Ok((pid, pidfd)),
             }
         });
