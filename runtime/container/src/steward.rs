@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -24,10 +24,12 @@ use crate::spawn::{self, SpawnError, Tenure};
 use crate::supervisor::report;
 use crate::sys;
 
-/// A supervisor that ends sooner than this has something to say that starting another one will not change ...
+/// A supervisor that ends sooner than this has perhaps something to say that starting another one will not change ...
 const SHORT_LIFE: Duration = Duration::from_secs(1);
-/// ... after this many times in a row.
+/// ... and after this many times in a row the next ones are not started at once any more: it costs little to try, and
+/// without a supervisor nobody tells, stops or removes what runs.
 const SHORT_LIVES_MAX: u32 = 5;
+const PAUSE: Duration = Duration::from_secs(1);
 /// Keeps the kernel from choosing the steward when memory runs out.
 const OOM_SCORE_ADJ: &str = "-999";
 
@@ -73,6 +75,8 @@ enum Over {
     Supervisor {
         well: bool,
     },
+    /// The time.
+    Pause,
 }
 
 fn keep(server: &OwnedFd, post: &Post<'_>, present: Option<i32>) -> io::Result<()> {
@@ -91,24 +95,31 @@ fn keep(server: &OwnedFd, post: &Post<'_>, present: Option<i32>) -> io::Result<(
     sys::set_blocked(&[libc::SIGCHLD, libc::SIGINT, libc::SIGTERM, libc::SIGHUP], libc::SIG_BLOCK);
     let watch = Watch { server, children: sys::signalfd(&[libc::SIGCHLD])? };
     if let Some(pidfd) = present.and_then(open) {
-        match watch.wait_for(None, Some(&pidfd))? {
+        match watch.wait_for(None, Some(&pidfd), None)? {
             Over::Server => return Ok(()),
-            Over::Supervisor { .. } => {}
+            Over::Supervisor { .. } | Over::Pause => {}
         }
     }
     let mut short_lives = 0;
-    while short_lives < SHORT_LIVES_MAX {
+    loop {
+        if short_lives >= SHORT_LIVES_MAX
+            && let Over::Server = watch.wait_for(None, None, Some(Instant::now() + PAUSE))?
+        {
+            return Ok(());
+        }
         let since = Instant::now();
         neargate_failpoint::reach("container::steward::before");
         let child = spawn::command(post.program, post.directory, post.tenure).spawn()?.id().cast_signed();
         neargate_failpoint::reach("container::steward::after");
-        match watch.wait_for(Some(child), None)? {
+        match watch.wait_for(Some(child), None, None)? {
             Over::Server | Over::Supervisor { well: true } => return Ok(()),
-            Over::Supervisor { well: false } => {}
+            Over::Supervisor { well: false } | Over::Pause => {}
         }
-        short_lives = if since.elapsed() < SHORT_LIFE { short_lives + 1 } else { 0 };
+        short_lives = if since.elapsed() < SHORT_LIFE { short_lives.saturating_add(1) } else { 0 };
+        if short_lives == SHORT_LIVES_MAX {
+            report("keep a supervisor", &"it ends again and again; what it said last is above");
+        }
     }
-    Err(io::Error::other("the supervisor ends again and again; what it said last is above"))
 }
 
 fn open(pid: i32) -> Option<OwnedFd> {
@@ -116,13 +127,23 @@ fn open(pid: i32) -> Option<OwnedFd> {
 }
 
 impl Watch<'_> {
-    /// Waits until the server or the supervisor, a child or a process of another parent, has ended.
-    fn wait_for(&self, child: Option<i32>, other: Option<&OwnedFd>) -> io::Result<Over> {
+    /// Waits until the server or the supervisor, a child or a process of another parent, has ended, or it is time.
+    fn wait_for(
+        &self,
+        child: Option<i32>,
+        other: Option<&OwnedFd>,
+        until: Option<Instant>,
+    ) -> io::Result<Over> {
         loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Over::Pause);
+            }
+            let timeout = left.and_then(|left| Timespec::try_from(left).ok());
             let mut fds =
                 vec![PollFd::new(self.server, PollFlags::IN), PollFd::new(&self.children, PollFlags::IN)];
             fds.extend(other.map(|pidfd| PollFd::new(pidfd, PollFlags::IN)));
-            match poll(&mut fds, None) {
+            match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
