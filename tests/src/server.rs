@@ -34,6 +34,10 @@ pub struct ServerOptions {
     pub data: Option<PathBuf>,
     /// Texts that make a WARN or ERROR line of the log an expected one.
     pub expected_log: &'static [&'static str],
+    /// The program; the binary under test if there is none.
+    pub program: Option<PathBuf>,
+    /// Further variables of its environment.
+    pub environment: Vec<(String, PathBuf)>,
 }
 
 impl ServerOptions {
@@ -42,8 +46,10 @@ impl ServerOptions {
         let scratch = scratch_directory()?;
         let data = self.data.clone().unwrap_or_else(|| scratch.path().join("data"));
         let log = scratch.path().join("server.log");
-        let mut command = Command::new(binary());
+        let program = self.program.clone().unwrap_or_else(binary);
+        let mut command = Command::new(&program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(&data).args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -54,6 +60,7 @@ impl ServerOptions {
             })?;
         let mut server = Server {
             child,
+            program,
             endpoint: String::new(),
             credentials: Credentials {
                 access_key: String::new(),
@@ -78,6 +85,7 @@ impl ServerOptions {
 /// When it is dropped it is ended, and the test fails if the log holds a WARN or ERROR that was not expected.
 pub struct Server {
     child: Child,
+    program: PathBuf,
     /// `http://ADDRESS:PORT`.
     pub endpoint: String,
     /// Its root key.
@@ -125,7 +133,7 @@ impl Server {
 
     /// A client command of the binary that talks to this server.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.program);
         command.args(arguments).envs(self.environment());
         command
     }
@@ -138,14 +146,14 @@ impl Server {
     /// Brings an image into the server's store under a name.
     pub fn import(&self, file: &Path, name: &str) -> Result<()> {
         let data = self.data.as_os_str();
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.program);
         command.args(["image", "import"]).arg(file).args(["--name", name, "--data"]).arg(data);
         expect_success(&mut command)
     }
 
     /// Makes a container image of a root file system and brings it into the server's store.
     pub fn pack(&self, root: &Path, name: &str, entrypoint: &str) -> Result<()> {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.program);
         command.args(["image", "pack"]).arg(root).args([
             "--name",
             name,
@@ -177,6 +185,14 @@ impl Server {
             .with_context(|| format!("the server did not end within {STOP_LIMIT:?}{}", self.log_tail()))?;
         self.ended = Some(status);
         Ok(status)
+    }
+
+    /// Whether it has ended by itself, or was killed by somebody else.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().context("look at server")?;
+        }
+        Ok(self.ended.is_some())
     }
 
     /// Kills the server as a crash would.
@@ -259,7 +275,7 @@ impl Server {
                 region: text("us-east-1"),
             });
         }
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.program);
         command.arg("env").arg("--data").arg(&self.data).args(["--endpoint", &self.endpoint]);
         let finished = process::run(&mut command, b"", COMMAND_LIMIT)?;
         ensure!(finished.code == 0, "{command:?} ended with {}: {}", finished.code, finished.stderr);

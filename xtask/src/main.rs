@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chaos;
 mod check;
 mod codegen;
 mod demo;
@@ -35,6 +36,9 @@ usage: cargo xtask COMMAND
   bench [ROW...] [--peers] [--json FILE]
                       measure beside the peers that are installed, with --peers also wasmtime, which is built first;
                       rows: container-start, container-idle, container-many, wasm-run, wasm-first-start, wasm-http, wasm-density, wasm-neighbour
+  chaos [--short] [--seed N] [--faults NAME,...] [--rounds N] [--victims NAME,...] [--json FILE]
+                      kill processes under load, at every step that must not be lost half-way and N times at random, and
+                      check after each that nothing is lost, done twice, told wrongly, left over or disturbed
 ";
 
 fn main() -> ExitCode {
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["bench", ref rest @ ..] => bench::bench(rest),
+        ["chaos", ref rest @ ..] => chaos::chaos(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
