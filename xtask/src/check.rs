@@ -9,7 +9,7 @@ use neargate_tests::{is_root, target_directory};
 
 use crate::graph::Graph;
 use crate::shell::{Steps, cargo, command};
-use crate::{codegen, layering, licences, setup};
+use crate::{chaos, codegen, layering, licences, setup};
 
 /// The crate whose compilation decides the profile.
 const HEAVY: &str = "wasmtime";
@@ -98,6 +98,9 @@ fn black_box(steps: &mut Steps) -> Result<()> {
     steps.command("harness", &mut suites(&["--lib"]))?;
     for suite in SUITES {
         steps.command(&format!("suite {suite}"), &mut suites(&["--test", suite]))?;
+    }
+    if is_root() {
+        steps.call("chaos", || chaos::chaos(&["--short"]))?;
     }
     let mut pytest =
         command(setup::python(), &["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/python"]);
