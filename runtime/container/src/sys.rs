@@ -159,11 +159,25 @@ pub(crate) fn dup2(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
 
 /// Puts every signal but SIGPIPE back to its default action, once, so that what the supervisor was started
 /// with does not reach containers: `execve(2)` keeps ignored signals ignored.
+///
+/// By the bare system call, because the C library touches no action of the two signals that it keeps for itself. It
+/// sets theirs where it needs them, when threads are cancelled or change their user.
 pub(crate) fn reset_inherited_signals() {
+    // The kernel's sigaction has no more than four words: handler, flags, restorer and mask.
+    let default = [0u64; 4];
+    const MASK_BYTES: usize = 8;
     for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
-        // SAFETY: SIG_DFL installs no handler. SIGKILL, SIGSTOP and the two signals that the C library
-        // keeps for itself are refused, which is as wanted.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: all zeroes is SIG_DFL, which installs no handler; the kernel reads no more than `default` has and
+        // writes nothing. SIGKILL and SIGSTOP are refused, which is as wanted.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                MASK_BYTES,
+            )
+        };
     }
 }
 
