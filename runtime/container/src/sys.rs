@@ -368,8 +368,15 @@ pub(crate) fn set_user(uid: u32, gid: u32) -> io::Result<()> {
     // SAFETY: take no pointers.
     unsafe {
         check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid)).map(drop)
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
     }
+    forbid_dumps()
+}
+
+/// Shuts this process to debuggers and core dumps until it executes a program. A change of user sets instead what
+/// `fs.suid_dumpable` says, which may be that the new user can look into it (proc_sys_fs(5)).
+fn forbid_dumps() -> io::Result<()> {
+    prctl(libc::PR_SET_DUMPABLE, 0)
 }
 
 /// The user and group that the calling thread, and those that it will start, make files as.
