@@ -82,15 +82,22 @@ impl Launchpad {
         result
     }
 
-    /// Clones from the launch namespace. In the child this returns there; in the supervisor back home.
+    /// Clones from the launch namespace, with `owner` as the host's user id to whom a new user namespace belongs. In
+    /// the child this returns there; in the supervisor back home.
+    ///
+    /// What the kernel counts by user (inotify instances, bytes of message queues, signals that wait) it counts for the
+    /// user of a namespace and for the owner of the namespace (`kernel/ucount.c`). Were that root, as whom the
+    /// supervisor runs, all tasks and the host itself would share one allowance.
     pub(crate) fn clone_from_launch(
         &self,
         flags: u64,
         cgroup: Option<BorrowedFd<'_>>,
+        owner: u32,
     ) -> Result<sys::Clone, Failure> {
         sys::setns(self.launch_mounts.as_fd(), libc::CLONE_NEWNS).step("enter launch namespace")?;
-        let cloned = sys::clone3(flags, cgroup);
+        let cloned = sys::set_effective_user(owner).and_then(|()| sys::clone3(flags, cgroup));
         if !matches!(cloned, Ok(sys::Clone::Child)) {
+            become_root_again();
             leave(&self.own_mounts, libc::CLONE_NEWNS);
         }
         cloned.step("clone process")
@@ -122,6 +129,14 @@ impl Launchpad {
 fn leave(home: &OwnedFd, kind: i32) {
     if let Err(error) = sys::setns(home.as_fd(), kind) {
         eprintln!("neargate-supervisor: return from a sandbox's namespace: {error}");
+        std::process::abort();
+    }
+}
+
+/// A supervisor that stays another user must not go on either: what it makes would be that user's.
+fn become_root_again() {
+    if let Err(error) = sys::set_effective_user(0) {
+        eprintln!("neargate-supervisor: become root again: {error}");
         std::process::abort();
     }
 }

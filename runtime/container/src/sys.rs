@@ -395,6 +395,17 @@ pub(crate) fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
     }
 }
 
+/// Sets the effective user id alone. The capabilities stay: the kernel would take them with user id 0
+/// (capabilities(7)).
+pub(crate) fn set_effective_user(uid: u32) -> io::Result<()> {
+    let capabilities = rustix::thread::capabilities(None)?;
+    const UNCHANGED: u32 = u32::MAX;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, UNCHANGED, uid, UNCHANGED) })?;
+    rustix::thread::set_capabilities(None, capabilities)?;
+    forbid_dumps()
+}
+
 /// `prctl(2)` with one integer argument.
 pub(crate) fn prctl(option: i32, argument: u64) -> io::Result<()> {
     // SAFETY: only options that take integers are passed.
@@ -441,7 +452,18 @@ pub(crate) fn landlock_abi() -> u32 {
     u32::try_from(version).unwrap_or(0)
 }
 
-/// Sets one resource limit of another process (`prlimit(2)`).
+/// The hard resource limit of this process; what it inherits to others.
+pub(crate) fn own_hard_limit(resource: u32) -> u64 {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the call and no new value is given.
+    let result = unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
+    };
+    // The call fails for resources that the kernel does not know alone, which cannot be set either.
+    if result < 0 { 0 } else { limit.rlim_max }
+}
+
+/// Sets one resource limit of a process, 0 for the caller (`prlimit(2)`).
 pub(crate) fn prlimit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` is valid for the call and no old value is asked for.

@@ -10,6 +10,7 @@
 
 mod environment;
 mod files;
+mod limits;
 mod mounts;
 mod paths;
 mod program;
@@ -30,6 +31,7 @@ use crate::rootfs::{Root, Volume};
 use crate::sys;
 use crate::user::{self, User};
 pub(crate) use files::{MaskedPath, masked_paths};
+pub(crate) use limits::ResourceLimit;
 pub(crate) use program::Program;
 
 /// The byte by which the supervisor says that the id maps are written.
@@ -52,6 +54,7 @@ pub(crate) struct Init<'a> {
     pub(crate) tasks: Vec<fs::File>,
     pub(crate) stdio: [OwnedFd; 3],
     pub(crate) mount_cgroup2: bool,
+    pub(crate) limits: Vec<ResourceLimit>,
 }
 
 /// All that a second process in a running container takes over.
@@ -131,7 +134,8 @@ fn set_up<'a>(mut init: Init<'a>) -> Result<&'a Program, Failure> {
     // After joining, so that the v1 groups, too, are the roots of the new namespace.
     sys::unshare(libc::CLONE_NEWCGROUP).step("make cgroup namespace")?;
     attach_stdio(&init.stdio)?;
-    // Until now the user was host root, which the new user namespace does not know.
+    init.limits.iter().try_for_each(|limit| limit.set(0))?;
+    // Until now the user was one of the host's, whom the new user namespace does not know.
     sys::set_ids(0, 0, &[]).step("become root of the container")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let user = build_root(&init)?;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::host::{Event, Exec, Host, Process, read_sync};
-use super::start::{abandon, go, set_limits, set_oom_score, streams, sync_pair};
+use super::start::{abandon, go, resource_limits, set_oom_score, streams, sync_pair};
 use super::{report, unwatch, watch};
 use crate::capabilities;
 use crate::failure::{Failure, Step};
@@ -88,7 +88,9 @@ impl Host {
         match self.launchpad.clone_into_pids(container.process.pidfd.as_fd(), unified)? {
             Clone::Child => init::exec(exec, theirs, ours.as_fd()),
             Clone::Parent { pid, pidfd } => {
-                let admitted = set_oom_score(pid).and_then(|()| set_limits(pid, &container.plan));
+                let limits = resource_limits(&container.plan);
+                let admitted =
+                    set_oom_score(pid).and_then(|()| limits.iter().try_for_each(|limit| limit.set(pid)));
                 if let Err(failure) = admitted.and_then(|()| go(&ours)) {
                     abandon(&pidfd);
                     return Err(failure);

@@ -15,7 +15,7 @@ use super::watch;
 use crate::capabilities;
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
-use crate::init::{self, Init, Program};
+use crate::init::{self, Init, Program, ResourceLimit};
 use crate::protocol::{Response, StartPlan};
 use crate::rootfs;
 use crate::sys::{self, Clone};
@@ -122,8 +122,9 @@ impl Host {
                 tasks: group.open_tasks().step("open cgroup tasks")?,
                 stdio,
                 mount_cgroup2: self.groups.mounts_cgroup2(),
+                limits: resource_limits(plan),
             };
-            match launchpad.clone_from_launch(NAMESPACES as u64, group.unified_fd())? {
+            match launchpad.clone_from_launch(NAMESPACES as u64, group.unified_fd(), ids)? {
                 Clone::Child => init::start(init, theirs, ours.as_fd()),
                 Clone::Parent { pid, pidfd } => Ok((pid, pidfd)),
             }
@@ -225,41 +226,26 @@ pub(super) fn go(sync: &OwnedFd) -> Result<(), Failure> {
     rustix::io::write(sync, &[init::GO]).step("release new process").map(drop)
 }
 
-/// Gives a process its ids and limits, which take rights on the host.
+/// Gives a process its ids, and those of its limits that take rights on the host; the others it sets itself, because
+/// without SYS_RESOURCE not even root may set them in a user namespace that is not its own (prlimit(2)).
 fn admit(pid: i32, ids: u32, plan: &StartPlan) -> Result<(), Failure> {
     let map = format!("0 {ids} {ID_RANGE}");
     rootfs::write_maps(pid, &map, &map).step("write id maps")?;
     set_oom_score(pid)?;
-    set_limits(pid, plan)
+    resource_limits(plan).iter().filter(|limit| limit.is_raised()).try_for_each(|limit| limit.set(pid))
 }
 
-/// Gives a process of a container the container's resource limits.
-pub(super) fn set_limits(pid: i32, plan: &StartPlan) -> Result<(), Failure> {
+/// The resource limits of a container: ours, then what its definition names.
+pub(super) fn resource_limits(plan: &StartPlan) -> Vec<ResourceLimit> {
     // Raising a hard limit takes SYS_RESOURCE, which even root lacks in some containers.
-    let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let nofile = nofile.min(DEFAULT_NOFILE);
-    sys::prlimit(pid, libc::RLIMIT_NOFILE, nofile, nofile).step("limit open files")?;
+    let nofile = sys::own_hard_limit(libc::RLIMIT_NOFILE).min(DEFAULT_NOFILE);
     // A core dump would have to be taken by the host.
-    if !plan.ulimits.iter().any(|(resource, _)| *resource == libc::RLIMIT_CORE) {
-        sys::prlimit(pid, libc::RLIMIT_CORE, 0, 0).step("forbid core dumps")?;
-    }
-    for (resource, (soft, hard)) in &plan.ulimits {
-        set_ulimit(pid, *resource, *soft, *hard)?;
-    }
-    Ok(())
-}
-
-/// Sets a limit that the definition names. The kernel itself bounds open files (`fs.nr_open`), and others where
-/// the supervisor lacks SYS_RESOURCE.
-fn set_ulimit(pid: i32, resource: u32, soft: u64, hard: u64) -> Result<(), Failure> {
-    match sys::prlimit(pid, resource, soft, hard) {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(Failure::Unsupported {
-            what: format!("a ulimit of {hard}"),
-            why: "it is more than this machine allows; `sysctl fs.nr_open` tells the bound of open files"
-                .to_owned(),
-        }),
-        other => other.step("set limits"),
-    }
+    let ours = [(libc::RLIMIT_NOFILE, (nofile, nofile)), (libc::RLIMIT_CORE, (0, 0))];
+    let is_named = |resource| plan.ulimits.iter().any(|(named, _)| *named == resource);
+    let ours = ours.iter().filter(|(resource, _)| !is_named(*resource));
+    ours.chain(&plan.ulimits)
+        .map(|&(resource, (soft, hard))| ResourceLimit { resource, soft, hard })
+        .collect()
 }
 
 /// Takes the supervisor's protection from the OOM killer off a process. Set by host root, this is also the
