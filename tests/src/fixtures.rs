@@ -1,4 +1,4 @@
-//! What the tasks of the suites run: a Wasm probe of both formats and a root file system with busybox.
+//! What the tasks of the suites run: a Wasm probe of both formats, a root file system with busybox, and an intruder.
 //!
 //! They are built once below Cargo's target directory, by `cargo xtask setup` or by the first test that needs them.
 
@@ -88,6 +88,19 @@ pub fn probe(target: &str) -> Result<PathBuf> {
     ensure!(finished.code == 0, "compile the probe for {target}: {}", finished.stderr);
     fs::rename(&unfinished, &built).with_context(|| format!("rename {}", unfinished.display()))?;
     Ok(built)
+}
+
+/// The static program of `tests/intruder`, built unless it is there and newer than its sources.
+pub fn intruder() -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let directory = target_directory().join("intruder");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--locked", "--quiet", "--target", &target]);
+    cargo.current_dir(repository().join("tests/intruder"));
+    cargo.env("CARGO_TARGET_DIR", &directory).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    let finished = process::run(&mut cargo, b"", BUILD_LIMIT)?;
+    ensure!(finished.code == 0, "compile the intruder: {}", finished.stderr);
+    Ok(directory.join(target).join("release/intruder"))
 }
 
 /// A root file system with a static busybox and nothing else.

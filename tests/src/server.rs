@@ -215,11 +215,20 @@ impl Server {
         let seat = format!("--supervisor-seat\0{}/run\0", self.data.canonicalize().ok()?.display());
         let pids = fs::read_dir("/proc").ok()?.flatten();
         let pids = pids.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-        let is_it = |pid: &Pid| {
-            let read = |file| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).unwrap_or_default();
-            String::from_utf8_lossy(&read("cmdline")).contains(&seat) && read("comm") == b"ng-supervisor\n"
+        let read = |pid: &Pid, file| {
+            let bytes = fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
         };
-        pids.into_iter().find(is_it)
+        let is_it =
+            |pid: &Pid| read(pid, "cmdline").contains(&seat) && read(pid, "comm") == "ng-supervisor\n";
+        let found: Vec<Pid> = pids.filter(is_it).collect();
+        // A container that does not run its program yet is a copy of the supervisor, and a child of it.
+        let parent = |pid: &Pid| {
+            let status = read(pid, "status");
+            let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+            Pid::from_raw(line.trim().parse().ok()?)
+        };
+        found.iter().copied().find(|pid| parent(pid).is_none_or(|parent| !found.contains(&parent)))
     }
 
     /// The log so far.

@@ -17,7 +17,7 @@ const HEAVY: &str = "wasmtime";
 /// It is told on the command line, beside the only commands that generate its code.
 pub(crate) const SDK_AS_IT_IS: [&str; 2] = ["--config", "profile.dev.package.aws-sdk-ecs.opt-level=0"];
 /// The suites, each an integration binary.
-const SUITES: [&str; 4] = ["cli", "wasm", "ecs", "robust"];
+const SUITES: [&str; 5] = ["cli", "wasm", "ecs", "adversarial", "robust"];
 /// The suites that run what `examples/` and `tests/guests/` hold.
 const SUITES_OF_GUESTS: [&str; 2] = ["wasm", "robust"];
 

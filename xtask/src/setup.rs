@@ -197,7 +197,7 @@ fn build_fixtures() -> Result<()> {
     for target in WASM_TARGETS {
         fixtures::probe(target)?;
     }
-    Ok(())
+    fixtures::intruder().map(drop)
 }
 
 /// The command that builds the binary, unless `NEARGATE_BIN` names one that is to be used as it is.
