@@ -76,7 +76,7 @@ pub enum CommandOutput {
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The container does not run.
-    #[error("container is not running")]
+    #[error("the container is not running: it has not started yet, or it has stopped")]
     NotRunning,
     /// The container is of a kind in which nothing else can be run.
     #[error("{0}")]
