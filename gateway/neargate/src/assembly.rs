@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
-use neargate_model::{TaskId, Timestamp};
+use neargate_model::{Policy, TaskId, Timestamp};
 use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, StdioSource, TaskFiles};
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
@@ -37,6 +37,7 @@ pub(crate) struct Ingredients {
     pub(crate) artifacts: Artifacts,
     pub(crate) files_of: ProcessUser,
     pub(crate) listen_on: IpAddr,
+    pub(crate) policy: Policy,
 }
 
 /// Control and its node, running.
@@ -68,6 +69,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         artifacts,
         files_of,
         listen_on,
+        policy,
     } = ingredients;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let control = Control::new(store, Arc::new(ChannelLink { commands }), Arc::new(SystemClock), capacity);
@@ -86,6 +88,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         artifacts,
         files_of,
         listen_on,
+        policy,
         now,
     });
     let mut node = JoinSet::new();

@@ -1,24 +1,21 @@
 //! Starting the supervisor, which must happen before this process has a second thread.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use neargate_container::{ContainerDriver, Supervisor, SupervisorConfig};
+use neargate_model::Policy;
 
 use crate::data_dir::DataDir;
 
 /// Attaches to the supervisor of a data directory, which outlives this process with all containers, for a server that
-/// will be this user's and may mount beneath these directories of the host.
-pub(crate) fn attach(
-    data: &DataDir,
-    server_uid: u32,
-    host_paths: &[PathBuf],
-) -> Result<Option<ContainerDriver>> {
+/// will be this user's and keeps to this policy.
+pub(crate) fn attach(data: &DataDir, server_uid: u32, policy: &Policy) -> Result<Option<ContainerDriver>> {
     if !may_run() {
         return Ok(None);
     }
     let config = SupervisorConfig::for_data_dir(data.root()).with_server_uid(server_uid);
-    let config = config.with_host_paths(host_paths.to_vec());
+    let config = config.with_policy(policy.clone());
     Supervisor::attach(&config, &data.run()).context("attach to the supervisor").map(Some)
 }
 

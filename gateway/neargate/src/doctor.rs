@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::client::{Output, table};
 use crate::data_dir;
+use crate::policy;
 
 /// Free space below which the data directory is called nearly full, in bytes.
 const FREE_BYTES_MIN: u64 = 1 << 30;
@@ -29,6 +30,9 @@ pub(crate) struct DoctorArgs {
     /// How to print.
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+    /// A policy file to check, as for `neargate serve`, and to say what it allows.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// Data directory to check.
     #[arg(long, env = "NEARGATE_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
@@ -74,6 +78,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         loopback_port(),
     ];
     checks.extend(wasm_fences());
+    checks.extend(args.policy.as_deref().into_iter().flat_map(policy_file));
     let mut out = std::io::stdout().lock();
     match args.output {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&checks)?)?,
@@ -131,6 +136,21 @@ fn seccomp() -> Check {
     let is_there = actions.contains("kill_process") && actions.contains("errno");
     let found = if is_there { "filters" } else { "none" };
     require("seccomp", is_there, found, "use a kernel with CONFIG_SECCOMP_FILTER")
+}
+
+/// What a policy file allows, a line for each kind; a warning each, because all of it weakens isolation.
+fn policy_file(path: &Path) -> Vec<Check> {
+    let hint = "it weakens isolation; SECURITY.md says how far";
+    match policy::read(path) {
+        Ok(policy) => {
+            let allowed = policy::describe(&policy);
+            if allowed.is_empty() {
+                return vec![check("policy", Status::Ok, "nothing beyond the usual", hint)];
+            }
+            allowed.into_iter().map(|one| check("policy allows", Status::Warn, one, hint)).collect()
+        }
+        Err(error) => vec![check("policy", Status::Fail, format!("{error:#}"), "correct the file")],
+    }
 }
 
 /// `(v2 root, v1 controllers)` as mounted.

@@ -12,6 +12,7 @@ mod image;
 mod keeper;
 mod link;
 mod notify;
+mod policy;
 mod progress;
 mod report;
 mod run;

@@ -37,6 +37,7 @@ use crate::adopt;
 use crate::assembly::{self, Ingredients, Machine};
 use crate::containers;
 use crate::data_dir::DataDir;
+use crate::policy;
 use crate::progress::Progress;
 use crate::wasm;
 
@@ -109,6 +110,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             artifacts: artifacts.clone(),
             files_of: ProcessUser::Invoker,
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
+            policy: policy::of_invoker(),
         });
         let code = run_task(args, shape, &machine, &artifacts, timeout).await;
         match containers {

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use neargate_container::{ContainerDriver, LauncherClient, Policy, Rights, become_user};
+use neargate_container::{ContainerDriver, LauncherClient, Policy as LauncherPolicy, Rights, become_user};
 use neargate_control::{Control, RetentionConfig};
 use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
-use neargate_model::{AccountId, Region, TaskId};
+use neargate_model::{AccountId, Policy, Region, TaskId};
 use neargate_node::{Artifacts, LocalImages, LogStdio};
-use neargate_server::ecs::{EcsApi, TaskPolicy};
+use neargate_server::ecs::EcsApi;
 use neargate_server::logs::LogsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway, Native};
 use neargate_store::SqliteStore;
@@ -31,6 +31,7 @@ use crate::containers;
 use crate::data_dir::DataDir;
 use crate::keeper::Files;
 use crate::notify;
+use crate::policy;
 use crate::sessions::NodeSessions;
 use crate::user::HostUser;
 use crate::wasm;
@@ -72,10 +73,16 @@ pub(crate) struct ServeArgs {
     /// How many instances a Wasm worker may hold at a time; an account has one worker for each core.
     #[arg(long, default_value_t = 1000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=6000))]
     wasm_instances: u32,
-    /// A host directory below which task definitions may mount; may be repeated.
+    /// A JSON file that says what task definitions may ask for beyond what every task has: host_paths, capabilities,
+    /// privileged, host_namespaces and devices; see docs/policy.md.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// A host directory below which task definitions may mount; may be repeated. The same as a "rw" entry of
+    /// "host_paths" in the policy.
     #[arg(long, value_name = "DIR")]
     allow_host_path: Vec<PathBuf>,
-    /// Let Wasm containers ask for the host's network, by their label neargate.wasm.network.
+    /// Let tasks have the host's network, by networkMode host or the label neargate.wasm.network. The same as
+    /// "network" in "host_namespaces" of the policy.
     #[arg(long)]
     allow_host_network: bool,
 }
@@ -94,14 +101,15 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     if !(0.1..=100.0).contains(&args.memory_overcommit) {
         bail!("--memory-overcommit must be between 0.1 and 100");
     }
+    let mut policy = args.policy.as_deref().map(policy::read).transpose()?.unwrap_or_default();
+    policy::add_flags(&mut policy, &args.allow_host_path, args.allow_host_network)?;
     let data = DataDir::open(args.data.as_deref())?;
     let user = user(args)?;
-    let host_paths = real_paths(&args.allow_host_path)?;
     let server_uid = user.map_or_else(own_uid, |user| user.uid);
-    let containers = containers::attach(&data, server_uid, &host_paths)?;
+    let containers = containers::attach(&data, server_uid, &policy)?;
     let invoker = user.map(|user| (user.uid, user.gid));
-    let launcher =
-        wasm::launch(Policy { invoker, kept: vec![data.images(), data.scratch(), data.volumes()] })?;
+    let kept = vec![data.images(), data.scratch(), data.volumes()];
+    let launcher = wasm::launch(LauncherPolicy { invoker, kept })?;
     let listener = std::net::TcpListener::bind(args.listen).with_context(|| {
         format!("listen on {}; is another server running? Choose another port with --listen", args.listen)
     })?;
@@ -109,7 +117,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
         adopt::give(&data, user)?;
         become_server(&data, user)?;
     }
-    let start = Start { account, region, is_root: user.is_some(), listener, host_paths };
+    let start = Start { account, region, is_root: user.is_some(), listener, policy };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
     let served = runtime.block_on(serve(args, start, &data, containers, launcher));
@@ -124,7 +132,7 @@ struct Start {
     /// Whether the program was started as root.
     is_root: bool,
     listener: std::net::TcpListener,
-    host_paths: Vec<PathBuf>,
+    policy: Policy,
 }
 
 fn own_uid() -> u32 {
@@ -169,7 +177,7 @@ async fn serve(
     containers: Option<ContainerDriver>,
     launcher: LauncherClient,
 ) -> Result<()> {
-    let Start { account, region, is_root, listener, host_paths } = start;
+    let Start { account, region, is_root, listener, policy } = start;
     let listener = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
     let listener = listener.context("use the listening socket")?;
     rustix::net::listen(&listener, BACKLOG).context("use the listening socket")?;
@@ -185,7 +193,6 @@ async fn serve(
     config.control.push(listener.local_addr().context("read the address of the listener")?);
     let wasm = wasm::driver(config, data, &launcher, containers.as_ref())?;
     clear_scratch(data, containers.as_ref(), &files)?;
-    let policy = TaskPolicy { host_paths, host_network: args.allow_host_network };
     let artifacts = Artifacts::new(data.artifacts());
     let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
     let Machine { control, sessions, mut node } = assembly::assemble(Ingredients {
@@ -201,7 +208,11 @@ async fn serve(
         artifacts: artifacts.clone(),
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        policy: policy.clone(),
     });
+    for allowed in policy::describe(&policy) {
+        tracing::info!(allowed, "the policy allows tasks more than usual");
+    }
     let recovered = control.recover().await.context("read the tasks of the last run")?;
     if recovered.tasks > 0 {
         tracing::info!(tasks = recovered.tasks, "tasks of the last run are looked after");
@@ -281,13 +292,6 @@ fn clear_scratch(data: &DataDir, containers: Option<&ContainerDriver>, files: &F
         }
     }
     Ok(())
-}
-
-fn real_paths(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let real = |path: &PathBuf| {
-        std::fs::canonicalize(path).with_context(|| format!("use --allow-host-path {}", path.display()))
-    };
-    paths.iter().map(real).collect()
 }
 
 fn announce(args: &ServeArgs, data: &DataDir, listener: &TcpListener) -> Result<()> {

@@ -102,7 +102,13 @@ impl Bench {
             pids_max: Some(1000),
             ..Limits::default()
         };
-        let spec = SandboxSpec { task, hostname: "bench".to_owned(), limits, linux: true };
+        let spec = SandboxSpec {
+            task,
+            hostname: "bench".to_owned(),
+            limits,
+            linux: true,
+            network: Default::default(),
+        };
         SandboxHost::prepare(&self.client, &spec).await.unwrap()
     }
 
@@ -137,6 +143,7 @@ impl Bench {
             shm_bytes: None,
             capabilities_add: vec![],
             capabilities_drop: vec![],
+            privileges: Default::default(),
             init: false,
             stdio: Stdio { stdin: null(), stdout: null(), stderr: null(), readers: None },
             scratch: scratch.clone(),

@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use async_trait::async_trait;
 use neargate_driver::{
     ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, ProcessError, RecoverError, Recovered, Sandbox,
-    SandboxError, SandboxHost, SandboxSpec, Session, SessionSpec, Signal, SignalError, StartError, Stats,
-    StatsError, Stdio,
+    SandboxError, SandboxHost, SandboxNetwork, SandboxSpec, Session, SessionSpec, Signal, SignalError,
+    StartError, Stats, StatsError, Stdio,
 };
 use neargate_model::{ContainerId, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -28,7 +28,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::config::SupervisorConfig;
 use crate::failure::Failure;
 use crate::peer;
-use crate::protocol::{End, ExecPlan, LendPlan, Request, Response};
+use crate::protocol::{End, ExecPlan, LendPlan, NetworkPlan, Request, Response};
 use crate::spawn::{self, SpawnError};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
@@ -595,6 +595,11 @@ impl SandboxHost for SupervisorClient {
             task: spec.task.to_string(),
             hostname: spec.hostname.clone(),
             limits: spec.limits.clone(),
+            network: match spec.network {
+                SandboxNetwork::Own => NetworkPlan::Own {},
+                SandboxNetwork::Managed => NetworkPlan::Managed {},
+                SandboxNetwork::Host => NetworkPlan::Host {},
+            },
         };
         let unavailable = |source| SandboxError::Unavailable { source };
         match self.connection.call(&request, &[]).await.map_err(unavailable)? {

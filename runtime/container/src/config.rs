@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use neargate_model::Policy;
+use neargate_model::policy::{HostNamespace, Privileged};
 use sha2::{Digest, Sha256};
 
-use crate::protocol::{Setup, VERSION};
+use crate::protocol::{Allowed, Setup, VERSION};
 
 /// First host user id of the ranges that tasks get, by default.
 pub const DEFAULT_ID_BASE: u32 = neargate_driver::VOLUME_ID_BASE;
@@ -25,7 +27,7 @@ pub struct SupervisorConfig {
     resolv_conf: Vec<u8>,
     layers_by_path: bool,
     server_uid: u32,
-    host_paths: Vec<PathBuf>,
+    policy: Policy,
 }
 
 impl SupervisorConfig {
@@ -38,7 +40,7 @@ impl SupervisorConfig {
             resolv_conf: b"nameserver 169.254.169.253\n".to_vec(),
             layers_by_path: false,
             server_uid: rustix::process::geteuid().as_raw(),
-            host_paths: Vec::new(),
+            policy: Policy::default(),
         }
     }
 
@@ -69,15 +71,15 @@ impl SupervisorConfig {
         self
     }
 
-    /// Sets the directories of the host, without links in their paths, beneath which such a server may mount. It reaches
-    /// no others, but what is below the data directory.
-    pub fn with_host_paths(mut self, host_paths: Vec<PathBuf>) -> Self {
-        self.host_paths = host_paths;
+    /// Sets what containers may have beyond what all have; by default nothing. A server that is not root mounts no other
+    /// directories of the host than its `host_paths`, and what is below the data directory.
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 
-    pub(crate) fn host_paths(&self) -> &[PathBuf] {
-        &self.host_paths
+    pub(crate) fn host_paths(&self) -> Vec<PathBuf> {
+        self.policy.host_paths.iter().map(|one| one.path.clone()).collect()
     }
 
     pub(crate) fn server_uid(&self) -> u32 {
@@ -89,6 +91,10 @@ impl SupervisorConfig {
         &self.instance
     }
 
+    pub(crate) fn allowed(&self) -> Allowed {
+        allowed(&self.policy)
+    }
+
     pub(crate) fn to_setup(&self) -> Setup {
         Setup {
             version: VERSION,
@@ -96,6 +102,18 @@ impl SupervisorConfig {
             id_base: self.id_base,
             resolv_conf: self.resolv_conf.clone(),
             layers_by_path: self.layers_by_path,
+            allowed: self.allowed(),
         }
+    }
+}
+
+fn allowed(policy: &Policy) -> Allowed {
+    use std::os::unix::ffi::OsStrExt;
+    Allowed {
+        capabilities: policy.capabilities_max(),
+        privileged: policy.privileged != Privileged::default(),
+        host_network: policy.shares(HostNamespace::Network),
+        host_ipc: policy.shares(HostNamespace::Ipc),
+        devices: policy.devices.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
     }
 }

@@ -14,9 +14,10 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsmount, fsopen, mount_change, move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::failure::{Failure, Step};
 use crate::rootfs::new_tmpfs;
@@ -72,6 +73,36 @@ impl Launchpad {
         let result = act();
         leave(&self.own_network, libc::CLONE_NEWNET);
         result
+    }
+
+    /// The host's network namespace.
+    pub(crate) fn host_network(&self) -> Result<OwnedFd, Failure> {
+        self.own_network.try_clone().step("open network namespace of host")
+    }
+
+    /// A detached mount of a device node with these permission bits, which everyone may use: the file system of the
+    /// host's own node has owners that a container does not know.
+    pub(crate) fn device_node(
+        &self,
+        kind: FileType,
+        device: rustix::fs::Dev,
+        mode: u32,
+    ) -> Result<OwnedFd, Failure> {
+        const STEP: &str = "make device node";
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let letter = if kind == FileType::BlockDevice { 'b' } else { 'c' };
+        // Kept for the next container; there are no more than the operator's policy names.
+        let path = format!("{DEVICE_DIR}/{letter}-{major}-{minor}-{mode:o}");
+        self.in_launch(|| {
+            let mode = Mode::from_raw_mode(mode);
+            match rustix::fs::mknodat(CWD, &path, kind, mode, device) {
+                Ok(()) => rustix::fs::chmodat(CWD, &path, mode, rustix::fs::AtFlags::empty()).step(STEP)?,
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error).step(STEP),
+            }
+            let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+            open_tree(CWD, &path, flags).step(STEP)
+        })
     }
 
     /// Runs `act` inside the launch namespace.
@@ -146,15 +177,53 @@ fn become_root_again() {
 pub(crate) fn make_network() -> Result<OwnedFd, Failure> {
     let home = namespace("net")?;
     sys::unshare(libc::CLONE_NEWNET).step("make network namespace")?;
-    let made = sys::bring_loopback_up().step("bring loopback up").and_then(|()| {
-        // NET_BIND_SERVICE does not reach this namespace, and raw sockets for ping need the capability
-        // that containers do not have. 2147483647 is the highest group that the kernel takes.
-        fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").step("open low ports")?;
-        fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").step("allow ping")?;
-        namespace("net")
-    });
+    let made = furnish_network().and_then(|()| namespace("net"));
     leave(&home, libc::CLONE_NEWNET);
     made
+}
+
+/// Makes a network namespace with `lo` up that belongs to a user namespace of a task, so that NET_ADMIN and NET_RAW in
+/// that one count for it.
+///
+/// Who has entered a user namespace cannot come back, so a child does it.
+pub(crate) fn make_network_of(userns: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<OwnedFd, Failure> {
+    const STEP: &str = "make network namespace of task";
+    let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (ours, theirs) = pair().step(STEP)?;
+    match sys::clone3(0, None).step(STEP)? {
+        sys::Clone::Child => {
+            drop(ours);
+            let made =
+                sys::setns(userns, libc::CLONE_NEWUSER).and_then(|()| sys::unshare(libc::CLONE_NEWNET));
+            if made.is_ok() && rustix::io::write(&theirs, &[0]).is_ok() {
+                // Returns when the supervisor has closed its end, or has died.
+                let _ = rustix::io::read(&theirs, &mut [0u8; 1]);
+            }
+            sys::exit_now(0)
+        }
+        sys::Clone::Parent { pid, pidfd } => {
+            drop(theirs);
+            // Nothing comes from a child that has failed.
+            let made = match rustix::io::retry_on_intr(|| rustix::io::read(&ours, &mut [0u8; 1])) {
+                Ok(1) => fs::File::open(format!("/proc/{pid}/ns/net")).map(OwnedFd::from).step(STEP),
+                _ => Err(Failure::System { step: STEP.to_owned(), errno: libc::EPERM }),
+            };
+            drop(ours);
+            sys::wait_child(Some(pidfd.as_fd()), true).step(STEP)?;
+            let network = made?;
+            launchpad.in_network(network.as_fd(), furnish_network)?;
+            Ok(network)
+        }
+    }
+}
+
+/// Sets up the network namespace that the caller is in.
+fn furnish_network() -> Result<(), Failure> {
+    sys::bring_loopback_up().step("bring loopback up")?;
+    // NET_BIND_SERVICE does not reach a namespace of the host's, and raw sockets for ping need the capability that
+    // containers do not have. 2147483647 is the highest group that the kernel takes.
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").step("open low ports")?;
+    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").step("allow ping")
 }
 
 /// Fills the launch namespace, in which the caller is, and makes it the root.

@@ -52,6 +52,7 @@ mod capabilities;
 mod cgroup;
 mod client;
 mod config;
+mod devices;
 mod failure;
 mod fence;
 mod id_range;

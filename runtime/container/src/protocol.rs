@@ -23,6 +23,51 @@ wire_struct! {
         resolv_conf: Vec<u8>,
         /// Whether overlay layers are always passed by path, as kernels before 6.15 need it.
         layers_by_path: bool,
+        /// The most that its containers may have.
+        allowed: Allowed,
+    }
+}
+
+wire_struct! {
+    /// What an operator allows containers beyond what all have. The server keeps to it; this is so that no mistake of
+    /// it can give more.
+    pub(crate) struct Allowed {
+        /// Capability bits.
+        capabilities: u64,
+        /// Whether containers may be privileged.
+        privileged: bool,
+        /// Whether sandboxes may have the host's network.
+        host_network: bool,
+        /// Whether containers may have the host's IPC namespace.
+        host_ipc: bool,
+        /// Device nodes of the host.
+        devices: Vec<Vec<u8>>,
+    }
+}
+
+wire_struct! {
+    /// A device of the host in a container.
+    pub(crate) struct DevicePlan {
+        /// The device node on the host.
+        source: Vec<u8>,
+        /// Absolute path in the container, below `/dev`.
+        target: Vec<u8>,
+        /// Whether it may be read.
+        read: bool,
+        /// Whether it may be written to.
+        write: bool,
+    }
+}
+
+wire_enum! {
+    /// Which network a sandbox has; see [`neargate_driver::SandboxNetwork`].
+    pub(crate) enum NetworkPlan {
+        /// Its own, which belongs to the host's user namespace.
+        0 => Own {},
+        /// Its own, which belongs to the task's user namespace.
+        1 => Managed {},
+        /// The host's.
+        2 => Host {},
     }
 }
 
@@ -95,6 +140,13 @@ wire_struct! {
         shm_bytes: u64,
         /// Capability bits of the container.
         capabilities: u64,
+        /// Whether nothing of proc and sysfs is hidden or protected, and the filter of system calls lets mounts and
+        /// namespaces be made.
+        privileged: bool,
+        /// Whether it has the host's IPC namespace.
+        host_ipc: bool,
+        /// Devices of the host.
+        devices: Vec<DevicePlan>,
         /// Whether a reaper runs as PID 1.
         init: bool,
         /// Directory for the overlay's upper and work directories.
@@ -144,7 +196,7 @@ wire_enum! {
         /// First message.
         0 => Setup { setup: Setup },
         /// Make a sandbox.
-        1 => Prepare { task: String, hostname: String, limits: Limits },
+        1 => Prepare { task: String, hostname: String, limits: Limits, network: NetworkPlan },
         /// Kill and remove a sandbox.
         2 => Release { task: String },
         /// Start a container.
@@ -169,8 +221,8 @@ wire_enum! {
         /// version understands this one: it is how a newer server replaces an older supervisor.
         12 => Renew { build: String },
         /// This server, which is root, becomes another user's: from now on it reaches no further than that one may, and
-        /// mounts of the host's directories no others than these.
-        13 => Resign { server_uid: u32, host_paths: Vec<Vec<u8>> },
+        /// mounts of the host's directories no others than these, and no set-up allows more than this.
+        13 => Resign { server_uid: u32, allowed: Allowed, host_paths: Vec<Vec<u8>> },
     }
 }
 
@@ -260,6 +312,15 @@ mod tests {
         })
     }
 
+    fn device() -> impl Strategy<Value = DevicePlan> {
+        (bytes(), bytes(), any::<(bool, bool)>()).prop_map(|(source, target, (read, write))| DevicePlan {
+            source,
+            target,
+            read,
+            write,
+        })
+    }
+
     fn start() -> impl Strategy<Value = Request> {
         let texts = (any::<String>(), any::<String>(), vec(any::<String>(), 0..5));
         let lists = (vec(bytes(), 0..4), vec(any::<(String, String)>(), 0..5), vec(mount(), 0..4));
@@ -268,12 +329,12 @@ mod tests {
             proptest::option::of(any::<String>()),
             limits(),
             vec(any::<(u32, (u64, u64))>(), 0..3),
-            any::<(bool, u64, bool, u64)>(),
+            (any::<(bool, u64, bool, u64, bool, bool)>(), vec(device(), 0..3)),
             bytes(),
         );
         (texts, lists, rest).prop_map(|((container, task, argv), (layers, env, mounts), rest)| {
             let (working_dir, user, limits, ulimits, flags, scratch) = rest;
-            let (read_only_root, capabilities, init, shm_bytes) = flags;
+            let ((read_only_root, capabilities, init, shm_bytes, privileged, host_ipc), devices) = flags;
             let plan = StartPlan {
                 container,
                 task,
@@ -288,6 +349,9 @@ mod tests {
                 mounts,
                 shm_bytes,
                 capabilities,
+                privileged,
+                host_ipc,
+                devices,
                 init,
                 scratch,
             };
@@ -302,7 +366,8 @@ mod tests {
             (text(), text(), limits()).prop_map(|(task, hostname, limits)| Request::Prepare {
                 task,
                 hostname,
-                limits
+                limits,
+                network: NetworkPlan::Managed {},
             }),
             text().prop_map(|task| Request::Release { task }),
             (text(), any::<i32>()).prop_map(|(container, signal)| Request::Signal { container, signal }),

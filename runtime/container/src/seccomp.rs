@@ -4,7 +4,9 @@
 //! ENOSYS, so that the C library falls back to `clone`, whose flags a filter can see; what is listed is
 //! allowed; the rest answers EPERM. `socket` refuses AF_ALG and AF_VSOCK (CVE-2026-31431), `clone` refuses
 //! new namespaces, `ioctl` refuses pushing input into a terminal (CVE-2017-5226), `personality` allows
-//! the usual five values. ptrace and its kin come with the SYS_PTRACE capability only.
+//! the usual five values. ptrace and its kin come with the SYS_PTRACE capability only, and mounting and new namespaces
+//! with SYS_ADMIN, as in moby's profile; what the kernel asks the host's own SYS_ADMIN for (bpf, perf_event_open,
+//! quotactl) does not.
 //!
 //! The kernel remembers per system call number whether a filter always allows it (Linux 5.11), so most calls
 //! cost nothing later; but to find that out it runs the filter for every number when the filter is
@@ -13,35 +15,57 @@
 //! search here, and seccompiler compiles what looks at arguments.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
+use neargate_model::capability::{SYS_ADMIN, SYS_PTRACE};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     TargetArch,
 };
 
-/// Compiled filters, made once.
+/// Compiled filters, each made once.
 #[derive(Debug)]
 pub(crate) struct Filters {
     default: Vec<libc::sock_filter>,
     ptrace: Vec<libc::sock_filter>,
+    /// With SYS_ADMIN, which few operators ever allow: compiled at need.
+    admin: OnceLock<Vec<libc::sock_filter>>,
+    /// With both.
+    admin_ptrace: OnceLock<Vec<libc::sock_filter>>,
 }
 
 impl Filters {
-    /// Compiles both filters.
+    /// Compiles the filters that most containers have.
     pub(crate) fn compile() -> Result<Self, seccompiler::BackendError> {
-        Ok(Self { default: compile(false)?, ptrace: compile(true)? })
+        let (admin, admin_ptrace) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { default: compile(0)?, ptrace: compile(SYS_PTRACE)?, admin, admin_ptrace })
     }
 
-    /// The filter for a container with or without SYS_PTRACE.
-    pub(crate) fn get(&self, ptrace: bool) -> &[libc::sock_filter] {
-        if ptrace { &self.ptrace } else { &self.default }
+    /// The filter for a container with these capabilities.
+    pub(crate) fn get(&self, capabilities: u64) -> Result<&[libc::sock_filter], seccompiler::BackendError> {
+        let relevant = capabilities & (SYS_PTRACE | SYS_ADMIN);
+        let cell = match relevant {
+            0 => return Ok(&self.default),
+            SYS_PTRACE => return Ok(&self.ptrace),
+            SYS_ADMIN => &self.admin,
+            _ => &self.admin_ptrace,
+        };
+        if let Some(filter) = cell.get() {
+            return Ok(filter);
+        }
+        let compiled = compile(relevant)?;
+        Ok(cell.get_or_init(|| compiled))
     }
 }
 
-fn compile(ptrace: bool) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
-    let with_ptrace: &[i64] = if ptrace { ALLOWED_WITH_PTRACE } else { &[] };
-    let allowed = [ALLOWED, ALLOWED_BY_NUMBER, ALLOWED_ON_ARCH, with_ptrace].concat();
-    compile_lists(&allowed, &[], filtered_by_argument()?)
+fn compile(capabilities: u64) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
+    let has = |capability, list| if capabilities & capability != 0 { list } else { &[][..] };
+    let with_ptrace: &[i64] = has(SYS_PTRACE, ALLOWED_WITH_PTRACE);
+    let with_admin: &[i64] = has(SYS_ADMIN, ALLOWED_WITH_ADMIN);
+    let allowed = [ALLOWED, ALLOWED_BY_NUMBER, ALLOWED_ON_ARCH, with_ptrace, with_admin].concat();
+    let mut by_argument = filtered_by_argument()?;
+    by_argument.retain(|(number, _)| !with_admin.contains(number));
+    compile_lists(&allowed, &[], by_argument)
 }
 
 /// Compiles a filter that allows what is listed and what a rule lets through, kills at `killed`, and answers
@@ -203,6 +227,11 @@ const ALLOWED_WITH_PTRACE: &[i64] = calls![
     SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_kcmp SYS_pidfd_getfd SYS_process_madvise
 ];
 
+const ALLOWED_WITH_ADMIN: &[i64] = calls![
+    SYS_clone SYS_fsconfig SYS_fsmount SYS_fsopen SYS_fspick SYS_mount SYS_mount_setattr SYS_move_mount
+    SYS_open_tree SYS_pivot_root SYS_setdomainname SYS_sethostname SYS_setns SYS_umount2 SYS_unshare
+];
+
 const ALLOWED: &[i64] = calls![
     SYS_accept SYS_accept4 SYS_adjtimex SYS_bind SYS_brk SYS_capget SYS_capset SYS_chdir
     SYS_clock_adjtime SYS_clock_getres SYS_clock_gettime SYS_clock_nanosleep SYS_close SYS_close_range
@@ -298,7 +327,7 @@ mod tests {
         let filters = &*FILTERS;
         let mut args = [0; 6];
         args[argument.0] = argument.1;
-        let got = run(filters.get(false), NATIVE, number as u32, args);
+        let got = run(filters.get(0).unwrap(), NATIVE, number as u32, args);
         assert_eq!(got, expect, "system call {number} with argument {argument:x?}");
     }
 
@@ -373,7 +402,8 @@ mod tests {
             let expect = if listed.contains(&number) { ALLOW } else { EPERM };
             check(number, (0, 0), expect);
         }
-        assert!(filters.get(true).len() < 400, "{} instructions", filters.get(true).len());
+        let longest = filters.get(SYS_ADMIN | SYS_PTRACE).unwrap().len();
+        assert!(longest < 400, "{longest} instructions");
     }
 
     #[test]
@@ -394,16 +424,48 @@ mod tests {
     fn foreign_abis_are_killed() {
         let filters = Filters::compile().unwrap();
         let kill = libc::SECCOMP_RET_KILL_PROCESS;
-        assert_eq!(run(filters.get(false), 0x4000_0003, 1, [0; 6]), kill);
-        assert_eq!(run(filters.get(true), NATIVE, 0x4000_0000 | libc::SYS_read as u32, [0; 6]), kill);
+        assert_eq!(run(filters.get(0).unwrap(), 0x4000_0003, 1, [0; 6]), kill);
+        assert_eq!(
+            run(
+                filters.get(SYS_PTRACE | SYS_ADMIN).unwrap(),
+                NATIVE,
+                0x4000_0000 | libc::SYS_read as u32,
+                [0; 6]
+            ),
+            kill
+        );
     }
 
     #[test]
     fn ptrace_comes_with_its_capability() {
         let filters = Filters::compile().unwrap();
         for &number in ALLOWED_WITH_PTRACE {
-            assert_eq!(run(filters.get(true), NATIVE, number as u32, [0; 6]), ALLOW);
-            assert_eq!(run(filters.get(false), NATIVE, number as u32, [0; 6]), EPERM);
+            assert_eq!(run(filters.get(SYS_PTRACE).unwrap(), NATIVE, number as u32, [0; 6]), ALLOW);
+            assert_eq!(run(filters.get(SYS_ADMIN).unwrap(), NATIVE, number as u32, [0; 6]), EPERM);
         }
+    }
+
+    #[test]
+    fn mounts_and_namespaces_come_with_theirs() {
+        let filters = Filters::compile().unwrap();
+        let mut arguments = [0; 6];
+        arguments[0] = libc::CLONE_NEWNS as u64;
+        for &number in ALLOWED_WITH_ADMIN {
+            for (capabilities, expect) in
+                [(SYS_ADMIN, ALLOW), (SYS_ADMIN | SYS_PTRACE, ALLOW), (SYS_PTRACE, EPERM), (0, EPERM)]
+            {
+                let filter = filters.get(capabilities).unwrap();
+                assert_eq!(
+                    run(filter, NATIVE, number as u32, arguments),
+                    expect,
+                    "{number} {capabilities:x}"
+                );
+            }
+        }
+        for number in [libc::SYS_bpf, libc::SYS_init_module, libc::SYS_open_by_handle_at] {
+            assert_eq!(run(filters.get(u64::MAX).unwrap(), NATIVE, number as u32, arguments), EPERM);
+        }
+        let socket = [libc::AF_ALG as u64, 0, 0, 0, 0, 0];
+        assert_eq!(run(filters.get(SYS_ADMIN).unwrap(), NATIVE, libc::SYS_socket as u32, socket), EPERM);
     }
 }

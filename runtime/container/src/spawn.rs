@@ -14,7 +14,9 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+use crate::protocol::Allowed;
 use crate::supervisor::Meeting;
+use neargate_ipc::wire::{decode, encode};
 
 /// The argument that makes a process a supervisor; the number of its socket follows.
 const ROLE_ARGUMENT: &str = "--supervisor-role";
@@ -75,7 +77,9 @@ pub(crate) struct Tenure {
     pub(crate) server_uid: u32,
     /// Names the program that is executed.
     pub(crate) build: String,
-    /// Directories of the host beneath which a server that is not root may mount.
+    /// The most that a server which is not root may let containers have.
+    pub(crate) allowed: Allowed,
+    /// Directories of the host beneath which such a server may mount.
     pub(crate) host_paths: Vec<PathBuf>,
 }
 
@@ -123,15 +127,18 @@ pub fn role_from_args() -> Option<SupervisorRole> {
     let directory = args.next()?.into();
     let server_uid = args.next()?.into_string().ok()?.parse().ok()?;
     let build = args.next()?.into_string().ok()?;
+    let allowed = decode(&hex::decode(args.next()?.into_string().ok()?).ok()?).ok()?;
     let host_paths = args.map(PathBuf::from).collect();
-    Some(SupervisorRole(Role::Seat { directory, tenure: Tenure { server_uid, build, host_paths } }))
+    let tenure = Tenure { server_uid, build, allowed, host_paths };
+    Some(SupervisorRole(Role::Seat { directory, tenure }))
 }
 
 /// The command that starts `program` as a supervisor which outlives its server.
 pub(crate) fn command(program: &OwnedFd, directory: &Path, tenure: &Tenure) -> Command {
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     command.arg0(NAME).arg(SEAT_ARGUMENT).arg(directory);
-    command.arg(tenure.server_uid.to_string()).arg(&tenure.build).args(&tenure.host_paths);
+    command.arg(tenure.server_uid.to_string()).arg(&tenure.build);
+    command.arg(hex::encode(encode(&tenure.allowed))).args(&tenure.host_paths);
     // Who reads the server's output must not wait for the end of a process that outlives it.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command

@@ -70,6 +70,16 @@ pub(crate) fn setns(fd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
     check(unsafe { libc::setns(fd.as_raw_fd(), flags) }.into()).map(drop)
 }
 
+/// The user namespace that owns a namespace (`NS_GET_USERNS`, ioctl_nsfs(2)).
+pub(crate) fn owner_of(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = (0xb7 << 8) | 1;
+    // SAFETY: takes no pointers; the returned descriptor is new and ours.
+    unsafe {
+        let fd = check(libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
 /// `mount_setattr(2)` (Linux 5.12) on the mount that `fd` refers to; `id_map` is a user namespace for
 /// `MOUNT_ATTR_IDMAP`.
 pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, set: u64, id_map: Option<BorrowedFd<'_>>) -> io::Result<()> {
@@ -450,6 +460,12 @@ pub(crate) fn landlock_abi() -> u32 {
     let version =
         unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, VERSION) };
     u32::try_from(version).unwrap_or(0)
+}
+
+/// Whether this process may raise hard resource limits.
+pub(crate) fn may_raise_limits() -> bool {
+    let capabilities = rustix::thread::capabilities(None);
+    capabilities.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE))
 }
 
 /// The hard resource limit of this process; what it inherits to others.

@@ -26,8 +26,9 @@ pub use process::{
 };
 pub use session::{Session, SessionSpec, SessionStreams};
 pub use spec::{
-    ContainerSpec, ExecSpec, Exit, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxSpec, Signal, Stats,
-    Stdio, Ulimit, VOLUME_ID_BASE, WasmModule, WasmSpec, WasmTimes,
+    ContainerSpec, Device, ExecSpec, Exit, Limits, Mount, MountSource, Privileges, Rootfs, Sandbox,
+    SandboxNetwork, SandboxSpec, Signal, Stats, Stdio, Ulimit, VOLUME_ID_BASE, WasmModule, WasmSpec,
+    WasmTimes,
 };
 
 /// Runs one container inside a prepared sandbox.

@@ -39,10 +39,13 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Size of `/dev/shm` in bytes; `None` is 64 MiB, as with Docker.
     pub shm_bytes: Option<u64>,
-    /// Linux capabilities to add to the default set, without the `CAP_` prefix.
+    /// Linux capabilities to add to the default set, without the `CAP_` prefix. Whether they may be is for others to
+    /// decide.
     pub capabilities_add: Vec<String>,
     /// Linux capabilities to take from the default set; `ALL` empties it.
     pub capabilities_drop: Vec<String>,
+    /// What an operator has allowed it beyond what all containers have.
+    pub privileges: Privileges,
     /// Whether a small init process reaps orphans and forwards signals as PID 1.
     pub init: bool,
     /// Standard input, output and error.
@@ -52,6 +55,30 @@ pub struct ContainerSpec {
     pub scratch: PathBuf,
     /// What only a Wasm container has; `None` for others.
     pub wasm: Option<WasmSpec>,
+}
+
+/// What a Linux container has only where an operator allows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Privileges {
+    /// All capabilities in the container's own user namespace, and nothing of proc and sysfs hidden or protected.
+    pub privileged: bool,
+    /// The host's System V objects, message queues and `/dev/shm` instead of its own.
+    pub host_ipc: bool,
+    /// Devices of the host.
+    pub devices: Vec<Device>,
+}
+
+/// A device of the host in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// The device node on the host.
+    pub source: PathBuf,
+    /// Absolute path inside the container, below `/dev`.
+    pub target: PathBuf,
+    /// Whether it may be read.
+    pub read: bool,
+    /// Whether it may be written to.
+    pub write: bool,
 }
 
 /// What only a Wasm container has.
@@ -182,6 +209,20 @@ pub struct SandboxSpec {
     pub limits: Limits,
     /// Whether Linux namespaces are wanted; a task of Wasm containers alone needs none.
     pub linux: bool,
+    /// Which network its containers have.
+    pub network: SandboxNetwork,
+}
+
+/// Which network the containers of a sandbox have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SandboxNetwork {
+    /// One of its own, over which the containers have no power.
+    #[default]
+    Own,
+    /// One of its own, over which containers with NET_ADMIN or NET_RAW have the power that these give.
+    Managed,
+    /// The host's.
+    Host,
 }
 
 /// A prepared sandbox.

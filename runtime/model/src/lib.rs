@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod arn;
+pub mod capability;
 mod chain;
 mod cluster;
 mod command;
 mod id;
 pub mod image;
 pub mod lifecycle;
+pub mod policy;
 mod task;
 mod task_definition;
 mod time;
@@ -22,13 +24,14 @@ pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};
 pub use id::{AccountId, ClusterName, ContainerId, ContainerName, Family, InvalidId, Region, Scope, TaskId};
+pub use policy::Policy;
 pub use task::{
     ContainerLast, ContainerStatus, Health, LastStatus, NodeCommand, NodeReport, Phases, Stop, StopCode,
     Task, TaskKey, TaskSpec, TaskStatus,
 };
 pub use task_definition::{
-    Condition, ContainerDefinition, DefinitionStatus, Dependency, HealthCheck, LaunchType, LogConfiguration,
-    MountPoint, NetworkMode, PortMapping, RestartPolicy, SharedVolume, Tags, TaskDefinition, TaskShape,
-    Tmpfs, TmpfsOptions, UlimitSetting, Volume, WasmIsolation, WasmOptions,
+    Condition, ContainerDefinition, DefinitionStatus, Dependency, DeviceMapping, HealthCheck, LaunchType,
+    LogConfiguration, MountPoint, NetworkMode, PortMapping, RestartPolicy, SharedVolume, Tags,
+    TaskDefinition, TaskShape, Tmpfs, TmpfsOptions, UlimitSetting, Volume, WasmIsolation, WasmOptions,
 };
 pub use time::Timestamp;

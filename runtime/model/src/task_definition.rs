@@ -1,6 +1,7 @@
 //! Task definitions: what a task is made of. Revisions are immutable but for their status and tags.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,9 @@ pub struct TaskShape {
     /// Seconds after the start of its first container at which it is stopped.
     #[serde(default)]
     pub timeout_s: Option<u32>,
+    /// Whether its containers have the host's System V objects, message queues and `/dev/shm`.
+    #[serde(default)]
+    pub host_ipc: bool,
 }
 
 impl TaskShape {
@@ -147,6 +151,12 @@ pub struct ContainerDefinition {
     pub capabilities_add: Vec<String>,
     /// Linux capabilities to drop.
     pub capabilities_drop: Vec<String>,
+    /// Whether it has all power over what is its own.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Devices of the host that it has.
+    #[serde(default)]
+    pub devices: Vec<DeviceMapping>,
     /// Memory file systems.
     pub tmpfs: Vec<Tmpfs>,
     /// Size of `/dev/shm` in MiB.
@@ -164,6 +174,19 @@ pub struct ContainerDefinition {
     /// What only a Wasm image looks at.
     #[serde(default)]
     pub wasm: WasmOptions,
+}
+
+/// A device of the host in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMapping {
+    /// The device node on the host.
+    pub host_path: PathBuf,
+    /// Where it is in the container, absolute and below `/dev`.
+    pub container_path: String,
+    /// Whether it may be read.
+    pub read: bool,
+    /// Whether it may be written to.
+    pub write: bool,
 }
 
 /// One entry of `portMappings`; TCP.

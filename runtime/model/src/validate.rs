@@ -141,6 +141,17 @@ pub enum ShapeError {
         /// The container.
         name: ContainerName,
     },
+    /// Fargate has no such setting.
+    #[error("container {name}: {what} is not supported on Fargate")]
+    FargateLacks {
+        /// The container.
+        name: ContainerName,
+        /// The setting.
+        what: &'static str,
+    },
+    /// Fargate knows no namespaces of a host.
+    #[error("Fargate does not support ipcMode 'host'")]
+    FargateNamespaces,
     /// Fargate needs the network mode awsvpc.
     #[error("Fargate needs network mode awsvpc")]
     FargateNetwork,
@@ -266,6 +277,21 @@ pub fn check_fargate(shape: &TaskShape) -> Result<(), ShapeError> {
     if shape.network_mode != NetworkMode::Awsvpc {
         return Err(ShapeError::FargateNetwork);
     }
+    if shape.host_ipc {
+        return Err(ShapeError::FargateNamespaces);
+    }
+    for container in &shape.containers {
+        let lacks = |what| Err(ShapeError::FargateLacks { name: container.name.clone(), what });
+        if container.privileged {
+            return lacks("privileged");
+        }
+        if !container.devices.is_empty() {
+            return lacks("linuxParameters.devices");
+        }
+        if container.capabilities_add.iter().any(|name| !name.eq_ignore_ascii_case("SYS_PTRACE")) {
+            return lacks("linuxParameters.capabilities.add of others than SYS_PTRACE");
+        }
+    }
     let is_patient = |c: &&crate::ContainerDefinition| c.stop_timeout_s > Some(FARGATE_STOP_TIMEOUT_S_MAX);
     if let Some(container) = shape.containers.iter().find(is_patient) {
         return Err(ShapeError::FargateStopTimeout { name: container.name.clone() });
@@ -361,6 +387,15 @@ mod tests {
         check(Some(16384), Some(122_880), true);
         check(None, Some(512), false);
         check(Some(256), None, false);
+        let lacks = |change: fn(&mut crate::ContainerDefinition)| {
+            let mut changed = container("a");
+            change(&mut changed);
+            let sized = TaskShape { memory_mib: Some(512), ..shape(vec![changed]) };
+            check_fargate(&sized).map_err(|error| error.to_string())
+        };
+        assert_eq!(lacks(|c| c.capabilities_add.push("SYS_PTRACE".to_owned())), Ok(()));
+        assert!(lacks(|c| c.capabilities_add.push("CHOWN".to_owned())).unwrap_err().contains("SYS_PTRACE"));
+        assert!(lacks(|c| c.privileged = true).unwrap_err().contains("privileged"));
         let slow = crate::ContainerDefinition { stop_timeout_s: Some(121), ..container("a") };
         let expect = ShapeError::FargateStopTimeout { name: slow.name.clone() };
         assert_eq!(check_fargate(&shape(vec![slow])), Err(expect));

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
-use neargate_model::{NodeReport, Timestamp};
+use neargate_model::{NodeReport, Policy, Timestamp};
 
 pub use agent::Agent;
 pub use artifacts::{Artifact, Artifacts};
@@ -86,6 +86,8 @@ pub struct Parts {
     pub files_of: ProcessUser,
     /// The address that port mappings listen on.
     pub listen_on: IpAddr,
+    /// What the operator allows tasks.
+    pub policy: Policy,
     /// The time now.
     pub now: fn() -> Timestamp,
 }

@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
-use neargate_driver::{Limits, Mount, MountSource, Rootfs, SandboxSpec, Ulimit};
-use neargate_model::{ContainerDefinition, LaunchType, TaskSpec, UlimitSetting};
+use neargate_driver::{
+    Device, Limits, Mount, MountSource, Privileges, Rootfs, SandboxNetwork, SandboxSpec, Ulimit,
+};
+use neargate_model::{
+    ContainerDefinition, DeviceMapping, LaunchType, NetworkMode, TaskSpec, UlimitSetting, capability,
+};
 
 use crate::TaskImage;
 
@@ -29,7 +33,43 @@ pub(crate) fn sandbox(spec: &TaskSpec, linux: bool) -> SandboxSpec {
         swappiness: None,
         pids_max: Some(TASK_PIDS_MAX),
     };
-    SandboxSpec { task: spec.id.clone(), hostname: hostname(spec), limits, linux }
+    let network = network(spec);
+    SandboxSpec { task: spec.id.clone(), hostname: hostname(spec), limits, linux, network }
+}
+
+/// Which network a task has. One that containers have power over is made only where one of them needs it.
+fn network(spec: &TaskSpec) -> SandboxNetwork {
+    let is_of_network = |name: &String| {
+        name == capability::EVERY || capability::bit(name).is_some_and(|bit| bit & capability::NETWORK != 0)
+    };
+    let manages = |container: &ContainerDefinition| {
+        container.privileged || container.capabilities_add.iter().any(is_of_network)
+    };
+    match spec.shape.network_mode {
+        NetworkMode::Host => SandboxNetwork::Host,
+        NetworkMode::Awsvpc | NetworkMode::Bridge | NetworkMode::None => {
+            if spec.shape.containers.iter().any(manages) {
+                SandboxNetwork::Managed
+            } else {
+                SandboxNetwork::Own
+            }
+        }
+    }
+}
+
+/// What the operator has allowed a container beyond what all have.
+pub(crate) fn privileges(spec: &TaskSpec, container: &ContainerDefinition) -> Privileges {
+    let device = |device: &DeviceMapping| Device {
+        source: device.host_path.clone(),
+        target: PathBuf::from(&device.container_path),
+        read: device.read,
+        write: device.write,
+    };
+    Privileges {
+        privileged: container.privileged,
+        host_ipc: spec.shape.host_ipc,
+        devices: container.devices.iter().map(device).collect(),
+    }
 }
 
 /// The first twelve digits of the id, as Docker names its containers.
@@ -210,6 +250,30 @@ mod tests {
         assert_eq!(storage_bytes(&task), None);
         task.shape.ephemeral_storage_gib = Some(21);
         assert_eq!(storage_bytes(&task), Some(21 << 30));
+    }
+
+    #[test]
+    fn the_network_is_the_containers_where_one_manages_it() {
+        let check = |change: fn(&mut TaskSpec), expect| {
+            let mut task = spec(vec![container("a"), container("b")]);
+            change(&mut task);
+            assert_eq!(network(&task), expect);
+        };
+        let adds = |task: &mut TaskSpec, name: &str| {
+            task.shape.containers[1].capabilities_add.push(name.to_owned());
+        };
+        check(|_| {}, SandboxNetwork::Own);
+        check(|task| task.shape.containers[1].privileged = true, SandboxNetwork::Managed);
+        check(|task| task.shape.network_mode = NetworkMode::Host, SandboxNetwork::Host);
+        for (name, expect) in [
+            ("SYS_PTRACE", SandboxNetwork::Own),
+            ("NET_RAW", SandboxNetwork::Managed),
+            ("ALL", SandboxNetwork::Managed),
+        ] {
+            let mut task = spec(vec![container("a"), container("b")]);
+            adds(&mut task, name);
+            assert_eq!(network(&task), expect, "{name}");
+        }
     }
 
     #[test]

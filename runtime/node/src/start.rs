@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use neargate_driver::{ContainerSpec, Driver, Handle, Rootfs, Sandbox, StartError, WasmSpec};
-use neargate_model::{ContainerStatus, PortMapping, TaskSpec, Volume, WasmOptions, chain};
+use neargate_model::{ContainerStatus, NetworkMode, PortMapping, TaskSpec, Volume, WasmOptions, chain};
 use tokio::task::JoinSet;
 
 use crate::logs::ContainerStdio;
@@ -59,6 +59,8 @@ impl Failed {
 impl Start {
     /// Starts the container; on an error nothing of it is left.
     pub(crate) async fn run(self) -> Result<Started, Failed> {
+        // Also of a container that is started again, perhaps under another policy than the first time.
+        self.parts.policy.check(&self.spec.family, &self.spec.shape).map_err(|error| Failed::of(&error))?;
         let driver = self.driver()?;
         let (wasm, host_ports) = self.wasm()?;
         let has_artifacts = wasm.as_ref().is_some_and(|wasm| wasm.artifacts.is_some());
@@ -85,6 +87,10 @@ impl Start {
                 )),
             };
         }
+        let mut definition = definition.clone();
+        // A container has the network of its task.
+        definition.wasm.host_network |= self.spec.shape.network_mode == NetworkMode::Host;
+        let definition = &definition;
         wasm::check(definition, self.parts.sandboxes.is_some()).map_err(Failed::ours)?;
         let Listeners { sockets, ports } =
             wasm::listen(self.parts.listen_on, &definition.port_mappings, &self.earlier.host_ports)
@@ -137,6 +143,7 @@ impl Start {
             shm_bytes: definition.shared_memory_mib.map(|mib| u64::from(mib) << 20),
             capabilities_add: definition.capabilities_add.clone(),
             capabilities_drop: definition.capabilities_drop.clone(),
+            privileges: plan::privileges(spec, definition),
             init: definition.init,
             stdio,
             scratch: dir,

@@ -298,6 +298,12 @@ impl Owner {
             Rootfs::Wasm(_) => self.parts.sandboxes.is_some() && wasm::needs_sandbox(definition),
         };
         let linux = all_found && self.spec.shape.containers.iter().zip(images()).any(wants_linux);
+        // A stored definition must not outlive a policy that has become stricter.
+        if let Err(forbidden) = self.parts.policy.check(&self.spec.family, &self.spec.shape) {
+            let reason = format!("ResourceInitializationError: {forbidden}");
+            self.jobs.spawn(async move { Outcome::Sandbox(Err(reason)) });
+            return;
+        }
         self.sandbox_is_hosted |= linux;
         let (spec, parts) = (plan::sandbox(&self.spec, linux), self.parts.clone());
         self.jobs.spawn(async move {

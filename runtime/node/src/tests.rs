@@ -172,6 +172,7 @@ fn bench() -> Bench {
         artifacts: Artifacts::new(scratch.path().join("artifacts")),
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        policy: Policy::default(),
         now: || Timestamp(1_000),
     });
     let (commands, inbox) = mpsc::channel(64);
@@ -267,6 +268,19 @@ async fn a_missing_image_and_a_failing_start() {
     let status = bench.reached(&task, LastStatus::Stopped).await;
     assert_eq!(status.stop.unwrap().reason, "CannotStartContainerError: use image: broken");
     assert_eq!((status.containers[0].exit_code, status.containers[0].shell_code), (None, Some(125)));
+    bench.assert_nothing_held();
+}
+
+/// A task that was accepted under another policy, as after a restart of the server.
+#[tokio::test(start_paused = true)]
+async fn an_accepted_task_does_not_outlive_a_stricter_policy() {
+    let bench = bench();
+    let forbidden = ContainerDefinition { privileged: true, ..acts("a", "exit 0") };
+    let task = bench.assign(&numbered(1, vec![forbidden])).await;
+    let stop = bench.reached(&task, LastStatus::Stopped).await.stop.unwrap();
+    assert_eq!(stop.code, StopCode::TaskFailedToStart);
+    let reason = "ResourceInitializationError: container a may not be privileged";
+    assert!(stop.reason.starts_with(reason), "{}", stop.reason);
     bench.assert_nothing_held();
 }
 

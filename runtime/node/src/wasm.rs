@@ -102,6 +102,10 @@ pub(crate) fn check(container: &ContainerDefinition, has_sandboxes: bool) -> Res
             "isolation {class} needs a cgroup of its own, and so root: start `neargate` as root, or use isolation shared"
         ));
     }
+    if container.privileged || !container.devices.is_empty() {
+        return Err("a Wasm container can neither be privileged nor have devices; take that away, or use another image"
+            .to_owned());
+    }
     if container.wasm.isolation == WasmIsolation::Process && container.wasm.host_network {
         return Err(
             "isolation process is in the task's own network, from which the host's cannot be reached; \

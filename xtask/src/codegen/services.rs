@@ -49,7 +49,9 @@ const fn stored(name: &'static str, note: &'static str) -> Listed {
 const CLUSTER_NOTE: &str = "settings and configuration are stored only";
 const DEFINITION_NOTE: &str = "port mappings work for Wasm HTTP handlers and are stored only for other images; \
      dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; \
-     swappiness acts with cgroup v1 and is stored only with v2";
+     swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, \
+     host paths, networkMode host and ipcMode host work only where the operator's policy allows them; \
+     pidMode and ipcMode task are refused";
 const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
 
 /// All AWS services that Neargate knows.

@@ -196,6 +196,7 @@ impl RunArgs {
             memory_mib: Some(self.memory.unwrap_or_else(memory_mib_default)),
             ephemeral_storage_gib: self.container.storage_gib(),
             timeout_s: None,
+            host_ipc: false,
         })
     }
 
@@ -224,6 +225,8 @@ impl RunArgs {
             init: false,
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
+            privileged: false,
+            devices: Vec::new(),
             tmpfs: Vec::new(),
             shared_memory_mib: None,
             swap_mib: None,

@@ -27,7 +27,7 @@ pub(super) async fn register_task_definition(
     let family = Family::new(input.family.clone())
         .map_err(|error| client(format!("Invalid 'family' setting: {error}.")))?;
     let new_tags = tags::to_model(input.tags.clone())?;
-    let (shape, requires) = register::shape(&input, &api.policy)?;
+    let (shape, requires) = register::shape(&input, &family, &api.policy)?;
     let new = NewDefinition {
         family,
         shape,

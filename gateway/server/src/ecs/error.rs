@@ -1,6 +1,7 @@
 //! Domain errors as ECS words them. Every variant is named; nothing unexpected is shown to a client.
 
 use neargate_control::{ClusterError, DefinitionError, RunError, SettingError, TagError, TaskError};
+use neargate_model::policy::Forbidden;
 use neargate_model::validate::ShapeError;
 use neargate_model::{Arn, ClusterName, Scope};
 use neargate_store::StoreError;
@@ -84,8 +85,15 @@ pub(super) fn shape(error: &ShapeError) -> EcsError {
         | ShapeError::NoHealthCheck { .. }
         | ShapeError::SwapWithoutMemory { .. }
         | ShapeError::UnknownVolume { .. }
+        | ShapeError::FargateLacks { .. }
+        | ShapeError::FargateNamespaces
         | ShapeError::FargateStopTimeout { .. } => client(format!("Invalid task definition: {error}.")),
     }
+}
+
+/// What the operator does not allow. The settings are those that ECS has for its own hosts.
+pub(super) fn forbidden(forbidden: &Forbidden) -> EcsError {
+    client(format!("Invalid task definition: {forbidden}."))
 }
 
 pub(super) fn run(error: &RunError, scope: &Scope, cluster: &ClusterName) -> EcsError {

@@ -6,10 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use neargate_model::{ContainerName, TaskShape, WasmIsolation, WasmOptions};
+use neargate_model::policy::HostNamespace;
+use neargate_model::{ContainerName, Policy, TaskShape, WasmIsolation, WasmOptions};
 use neargate_wire::ecs::EcsError;
 
-use super::TaskPolicy;
 use super::error::client;
 
 /// Labels that begin like this are ours, and an unknown one is a mistake.
@@ -41,7 +41,7 @@ const CONFIG_BYTES_MAX: usize = 4096;
 pub(super) fn wasm_options(
     labels: &BTreeMap<String, String>,
     name: &ContainerName,
-    policy: &TaskPolicy,
+    policy: &Policy,
 ) -> Result<WasmOptions, EcsError> {
     let mut options = WasmOptions::default();
     for (label, value) in labels.iter().filter(|(label, _)| label.starts_with(OURS) && *label != TIMEOUT) {
@@ -70,7 +70,7 @@ fn refuse(name: &ContainerName, label: &str, value: &str, why: &str) -> EcsError
     client(format!("Invalid 'dockerLabels' of container '{name}': {label:.128} = {value:.128?}: {why}."))
 }
 
-fn set(options: &mut WasmOptions, setting: &str, value: &str, policy: &TaskPolicy) -> Result<(), String> {
+fn set(options: &mut WasmOptions, setting: &str, value: &str, policy: &Policy) -> Result<(), String> {
     if let Some(name) = setting.strip_prefix("config.") {
         if name.is_empty() || name.len() + value.len() > CONFIG_BYTES_MAX {
             return Err(format!("a name, and at most {CONFIG_BYTES_MAX} bytes with its value, are needed"));
@@ -131,10 +131,10 @@ fn grants(value: &str) -> Result<Vec<String>, String> {
     Ok(grants)
 }
 
-fn network(value: &str, policy: &TaskPolicy) -> Result<bool, String> {
+fn network(value: &str, policy: &Policy) -> Result<bool, String> {
     match value {
         "none" => Ok(false),
-        "host" if policy.host_network => Ok(true),
+        "host" if policy.shares(HostNamespace::Network) => Ok(true),
         "host" => {
             Err("the operator does not allow it; `neargate serve --allow-host-network` does".to_owned())
         }
@@ -157,7 +157,8 @@ mod tests {
     fn read(labels: &[(&str, &str)], host_network: bool) -> Result<WasmOptions, String> {
         let labels = labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let name = ContainerName::new("main").unwrap();
-        let policy = TaskPolicy { host_network, ..TaskPolicy::default() };
+        let host_namespaces = if host_network { vec![HostNamespace::Network] } else { Vec::new() };
+        let policy = Policy { host_namespaces, ..Policy::default() };
         wasm_options(&labels, &name, &policy).map_err(|error| match error {
             EcsError::Client { message } => message,
             other => panic!("{other:?}"),

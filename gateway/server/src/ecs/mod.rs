@@ -4,6 +4,7 @@
 
 mod clusters;
 mod definitions;
+mod devices;
 mod error;
 mod labels;
 mod names;
@@ -17,9 +18,8 @@ mod tags;
 mod tasks;
 mod volumes;
 
-use std::path::PathBuf;
-
 use neargate_control::Control;
+use neargate_model::Policy;
 use neargate_wire::ecs::{
     CreateClusterRequest, CreateClusterResponse, DeleteAccountSettingRequest, DeleteAccountSettingResponse,
     DeleteClusterRequest, DeleteClusterResponse, DeleteTaskDefinitionsRequest, DeleteTaskDefinitionsResponse,
@@ -38,24 +38,15 @@ use neargate_wire::ecs::{
 
 use crate::RequestContext;
 
-/// What an operator allows task definitions to ask for beyond the default.
-#[derive(Clone, Debug, Default)]
-pub struct TaskPolicy {
-    /// Host directories below which task definitions may name `host.sourcePath`.
-    pub host_paths: Vec<PathBuf>,
-    /// Whether Wasm containers may ask for the host's network.
-    pub host_network: bool,
-}
-
 /// The ECS API.
 pub struct EcsApi {
     control: Control,
-    policy: TaskPolicy,
+    policy: Policy,
 }
 
 impl EcsApi {
     /// The ECS API over control, under an operator's policy.
-    pub fn new(control: Control, policy: TaskPolicy) -> Self {
+    pub fn new(control: Control, policy: Policy) -> Self {
         Self { control, policy }
     }
 }

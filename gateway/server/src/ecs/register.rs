@@ -1,14 +1,14 @@
 //! From `RegisterTaskDefinition`'s input to the model: what is run, what is stored only, what is refused.
 
 use neargate_model::{
-    Condition, ContainerDefinition, ContainerName, Dependency, HealthCheck, LaunchType, LogConfiguration,
-    NetworkMode, RestartPolicy, TaskShape, UlimitSetting,
+    Condition, ContainerDefinition, ContainerName, Dependency, Family, HealthCheck, LaunchType,
+    LogConfiguration, NetworkMode, Policy, RestartPolicy, TaskShape, UlimitSetting,
 };
 use neargate_wire::ecs;
 use neargate_wire::ecs::{EcsError, RegisterTaskDefinitionRequest};
 
-use super::error::client;
-use super::{TaskPolicy, labels, ports, volumes};
+use super::error::{self, client};
+use super::{devices, labels, ports, volumes};
 
 /// Seconds a restarted container must have run for unless its definition says otherwise (API reference).
 const RESTART_PERIOD_S_DEFAULT: i32 = 300;
@@ -16,21 +16,18 @@ const RESTART_PERIOD_S_DEFAULT: i32 = 300;
 /// What a task definition runs, and which launch types it must be fit for.
 pub(super) fn shape(
     input: &RegisterTaskDefinitionRequest,
-    policy: &TaskPolicy,
+    family: &Family,
+    policy: &Policy,
 ) -> Result<(TaskShape, Vec<LaunchType>), EcsError> {
     let requires = requires(input.requires_compatibilities.as_deref().unwrap_or_default())?;
     let is_fargate = requires.contains(&LaunchType::Fargate);
-    refuse_host_namespaces(input, is_fargate)?;
+    let host_ipc = has_host_ipc(input, is_fargate)?;
     let network_mode = match &input.network_mode {
         None if is_fargate => return Err(client("Fargate only supports network mode ‘awsvpc’.")),
         None | Some(ecs::NetworkMode::Bridge) => NetworkMode::Bridge,
         Some(ecs::NetworkMode::Awsvpc) => NetworkMode::Awsvpc,
         Some(ecs::NetworkMode::None) => NetworkMode::None,
-        Some(ecs::NetworkMode::Host) => {
-            return Err(client(
-                "networkMode 'host' is refused: tasks have a network namespace of their own.",
-            ));
-        }
+        Some(ecs::NetworkMode::Host) => NetworkMode::Host,
         Some(ecs::NetworkMode::Unlisted(text)) => {
             return Err(client(format!("Invalid 'networkMode' setting: {text:.64}")));
         }
@@ -49,8 +46,10 @@ pub(super) fn shape(
         memory_mib: input.memory.as_deref().map(memory_mib).transpose()?,
         ephemeral_storage_gib: input.ephemeral_storage.as_ref().map(ephemeral_gib).transpose()?,
         timeout_s,
+        host_ipc,
     };
     ports::check_host_ports(&shape.containers)?;
+    policy.check(family, &shape).map_err(|forbidden| error::forbidden(&forbidden))?;
     Ok((shape, requires))
 }
 
@@ -68,7 +67,8 @@ fn requires(compatibilities: &[ecs::Compatibility]) -> Result<Vec<LaunchType>, E
     compatibilities.iter().map(launch_type).collect()
 }
 
-fn refuse_host_namespaces(input: &RegisterTaskDefinitionRequest, is_fargate: bool) -> Result<(), EcsError> {
+/// Whether its tasks ask for the host's IPC namespace; other namespaces than that and each container's own are refused.
+fn has_host_ipc(input: &RegisterTaskDefinitionRequest, is_fargate: bool) -> Result<bool, EcsError> {
     if let Some(mode) = &input.pid_mode {
         return Err(client(match (mode, is_fargate) {
             (ecs::PidMode::Host, true) => {
@@ -82,7 +82,8 @@ fn refuse_host_namespaces(input: &RegisterTaskDefinitionRequest, is_fargate: boo
         }));
     }
     match &input.ipc_mode {
-        None | Some(ecs::IpcMode::None) => Ok(()),
+        None | Some(ecs::IpcMode::None) => Ok(false),
+        Some(ecs::IpcMode::Host) => Ok(true),
         Some(mode) => {
             Err(client(format!("ipcMode '{mode}' is not supported by Neargate; each container has its own.")))
         }
@@ -142,7 +143,7 @@ pub(super) fn bounded(
 fn container(
     input: &ecs::ContainerDefinition,
     network_mode: NetworkMode,
-    policy: &TaskPolicy,
+    policy: &Policy,
 ) -> Result<ContainerDefinition, EcsError> {
     let name = input.name.as_deref().unwrap_or_default();
     let name = ContainerName::new(name).map_err(|_| {
@@ -195,6 +196,8 @@ fn container(
         swap_mib: linux.and_then(|linux| linux.max_swap).map(|mib| unsigned(mib, "maxSwap")).transpose()?,
         swappiness: swappiness(linux)?,
         port_mappings: ports::mappings(ports, name.as_str(), network_mode)?,
+        privileged: input.privileged.unwrap_or(false),
+        devices: devices::devices(linux, &name)?,
         wasm: labels::wasm_options(&own_labels, &name, policy)?,
         name,
     })
@@ -205,9 +208,6 @@ fn refuse_container_settings(input: &ecs::ContainerDefinition, name: &ContainerN
     let refuse = |what: &str, why: &str| {
         Err(client(format!("Invalid setting for container '{name}'. {what} is not supported: {why}.")))
     };
-    if input.privileged == Some(true) {
-        return refuse("privileged", "it would give the container the host");
-    }
     if input.secrets.iter().flatten().next().is_some() {
         return refuse("secrets", "there is no secrets manager here yet");
     }
@@ -232,18 +232,7 @@ fn refuse_container_settings(input: &ecs::ContainerDefinition, name: &ContainerN
     if input.pseudo_terminal == Some(true) {
         return refuse("pseudoTerminal", "a task has no terminal");
     }
-    let Some(linux) = &input.linux_parameters else { return Ok(()) };
-    if linux.devices.iter().flatten().next().is_some() {
-        return refuse("linuxParameters.devices", "devices of the host are not given to tasks");
-    }
-    let added = linux.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
-    match added.into_iter().find(|capability| capability.as_str() != "SYS_PTRACE") {
-        Some(capability) => refuse(
-            &format!("linuxParameters.capabilities.add {capability:.32}"),
-            "only SYS_PTRACE may be added, as on Fargate",
-        ),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// The most MiB that a file system in memory may have: 1 TiB.

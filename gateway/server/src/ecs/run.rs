@@ -34,6 +34,8 @@ pub(super) async fn run_task(
     let definition = api.control.find_definition(&cx.scope, &family, revision).await;
     let definition = definition.map_err(|error| error::run(&error.into(), &cx.scope, &cluster))?;
     check_network(&input, definition.shape.network_mode)?;
+    let allowed = api.policy.check(&family, &definition.shape);
+    allowed.map_err(|forbidden| error::forbidden(&forbidden))?;
     let request = RunTasks {
         scope: cx.scope.clone(),
         cluster: cluster.clone(),

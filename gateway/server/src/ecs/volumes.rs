@@ -2,11 +2,11 @@
 
 use std::path::{Component, Path};
 
+use neargate_model::policy::{Asked, Forbidden};
 use neargate_model::validate::CONTAINERS_MAX;
-use neargate_model::{ContainerDefinition, MountPoint, SharedVolume, Tmpfs, TmpfsOptions, Volume};
+use neargate_model::{ContainerDefinition, MountPoint, Policy, SharedVolume, Tmpfs, TmpfsOptions, Volume};
 use neargate_wire::ecs::{self, EcsError};
 
-use super::TaskPolicy;
 use super::error::client;
 use super::register::{MEMORY_FILES_MIB_MAX, bounded};
 
@@ -92,7 +92,7 @@ fn id(text: &str) -> Option<u32> {
     text.parse::<u16>().ok().map(u32::from)
 }
 
-pub(super) fn volumes(input: &[ecs::Volume], policy: &TaskPolicy) -> Result<Vec<Volume>, EcsError> {
+pub(super) fn volumes(input: &[ecs::Volume], policy: &Policy) -> Result<Vec<Volume>, EcsError> {
     let mut volumes: Vec<Volume> = Vec::new();
     for volume in input {
         let name = volume.name.clone().unwrap_or_default();
@@ -224,22 +224,21 @@ impl Inherited<'_> {
 ///
 /// It is kept without links, and the driver refuses to mount through any: whoever may write to a directory on the
 /// way, as a task with a volume may, could otherwise put a link there after this check.
-fn real_host_path(path: &str, policy: &TaskPolicy) -> Result<String, EcsError> {
+fn real_host_path(path: &str, policy: &Policy) -> Result<String, EcsError> {
     let is_plain = path.starts_with('/')
         && Path::new(path).components().all(|part| !matches!(part, Component::ParentDir));
     let real = std::fs::canonicalize(path).ok().filter(|_| is_plain);
-    let is_allowed = |real: &std::path::PathBuf| policy.host_paths.iter().any(|dir| real.starts_with(dir));
+    let is_allowed = |real: &std::path::PathBuf| policy.host_path(real).is_some();
     let real = real.filter(is_allowed).and_then(|real| real.into_os_string().into_string().ok());
     real.ok_or_else(|| {
-        client(format!(
-            "host.sourcePath {path:.128?} is refused: it is not an existing path below a directory that the operator \
-             allows with --allow-host-path."
-        ))
+        client(format!("{}. The path must exist, too.", Forbidden(Asked::HostPath(path.to_owned()))))
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use neargate_model::policy::HostPath;
+
     use super::*;
 
     #[test]
@@ -264,7 +263,8 @@ mod tests {
         std::fs::create_dir_all(allowed.join("data")).unwrap();
         std::os::unix::fs::symlink("data", allowed.join("inside")).unwrap();
         std::os::unix::fs::symlink(directory.path(), allowed.join("outside")).unwrap();
-        let policy = TaskPolicy { host_paths: vec![allowed.clone()], ..TaskPolicy::default() };
+        let host_path = HostPath { path: allowed.clone(), read_only: false };
+        let policy = Policy { host_paths: vec![host_path], ..Policy::default() };
         let check = |path: &str, expect: Option<&str>| {
             let given = format!("{}{path}", allowed.display());
             let expect = expect.map(|path| format!("{}{path}", allowed.display()));

@@ -2,10 +2,10 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use neargate_driver::{ContainerSpec, MountSource, Rootfs, StartError, Ulimit};
+use neargate_driver::{ContainerSpec, Device, MountSource, Rootfs, StartError, Ulimit};
 
 use crate::capabilities;
-use crate::protocol::{MountPlan, SourcePlan, StartPlan, TmpfsPlan};
+use crate::protocol::{DevicePlan, MountPlan, SourcePlan, StartPlan, TmpfsPlan};
 
 /// `setrlimit(2)` numbers by ECS's names.
 const ULIMITS: [(&str, u32); 15] = [
@@ -64,6 +64,22 @@ fn ulimit_of(limit: &Ulimit) -> Result<(u32, (u64, u64)), StartError> {
     }
 }
 
+fn device_of(device: &Device) -> Result<DevicePlan, StartError> {
+    let is_below_dev = device.target.starts_with("/dev")
+        && device.target != std::path::Path::new("/dev")
+        && !device.target.components().any(|part| part == std::path::Component::ParentDir);
+    if !is_below_dev {
+        let what = format!("a device at {}", device.target.display());
+        return Err(StartError::Unsupported { what, why: "it must be below /dev".to_owned() });
+    }
+    Ok(DevicePlan {
+        source: device.source.as_os_str().as_bytes().to_vec(),
+        target: device.target.as_os_str().as_bytes().to_vec(),
+        read: device.read,
+        write: device.write,
+    })
+}
+
 /// Checks a spec and turns it into what the supervisor is told.
 pub(super) fn of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
     let unsupported = |what: String, why: &str| StartError::Unsupported { what, why: why.to_owned() };
@@ -96,7 +112,14 @@ pub(super) fn of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
         read_only_root: spec.read_only_root,
         mounts: mounts?,
         shm_bytes: spec.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT),
-        capabilities: capabilities::resolve(&spec.capabilities_add, &spec.capabilities_drop)?,
+        capabilities: capabilities::resolve(
+            &spec.capabilities_add,
+            &spec.capabilities_drop,
+            spec.privileges.privileged,
+        )?,
+        privileged: spec.privileges.privileged,
+        host_ipc: spec.privileges.host_ipc,
+        devices: spec.privileges.devices.iter().map(device_of).collect::<Result<_, _>>()?,
         init: spec.init,
         scratch: spec.scratch.as_os_str().as_bytes().to_vec(),
     })

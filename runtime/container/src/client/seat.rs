@@ -71,8 +71,8 @@ pub(super) fn attach(
     let lock = lock(directory).map_err(seat_error)?;
     let program = spawn::seal_own_binary().map_err(SpawnError::Seal)?;
     let build = spawn::build();
-    let (server_uid, host_paths) = (config.server_uid(), config.host_paths().to_vec());
-    let tenure = Tenure { server_uid, build: build.clone(), host_paths };
+    let (server_uid, allowed, host_paths) = (config.server_uid(), config.allowed(), config.host_paths());
+    let tenure = Tenure { server_uid, build: build.clone(), allowed, host_paths };
     neargate_failpoint::reach("container::attach::before");
     let present = supervisor::connect(directory).ok();
     let post = Post { program: &program, directory, tenure: &tenure };
@@ -92,7 +92,7 @@ pub(super) fn attach(
     if server_uid != rustix::process::geteuid().as_raw() {
         // From here on this connection, too, has no more rights than the user who will hold it.
         let host_paths = tenure.host_paths.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect();
-        let resign = encode(&Request::Resign { server_uid, host_paths });
+        let resign = encode(&Request::Resign { server_uid, allowed: tenure.allowed.clone(), host_paths });
         channel::send(socket.as_fd(), 0, &resign, &[], true).map_err(seat_error)?;
     }
     neargate_failpoint::reach("container::attach::after");

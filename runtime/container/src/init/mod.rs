@@ -24,6 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount};
 
 use crate::cgroup;
+use crate::devices::Device;
 use crate::failure::{Failure, Step};
 use crate::launchpad::{LAYERS_DIR, ROOT_DIR};
 use crate::protocol::StartPlan;
@@ -51,10 +52,31 @@ pub(crate) struct Init<'a> {
     pub(crate) root: Root,
     pub(crate) sysfs: OwnedFd,
     pub(crate) volumes: Vec<Volume>,
+    pub(crate) devices: Vec<Device>,
+    /// Of a container in the host's IPC namespace.
+    pub(crate) host_ipc: Option<HostIpc>,
+    /// The user namespace to enter, of a container that has none of its own.
+    pub(crate) joined: Option<BorrowedFd<'a>>,
     pub(crate) tasks: Vec<fs::File>,
     pub(crate) stdio: [OwnedFd; 3],
     pub(crate) mount_cgroup2: bool,
     pub(crate) limits: Vec<ResourceLimit>,
+}
+
+/// Detached mounts of what belongs to the host's IPC namespace.
+pub(crate) struct HostIpc {
+    mqueue: OwnedFd,
+    shm: OwnedFd,
+}
+
+impl HostIpc {
+    /// Makes the mounts; the caller is in the host's namespaces.
+    pub(crate) fn open() -> Result<Self, Failure> {
+        Ok(Self {
+            mqueue: mounts::new_mqueue().step("make /dev/mqueue")?,
+            shm: mounts::clone_host_shm().step("open /dev/shm of the host")?,
+        })
+    }
 }
 
 /// All that a second process in a running container takes over.
@@ -132,13 +154,22 @@ fn wait_for_go(sync: &OwnedFd, parents: BorrowedFd<'_>) -> Result<(), Failure> {
 fn set_up<'a>(mut init: Init<'a>) -> Result<&'a Program, Failure> {
     cgroup::join(&mut init.tasks).step("join cgroup")?;
     // After joining, so that the v1 groups, too, are the roots of the new namespace.
-    sys::unshare(libc::CLONE_NEWCGROUP).step("make cgroup namespace")?;
+    let mut namespaces = libc::CLONE_NEWCGROUP;
+    let mut proc = None;
+    if let Some(userns) = init.joined {
+        // The PID namespace is the host's own, so that only now a proc of it can be made.
+        proc = Some(mounts::new_proc().step("make proc")?);
+        sys::setns(userns, libc::CLONE_NEWUSER).step("enter user namespace")?;
+        namespaces |= libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
+        namespaces |= if init.host_ipc.is_some() { 0 } else { libc::CLONE_NEWIPC };
+    }
+    sys::unshare(namespaces).step("make namespaces")?;
     attach_stdio(&init.stdio)?;
     init.limits.iter().try_for_each(|limit| limit.set(0))?;
     // Until now the user was one of the host's, whom the new user namespace does not know.
     sys::set_ids(0, 0, &[]).step("become root of the container")?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let user = build_root(&init)?;
+    let user = build_root(&mut init, proc)?;
     environment::enter_working_dir(&init.plan.working_dir)?;
     if init.plan.read_only_root {
         environment::make_root_read_only()?;
@@ -148,7 +179,7 @@ fn set_up<'a>(mut init: Init<'a>) -> Result<&'a Program, Failure> {
 }
 
 /// Assembles the root and moves into it.
-fn build_root(init: &Init<'_>) -> Result<User, Failure> {
+fn build_root(init: &mut Init<'_>, proc: Option<OwnedFd>) -> Result<User, Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", private).step("make mounts private")?;
     let attach = |mount, dir| {
@@ -159,7 +190,17 @@ fn build_root(init: &Init<'_>) -> Result<User, Failure> {
     init.root.layers.iter().try_for_each(|layer| attach(layer, LAYERS_DIR))?;
     attach(&init.root.overlay, ROOT_DIR)?;
     let root = init.root.overlay.as_fd();
-    let dev = mounts::mount_fixed(root, &init.sysfs, init.mount_cgroup2, init.plan.shm_bytes)?;
+    let fixed = mounts::Fixed {
+        proc,
+        sysfs: &init.sysfs,
+        mount_cgroup2: init.mount_cgroup2,
+        shm_bytes: init.plan.shm_bytes,
+        host_ipc: init.host_ipc.take().map(|host| (host.mqueue, host.shm)),
+    };
+    let dev = mounts::mount_fixed(root, fixed)?;
+    for device in &init.devices {
+        mounts::mount_device(root, device)?;
+    }
     files::write_network_files(root, init.hostname, init.resolv_conf)?;
     for volume in &init.volumes {
         mounts::mount_volume(root, dev.as_fd(), volume)?;

@@ -14,10 +14,11 @@ use rustix::mount::{
 };
 
 use super::paths;
+use crate::devices::Device;
 use crate::failure::{Failure, Step, errno};
 use crate::launchpad::{DEVICE_DIR, DEVICES};
 use crate::protocol::{SourcePlan, TmpfsPlan};
-use crate::rootfs::{Volume, new_tmpfs};
+use crate::rootfs::{Volume, clone_tree, new_tmpfs, open_real};
 use crate::sys;
 
 const NO_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -48,19 +49,47 @@ fn new_mount(
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
+/// A proc of the caller's PID namespace.
+pub(super) fn new_proc() -> rustix::io::Result<OwnedFd> {
+    new_mount(c"proc", &[], NO_EXEC)
+}
+
+/// The message queues of the caller's IPC namespace.
+pub(super) fn new_mqueue() -> rustix::io::Result<OwnedFd> {
+    new_mount(c"mqueue", &[], NO_EXEC)
+}
+
+/// A copy of the mount of the host's `/dev/shm`.
+pub(super) fn clone_host_shm() -> rustix::io::Result<OwnedFd> {
+    let shm = clone_tree(open_real(Path::new("/dev/shm"))?.as_fd(), OpenTreeFlags::empty())?;
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    match sys::mount_setattr(shm.as_fd(), attributes, None) {
+        Ok(()) => Ok(shm),
+        Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+    }
+}
+
+/// What the mounts that every container has are made from.
+pub(super) struct Fixed<'a> {
+    /// `None` makes one of the caller's namespaces.
+    pub(super) proc: Option<OwnedFd>,
+    pub(super) sysfs: &'a OwnedFd,
+    pub(super) mount_cgroup2: bool,
+    /// Size of an own `/dev/shm`.
+    pub(super) shm_bytes: u64,
+    /// Message queues and `/dev/shm` of the host in place of own ones.
+    pub(super) host_ipc: Option<(OwnedFd, OwnedFd)>,
+}
+
 /// Mounts proc, dev and sys; returns dev.
-pub(super) fn mount_fixed(
-    root: BorrowedFd<'_>,
-    sysfs: &OwnedFd,
-    mount_cgroup2: bool,
-    shm_bytes: u64,
-) -> Result<OwnedFd, Failure> {
-    let proc = new_mount(c"proc", &[], NO_EXEC).step("make proc")?;
+pub(super) fn mount_fixed(root: BorrowedFd<'_>, fixed: Fixed<'_>) -> Result<OwnedFd, Failure> {
+    let Fixed { proc, sysfs, mount_cgroup2, shm_bytes, host_ipc } = fixed;
+    let proc = proc.map_or_else(new_proc, Ok).step("make proc")?;
     attach(proc.as_fd(), top_dir(root, "proc")?.as_fd()).step("mount proc")?;
     let dev_target = top_dir(root, "dev")?;
     let dev = new_tmpfs(c"1m", c"0755", NO_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC).step("make dev")?;
     attach(dev.as_fd(), dev_target.as_fd()).step("mount dev")?;
-    fill_dev(dev.as_fd(), shm_bytes)?;
+    fill_dev(dev.as_fd(), shm_bytes, host_ipc)?;
     attach(sysfs.as_fd(), top_dir(root, "sys")?.as_fd()).step("mount sys")?;
     if mount_cgroup2 {
         let attributes = NO_EXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -81,7 +110,11 @@ fn top_dir(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
     })
 }
 
-fn fill_dev(dev: BorrowedFd<'_>, shm_bytes: u64) -> Result<(), Failure> {
+fn fill_dev(
+    dev: BorrowedFd<'_>,
+    shm_bytes: u64,
+    host_ipc: Option<(OwnedFd, OwnedFd)>,
+) -> Result<(), Failure> {
     for (name, major, minor) in DEVICES {
         bind_device(dev, name, major, minor).step(&format!("make /dev/{name}"))?;
     }
@@ -103,15 +136,29 @@ fn fill_dev(dev: BorrowedFd<'_>, shm_bytes: u64) -> Result<(), Failure> {
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
     .step("make /dev/pts")?;
-    let shm =
-        TmpfsPlan { size_bytes: shm_bytes, exec: false, mode: 0o1777, uid: 0, gid: 0, inodes_max: None };
-    let shm = tmpfs_of(&shm, false).step("make /dev/shm")?;
-    let mqueue = new_mount(c"mqueue", &[], NO_EXEC).step("make /dev/mqueue")?;
+    let (mqueue, shm) = host_ipc.map_or_else(|| own_ipc(shm_bytes), Ok)?;
     for (mount, name) in [(pts, c"pts"), (shm, c"shm"), (mqueue, c"mqueue")] {
         rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).step("fill /dev")?;
         move_mount(mount, c"", dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step("fill /dev")?;
     }
     Ok(())
+}
+
+fn own_ipc(shm_bytes: u64) -> Result<(OwnedFd, OwnedFd), Failure> {
+    let shm =
+        TmpfsPlan { size_bytes: shm_bytes, exec: false, mode: 0o1777, uid: 0, gid: 0, inodes_max: None };
+    let shm = tmpfs_of(&shm, false).step("make /dev/shm")?;
+    Ok((new_mqueue().step("make /dev/mqueue")?, shm))
+}
+
+/// Puts a device of the host in its place below `/dev`.
+pub(super) fn mount_device(root: BorrowedFd<'_>, device: &Device) -> Result<(), Failure> {
+    let target = Path::new(OsStr::from_bytes(&device.target));
+    let place = || -> io::Result<()> {
+        let target = paths::open_or_make(root, target, false)?;
+        Ok(attach(device.node.as_fd(), target.as_fd())?)
+    };
+    place().step(&format!("make {}", target.display()))
 }
 
 fn bind_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> rustix::io::Result<()> {

@@ -22,7 +22,8 @@ use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
 use super::{report, start};
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
-use crate::protocol::{End, Response};
+use crate::protocol::{End, NetworkPlan, Response};
+use crate::sys;
 
 impl Host {
     /// Takes over what is known, and removes what is left of anything else.
@@ -52,7 +53,7 @@ impl Host {
     }
 
     fn adopt_sandbox(&mut self, task: &str, known: KnownSandbox) -> Result<(), Failure> {
-        let KnownSandbox { hostname, ids, limits, containers } = known;
+        let KnownSandbox { hostname, ids, limits, network, containers } = known;
         let gone = || Failure::System { step: "find cgroup of task".to_owned(), errno: libc::ENOENT };
         let group = self.groups.find_task(task, &limits).ok_or_else(gone)?;
         let (mut living, mut ended) = (Vec::new(), Vec::new());
@@ -64,8 +65,8 @@ impl Host {
             }
         }
         let cell = match living.first() {
-            Some((_, container, _)) => cell_of(container.pid, ids)?,
-            None => cells::make(ids)?,
+            Some((_, container, _)) => cell_of(container.pid, ids, &network)?,
+            None => cells::with_network(cells::make(ids)?, &network, &self.launchpad)?,
         };
         self.sandboxes.insert(task.to_owned(), Sandbox::new(hostname, cell, group));
         ended.into_iter().for_each(|(number, container)| self.adopt_ended(number, container));
@@ -156,10 +157,14 @@ fn copies(readers: Option<&[OwnedFd; 2]>) -> (Vec<OwnedFd>, bool) {
 }
 
 /// A sandbox's namespaces, one of whose containers has this first process. The container's user namespace is its own,
-/// but the sandbox's had the same map, which is all that it is for.
-fn cell_of(pid: i32, ids: u32) -> Result<Cell, Failure> {
-    let open = |kind| fs::File::open(format!("/proc/{pid}/ns/{kind}")).step("open namespace of container");
-    Ok(Cell { ids, userns: open("user")?.into(), network: open("net")?.into() })
+/// but the sandbox's had the same map, which is all that it is for unless it owns the network.
+fn cell_of(pid: i32, ids: u32, network: &NetworkPlan) -> Result<Cell, Failure> {
+    const STEP: &str = "open namespace of container";
+    let open = |kind| fs::File::open(format!("/proc/{pid}/ns/{kind}")).step(STEP).map(OwnedFd::from);
+    let owns_network = *network == NetworkPlan::Managed {};
+    let network = open("net")?;
+    let userns = if owns_network { sys::owner_of(network.as_fd()).step(STEP)? } else { open("user")? };
+    Ok(Cell { ids, userns, network, owns_network })
 }
 
 /// The reading ends of a container's standard output and error.

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::config::{self, DEFAULT_ID_BASE};
 use crate::failure::Failure;
-use crate::protocol::{Setup, SourcePlan, StartPlan};
+use crate::protocol::{Allowed, Setup, SourcePlan, StartPlan};
 use crate::rootfs::path_of;
 
 /// The directories of a server.
@@ -17,6 +17,8 @@ use crate::rootfs::path_of;
 pub(super) struct Bounds<'a> {
     /// Its data directory.
     pub(super) data: &'a Path,
+    /// The most that it may let containers have.
+    pub(super) allowed: &'a Allowed,
     /// Directories of the host beneath which it may mount.
     pub(super) host_paths: &'a [PathBuf],
 }
@@ -25,7 +27,13 @@ impl Bounds<'_> {
     /// Refuses names and ids that are not this server's.
     pub(super) fn check_setup(&self, setup: &Setup) -> Result<(), Failure> {
         let is_own = setup.instance == config::instance_of(self.data) && setup.id_base >= DEFAULT_ID_BASE;
-        if is_own { Ok(()) } else { Err(refused("another server's groups and ids")) }
+        if !is_own {
+            return Err(refused("another server's groups and ids"));
+        }
+        if setup.allowed != *self.allowed {
+            return Err(refused("another policy than it was started with"));
+        }
+        Ok(())
     }
 
     /// Refuses what lies elsewhere.
@@ -58,7 +66,7 @@ fn is_beneath(path: &Path, directory: &Path) -> bool {
 /// What is answered to a server that asks for more than it may.
 pub(super) fn refused(what: &str) -> Failure {
     let why =
-        "the server has given up the right to it; allow host directories with --allow-host-path".to_owned();
+        "the server has given up the right to it; allow host directories with --allow-host-path, and other things with --policy, at its start".to_owned();
     Failure::Unsupported { what: what.to_owned(), why }
 }
 

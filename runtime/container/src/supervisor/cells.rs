@@ -19,7 +19,8 @@ use super::start::sync_pair;
 use super::{report, unwatch, watch};
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
-use crate::launchpad;
+use crate::launchpad::{self, Launchpad};
+use crate::protocol::NetworkPlan;
 use crate::rootfs;
 use crate::sys::{self, Clone};
 use crate::user::ID_RANGE;
@@ -32,6 +33,8 @@ pub(super) struct Cell {
     pub(super) ids: u32,
     pub(super) userns: OwnedFd,
     pub(super) network: OwnedFd,
+    /// Whether the user namespace owns the network.
+    pub(super) owns_network: bool,
 }
 
 /// The cells that are ready, and the factory of more.
@@ -108,7 +111,7 @@ impl Cells {
                     let asked = factory.asked.pop_front();
                     match (asked, <[OwnedFd; 2]>::try_from(frame.fds)) {
                         (Some(ids), Ok([userns, network])) if u64::from(ids) == frame.id => {
-                            self.ready.push(Cell { ids, userns, network });
+                            self.ready.push(Cell { ids, userns, network, owns_network: false });
                         }
                         (asked, _) => return self.lose_factory(epoll, asked),
                     }
@@ -186,5 +189,22 @@ fn run(socket: &OwnedFd) -> Result<(), Failure> {
 /// Makes a cell with a range of ids that is already taken.
 pub(super) fn make(ids: u32) -> Result<Cell, Failure> {
     let map = format!("0 {ids} {ID_RANGE}");
-    Ok(Cell { ids, userns: rootfs::make_userns(&map, &map)?, network: launchpad::make_network()? })
+    let (userns, network) = (rootfs::make_userns(&map, &map)?, launchpad::make_network()?);
+    Ok(Cell { ids, userns, network, owns_network: false })
+}
+
+/// The cell with the network that a sandbox was asked for.
+pub(super) fn with_network(
+    cell: Cell,
+    network: &NetworkPlan,
+    launchpad: &Launchpad,
+) -> Result<Cell, Failure> {
+    match network {
+        NetworkPlan::Own {} => Ok(cell),
+        NetworkPlan::Host {} => Ok(Cell { network: launchpad.host_network()?, ..cell }),
+        NetworkPlan::Managed {} => {
+            let network = launchpad::make_network_of(cell.userns.as_fd(), launchpad)?;
+            Ok(Cell { network, owns_network: true, ..cell })
+        }
+    }
 }

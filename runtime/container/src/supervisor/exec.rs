@@ -4,9 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::host::{Event, Exec, Host, Process, read_sync};
-use super::start::{abandon, go, resource_limits, set_oom_score, streams, sync_pair};
+use super::start::{abandon, filter, go, resource_limits, set_oom_score, streams, sync_pair};
 use super::{report, unwatch, watch};
-use crate::capabilities;
 use crate::failure::{Failure, Step};
 use crate::init::{self, Program, Streams};
 use crate::protocol::{ExecPlan, Response};
@@ -80,7 +79,7 @@ impl Host {
             user: plan.user.as_deref().or(container.plan.user.as_deref()),
             working_dir: &container.plan.working_dir,
             capabilities: container.plan.capabilities,
-            filter: self.filters.get(capabilities::has_ptrace(container.plan.capabilities)),
+            filter: filter(&self.filters, container.plan.capabilities)?,
             tasks: container.group.open_tasks().step("open cgroup tasks")?,
             streams,
         };

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use neargate_driver::Limits;
 
-use super::cells::{Cell, Cells};
+use super::cells::{self, Cell, Cells};
 use super::journal::{self, Entry, Journal};
 use super::lend::Lent;
-use super::{FACTORY, report, unwatch};
+use super::{FACTORY, allow, report, unwatch};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
 use crate::init::{self, MaskedPath, masked_paths};
 use crate::launchpad::Launchpad;
-use crate::protocol::{End, Request, Response, Setup, StartPlan};
+use crate::protocol::{End, NetworkPlan, Request, Response, Setup, StartPlan};
 use crate::rootfs::LayerPassing;
 use crate::seccomp::Filters;
 use crate::sys;
@@ -74,6 +74,8 @@ pub(super) struct Sandbox {
     pub(super) ids: u32,
     pub(super) userns: OwnedFd,
     pub(super) network: OwnedFd,
+    /// Whether its user namespace owns the network.
+    pub(super) owns_network: bool,
     pub(super) group: Group,
     /// Its containers and commands that have not been reaped.
     pub(super) live: HashSet<u64>,
@@ -250,8 +252,8 @@ impl Host {
             Request::Setup { .. } | Request::Farewell {} | Request::Renew { .. } | Request::Resign { .. } => {
                 Err(Failure::System { step: "agree on protocol".to_owned(), errno: libc::EPROTO })
             }
-            Request::Prepare { task, hostname, limits } => {
-                self.prepare(task, hostname, &limits).map(|()| Some(Response::Done {}))
+            Request::Prepare { task, hostname, limits, network } => {
+                self.prepare(task, hostname, &limits, &network).map(|()| Some(Response::Done {}))
             }
             Request::Release { task } => Ok(self.release(&task, Some(id))),
             Request::Start { plan } => self.start(id, plan, fds).map(|()| None),
@@ -298,7 +300,13 @@ impl Host {
         self.numbers.get(container).copied().ok_or(Failure::NotRunning {})
     }
 
-    fn prepare(&mut self, task: String, hostname: String, limits: &Limits) -> Result<(), Failure> {
+    fn prepare(
+        &mut self,
+        task: String,
+        hostname: String,
+        limits: &Limits,
+        network: &NetworkPlan,
+    ) -> Result<(), Failure> {
         match self.sandboxes.get(&task) {
             Some(sandbox) if sandbox.releasing.is_none() => return Ok(()),
             Some(_) => {
@@ -310,10 +318,14 @@ impl Host {
         if task.is_empty() || !task.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(Failure::System { step: "check task id".to_owned(), errno: libc::EINVAL });
         }
-        let Cell { ids, userns, network } = self.cells.take()?;
+        allow::check_network(&self.setup.allowed, network)?;
+        let cell = self.cells.take()?;
         neargate_failpoint::reach("container::cell::after");
-        let group = match self.groups.make_task(&task, limits) {
-            Ok(group) => group,
+        let ids = cell.ids;
+        let made = cells::with_network(cell, network, &self.launchpad)
+            .and_then(|cell| Ok((cell, self.groups.make_task(&task, limits)?)));
+        let (cell, group) = match made {
+            Ok(made) => made,
             Err(failure) => {
                 self.cells.give_back(ids);
                 return Err(failure);
@@ -322,14 +334,14 @@ impl Host {
         neargate_failpoint::reach("container::cgroup::task");
         let noted = self.note(|| {
             let (task, hostname, limits) = (task.clone(), hostname.clone(), limits.clone());
-            Entry::Prepared { task, hostname, ids, limits }
+            Entry::Prepared { task, hostname, ids, limits, network: network.clone() }
         });
         if let Err(failure) = noted.step("write journal") {
             group.remove();
             self.cells.give_back(ids);
             return Err(failure);
         }
-        self.sandboxes.insert(task, Sandbox::new(hostname, Cell { ids, userns, network }, group));
+        self.sandboxes.insert(task, Sandbox::new(hostname, cell, group));
         Ok(())
     }
 
@@ -610,9 +622,9 @@ impl Host {
 impl Sandbox {
     /// A sandbox in which nothing runs yet.
     pub(super) fn new(hostname: String, cell: Cell, group: Group) -> Self {
-        let Cell { ids, userns, network } = cell;
+        let Cell { ids, userns, network, owns_network } = cell;
         let (live, leaving, releasing) = (HashSet::new(), 0, None);
-        Self { hostname, ids, userns, network, group, live, leaving, releasing }
+        Self { hostname, ids, userns, network, owns_network, group, live, leaving, releasing }
     }
 
     /// Forgets who waits for its release, which goes on.

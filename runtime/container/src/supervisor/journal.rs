@@ -20,10 +20,10 @@ use neargate_driver::Limits;
 use neargate_ipc::wire::{decode, encode};
 use neargate_ipc::wire_enum;
 
-use crate::protocol::{End, StartPlan};
+use crate::protocol::{End, NetworkPlan, StartPlan};
 
 /// Both writer and reader must agree on this number; a journal of another version is not understood.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Name of the file in the supervisor's directory.
 const FILE: &str = "journal";
@@ -43,7 +43,7 @@ wire_enum! {
         /// The first one: version, and the boot that the process ids belong to.
         0 => Begin { version: u32, boot: String },
         /// A sandbox was made.
-        1 => Prepared { task: String, hostname: String, ids: u32, limits: Limits },
+        1 => Prepared { task: String, hostname: String, ids: u32, limits: Limits, network: NetworkPlan },
         /// A container's process, an id in the host's namespace, is about to be let go. `pipes` are the inodes of its
         /// standard output and error, 0 for what is no pipe.
         2 => Started { number: u64, plan: StartPlan, pid: i32, pipes: (u64, u64) },
@@ -60,6 +60,7 @@ pub(super) struct KnownSandbox {
     pub(super) hostname: String,
     pub(super) ids: u32,
     pub(super) limits: Limits,
+    pub(super) network: NetworkPlan,
     /// By number, which grows: of a container that was started again, only the last start.
     pub(super) containers: BTreeMap<u64, KnownContainer>,
 }
@@ -162,9 +163,10 @@ fn write_anew(path: &Path, boot: &str, known: &Known) -> io::Result<(File, u64)>
 }
 
 fn entries(task: &str, sandbox: &KnownSandbox) -> Vec<Entry> {
-    let KnownSandbox { hostname, ids, limits, containers } = sandbox;
-    let (task, hostname, limits) = (task.to_owned(), hostname.clone(), limits.clone());
-    let mut entries = vec![Entry::Prepared { task: task.clone(), hostname, ids: *ids, limits }];
+    let KnownSandbox { hostname, ids, limits, network, containers } = sandbox;
+    let (task, hostname) = (task.to_owned(), hostname.clone());
+    let (limits, network) = (limits.clone(), network.clone());
+    let mut entries = vec![Entry::Prepared { task: task.clone(), hostname, ids: *ids, limits, network }];
     for (number, KnownContainer { plan, pid, pipes, end }) in containers {
         entries.push(Entry::Started { number: *number, plan: plan.clone(), pid: *pid, pipes: *pipes });
         let ended = |end: &End| Entry::Ended { number: *number, task: task.clone(), end: end.clone() };
@@ -222,8 +224,9 @@ impl Iterator for Entries<'_> {
 fn apply(known: &mut Known, entry: Entry) {
     match entry {
         Entry::Begin { .. } => {}
-        Entry::Prepared { task, hostname, ids, limits } => {
-            known.insert(task, KnownSandbox { hostname, ids, limits, containers: BTreeMap::new() });
+        Entry::Prepared { task, hostname, ids, limits, network } => {
+            let containers = BTreeMap::new();
+            known.insert(task, KnownSandbox { hostname, ids, limits, network, containers });
         }
         Entry::Started { number, plan, pid, pipes } => {
             if let Some(sandbox) = known.get_mut(&plan.task) {
@@ -242,12 +245,11 @@ fn apply(known: &mut Known, entry: Entry) {
 }
 
 #[cfg(test)]
-mod tests {
-    use neargate_driver::Stats;
-
+pub(super) mod testing {
     use super::*;
 
-    fn plan(task: &str, container: &str) -> StartPlan {
+    /// The plan of a container of a task.
+    pub(in crate::supervisor) fn plan(task: &str, container: &str) -> StartPlan {
         StartPlan {
             container: container.to_owned(),
             task: task.to_owned(),
@@ -262,14 +264,26 @@ mod tests {
             mounts: Vec::new(),
             shm_bytes: 1,
             capabilities: 0,
+            privileged: false,
+            host_ipc: false,
+            devices: Vec::new(),
             init: false,
             scratch: b"/scratch".to_vec(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use neargate_driver::Stats;
+
+    use super::testing::plan;
+    use super::*;
 
     fn prepared(task: &str) -> Entry {
         let (task, hostname) = (task.to_owned(), "host".to_owned());
-        Entry::Prepared { task, hostname, ids: 65_536, limits: Limits::default() }
+        let network = NetworkPlan::Own {};
+        Entry::Prepared { task, hostname, ids: 65_536, limits: Limits::default(), network }
     }
 
     fn started(number: u64, task: &str, container: &str) -> Entry {

@@ -18,6 +18,7 @@
 //! Its one helper is the factory of [`cells`], which makes namespaces ahead of need.
 
 mod adopt;
+mod allow;
 mod bounds;
 mod cells;
 mod exec;
@@ -38,7 +39,7 @@ use rustix::event::{Timespec, epoll};
 
 use crate::failure::Failure;
 use crate::peer::Outbox;
-use crate::protocol::{Request, Response, Setup, VERSION};
+use crate::protocol::{Allowed, Request, Response, Setup, VERSION};
 use crate::rootfs;
 use crate::spawn::Tenure;
 use crate::sys;
@@ -270,7 +271,9 @@ impl Supervisor {
                 self.set_up(id, setup);
             }
             (Request::Farewell {}, _) => self.begin_farewell(),
-            (Request::Resign { server_uid, host_paths }, _) => self.resign(server_uid, &host_paths),
+            (Request::Resign { server_uid, allowed, host_paths }, _) => {
+                self.resign(server_uid, allowed, &host_paths);
+            }
             (Request::Renew { .. }, _) if !self.is_trusted => {
                 let failure = bounds::refused("another program as supervisor");
                 self.answer(id, Response::Failed { failure });
@@ -294,10 +297,11 @@ impl Supervisor {
     }
 
     /// Hears from a server that is root that it is going to be another user's, and what that one may do.
-    fn resign(&mut self, server_uid: u32, host_paths: &[Vec<u8>]) {
+    fn resign(&mut self, server_uid: u32, allowed: Allowed, host_paths: &[Vec<u8>]) {
         if let (true, Some(seat)) = (self.is_trusted, &mut self.seat) {
             let tenure = &mut seat.tenure;
             tenure.server_uid = server_uid;
+            tenure.allowed = allowed;
             tenure.host_paths = host_paths.iter().map(|path| rootfs::path_of(path).to_owned()).collect();
         }
         self.is_trusted = false;
@@ -306,7 +310,8 @@ impl Supervisor {
     /// How far the server reaches, if it is not trusted.
     fn bounds(&self) -> Option<Bounds<'_>> {
         let seat = self.seat.as_ref().filter(|_| !self.is_trusted)?;
-        Some(Bounds { data: seat.directory.parent()?, host_paths: &seat.tenure.host_paths })
+        let Tenure { allowed, host_paths, .. } = &seat.tenure;
+        Some(Bounds { data: seat.directory.parent()?, allowed, host_paths })
     }
 
     /// Refuses a request that reaches further.

@@ -6,18 +6,20 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
+use neargate_model::capability;
 use rustix::fs::{FileType, Mode};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::host::{Container, Event, Host, Process, Sandbox};
 use super::journal::Entry;
-use super::watch;
-use crate::capabilities;
+use super::{allow, watch};
 use crate::cgroup::Group;
+use crate::devices;
 use crate::failure::{Failure, Step};
-use crate::init::{self, Init, Program, ResourceLimit};
+use crate::init::{self, HostIpc, Init, Program, ResourceLimit};
 use crate::protocol::{Response, StartPlan};
 use crate::rootfs;
+use crate::seccomp::Filters;
 use crate::sys::{self, Clone};
 use crate::user::ID_RANGE;
 
@@ -30,14 +32,16 @@ const NAMESPACES: i32 =
 /// itself may not have as many.
 const DEFAULT_NOFILE: u64 = 65_535;
 
+/// Limits that capabilities raise, which the kernel would ignore in a user namespace: what it looks at beside the
+/// host's own capability is the limit. A niceness of -20 is 40 (getrlimit(2)).
+const RAISED: [(u64, u32, u64); 2] = [
+    (capability::IPC_LOCK, libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY),
+    (capability::SYS_NICE, libc::RLIMIT_NICE, 40),
+];
+
 impl Host {
     /// Starts a container; the request is answered once its program runs or cannot.
-    pub(super) fn start(
-        &mut self,
-        request: u64,
-        mut plan: StartPlan,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), Failure> {
+    pub(super) fn start(&mut self, request: u64, plan: StartPlan, fds: Vec<OwnedFd>) -> Result<(), Failure> {
         if self.numbers.contains_key(&plan.container) {
             return Err(Failure::System { step: "start container twice".to_owned(), errno: libc::EEXIST });
         }
@@ -48,8 +52,7 @@ impl Host {
             return Err(Failure::System { step: "check container id".to_owned(), errno: libc::EINVAL });
         }
         let (stdio, readers) = streams_and_readers(fds)?;
-        // The server has computed them; no mistake of its can give more than the driver allows.
-        plan.capabilities &= capabilities::ALLOWED;
+        allow::check_plan(&self.setup.allowed, &plan)?;
         let number = self.next_number();
         let group = {
             let sandbox = self.open_sandbox(&plan.task)?;
@@ -102,7 +105,15 @@ impl Host {
         )?;
         neargate_failpoint::reach("container::overlay::after");
         let volumes = rootfs::open_volumes(plan, sandbox.ids, self.cells.volumes())?;
+        let devices = devices::open(plan, &self.launchpad)?;
+        let host_ipc = plan.host_ipc.then(HostIpc::open).transpose()?;
         let ids = sandbox.ids;
+        // Only in the user namespace that owns it does a container have power over its network.
+        let joined = (plan.host_ipc
+            || (sandbox.owns_network && plan.capabilities & capability::NETWORK != 0))
+            .then(|| sandbox.userns.as_fd());
+        let namespaces = if joined.is_some() { libc::CLONE_NEWPID } else { NAMESPACES };
+        let has_own_maps = joined.is_none();
         let pipes = (pipe_inode(&stdio[1])?, pipe_inode(&stdio[2])?);
         let (ours, theirs) = sync_pair()?;
         let launchpad = &self.launchpad;
@@ -114,24 +125,27 @@ impl Host {
                 program: &program,
                 hostname: &sandbox.hostname,
                 resolv_conf: &self.setup.resolv_conf,
-                masked: &self.masked,
-                filter: self.filters.get(capabilities::has_ptrace(plan.capabilities)),
+                masked: if plan.privileged { &[] } else { &self.masked },
+                filter: filter(&self.filters, plan.capabilities)?,
                 root,
                 sysfs,
                 volumes,
+                devices,
+                host_ipc,
+                joined,
                 tasks: group.open_tasks().step("open cgroup tasks")?,
                 stdio,
                 mount_cgroup2: self.groups.mounts_cgroup2(),
                 limits: resource_limits(plan),
             };
-            match launchpad.clone_from_launch(NAMESPACES as u64, group.unified_fd(), ids)? {
+            match launchpad.clone_from_launch(namespaces as u64, group.unified_fd(), ids)? {
                 Clone::Child => init::start(init, theirs, ours.as_fd()),
                 Clone::Parent { pid, pidfd } => Ok((pid, pidfd)),
             }
         });
         let (pid, pidfd) = cloned?;
         neargate_failpoint::reach("container::clone::after");
-        let admitted = admit(pid, ids, plan).and_then(|()| {
+        let admitted = admit(pid, has_own_maps.then_some(ids), plan).and_then(|()| {
             self.note(|| Entry::Started { number, plan: plan.clone(), pid, pipes }).step("write journal")?;
             neargate_failpoint::reach("container::gate::before");
             go(&ours)
@@ -214,6 +228,14 @@ pub(super) fn streams(fds: Vec<OwnedFd>) -> Result<[OwnedFd; 3], Failure> {
     Ok(streams)
 }
 
+/// The filter of system calls for a container with these capabilities.
+pub(super) fn filter(filters: &Filters, capabilities: u64) -> Result<&[libc::sock_filter], Failure> {
+    filters
+        .get(capabilities)
+        .map_err(|error| std::io::Error::other(error.to_string()))
+        .step("compile seccomp filter")
+}
+
 /// A socket over which a new process is told to go on, and tells a failure. Message-based, so that a
 /// failure arrives whole; closed by exec.
 pub(super) fn sync_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
@@ -226,25 +248,35 @@ pub(super) fn go(sync: &OwnedFd) -> Result<(), Failure> {
     rustix::io::write(sync, &[init::GO]).step("release new process").map(drop)
 }
 
-/// Gives a process its ids, and those of its limits that take rights on the host; the others it sets itself, because
-/// without SYS_RESOURCE not even root may set them in a user namespace that is not its own (prlimit(2)).
-fn admit(pid: i32, ids: u32, plan: &StartPlan) -> Result<(), Failure> {
-    let map = format!("0 {ids} {ID_RANGE}");
-    rootfs::write_maps(pid, &map, &map).step("write id maps")?;
+/// Gives a process its ids, unless its user namespace has them already, and those of its limits that take rights on the
+/// host; the others it sets itself, because without SYS_RESOURCE not even root may set them in a user namespace that
+/// is not its own (prlimit(2)).
+fn admit(pid: i32, ids: Option<u32>, plan: &StartPlan) -> Result<(), Failure> {
+    if let Some(ids) = ids {
+        let map = format!("0 {ids} {ID_RANGE}");
+        rootfs::write_maps(pid, &map, &map).step("write id maps")?;
+    }
     set_oom_score(pid)?;
     resource_limits(plan).iter().filter(|limit| limit.is_raised()).try_for_each(|limit| limit.set(pid))
 }
 
-/// The resource limits of a container: ours, then what its definition names.
+/// The resource limits of a container: ours and what its capabilities raise, as far as the supervisor may, then what
+/// its definition names.
 pub(super) fn resource_limits(plan: &StartPlan) -> Vec<ResourceLimit> {
     // Raising a hard limit takes SYS_RESOURCE, which even root lacks in some containers.
     let nofile = sys::own_hard_limit(libc::RLIMIT_NOFILE).min(DEFAULT_NOFILE);
     // A core dump would have to be taken by the host.
-    let ours = [(libc::RLIMIT_NOFILE, (nofile, nofile)), (libc::RLIMIT_CORE, (0, 0))];
     let is_named = |resource| plan.ulimits.iter().any(|(named, _)| *named == resource);
-    let ours = ours.iter().filter(|(resource, _)| !is_named(*resource));
-    ours.chain(&plan.ulimits)
-        .map(|&(resource, (soft, hard))| ResourceLimit { resource, soft, hard })
+    let ours = [(libc::RLIMIT_NOFILE, (nofile, nofile)), (libc::RLIMIT_CORE, (0, 0))];
+    let raised = RAISED.iter().filter(|(capability, ..)| plan.capabilities & capability != 0);
+    let raised = raised.map(|&(_, resource, most)| {
+        let most = if sys::may_raise_limits() { most } else { most.min(sys::own_hard_limit(resource)) };
+        (resource, (most, most))
+    });
+    let unnamed = ours.into_iter().chain(raised).filter(|(resource, _)| !is_named(*resource));
+    unnamed
+        .chain(plan.ulimits.iter().copied())
+        .map(|(resource, (soft, hard))| ResourceLimit { resource, soft, hard })
         .collect()
 }
 

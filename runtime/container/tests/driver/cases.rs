@@ -609,6 +609,7 @@ async fn prepare_is_idempotent(fixture: &Fixture) {
         hostname: "another".to_owned(),
         limits: Limits::default(),
         linux: true,
+        network: Default::default(),
     };
     SandboxHost::prepare(&fixture.client, &spec).await.unwrap();
     assert_eq!(task.sh("hostname").await.text(), HOSTNAME);
@@ -638,7 +639,13 @@ async fn release_kills_everything(fixture: &Fixture) {
 async fn wasm_only_sandbox(fixture: &Fixture) {
     let task = fixture.task().await.sandbox.task;
     fixture.client.release(&task).await.unwrap();
-    let spec = SandboxSpec { task, hostname: "x".to_owned(), limits: Limits::default(), linux: false };
+    let spec = SandboxSpec {
+        task,
+        hostname: "x".to_owned(),
+        limits: Limits::default(),
+        linux: false,
+        network: Default::default(),
+    };
     let sandbox = SandboxHost::prepare(&fixture.client, &spec).await.unwrap();
     fixture.client.release(&sandbox.task).await.unwrap();
 }

@@ -121,7 +121,7 @@ pub(crate) fn be_client(directory: &str) -> ExitCode {
     let launcher = Launcher::fork(roles, neargate_container::Policy::default()).unwrap();
     let client = Supervisor::spawn(&config).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let fixture = Fixture::new(&directory, client.clone(), client, launcher, &config);
+    let fixture = Fixture::new(&directory, client.clone(), client.clone(), client, launcher, &config);
     runtime.block_on(async {
         let task = fixture.task().await;
         let (handle, _streams) =
@@ -222,7 +222,13 @@ fn prepare_and_release(directory: &Path) -> Result<(), SandboxError> {
     let client = Supervisor::spawn(&SupervisorConfig::for_data_dir(directory)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let task = TaskId::new("f".repeat(32)).unwrap();
-    let spec = SandboxSpec { task, hostname: "x".to_owned(), limits: Limits::default(), linux: true };
+    let spec = SandboxSpec {
+        task,
+        hostname: "x".to_owned(),
+        limits: Limits::default(),
+        linux: true,
+        network: Default::default(),
+    };
     let (prepared, released) = runtime
         .block_on(async { (SandboxHost::prepare(&client, &spec).await, client.release(&spec.task).await) });
     released.unwrap();

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use neargate_container::{LauncherClient, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
-    ContainerSpec, Driver, ExecSpec, Exit, Handle, Limits, Rootfs, Sandbox, SandboxHost, SandboxSpec,
-    StartError, Stdio,
+    ContainerSpec, Driver, ExecSpec, Exit, Handle, Limits, Rootfs, Sandbox, SandboxHost, SandboxNetwork,
+    SandboxSpec, StartError, Stdio,
 };
 use neargate_model::{ContainerId, ContainerName, TaskId};
 
@@ -35,6 +35,8 @@ pub(crate) struct Fixture {
     pub(crate) client: SupervisorClient,
     /// A supervisor that mounts as on kernels before 6.15.
     pub(crate) old_client: SupervisorClient,
+    /// A supervisor under a policy that allows all there is, and the devices of [`make_devices`].
+    pub(crate) allowing_client: SupervisorClient,
     pub(crate) launcher: LauncherClient,
     /// Name of the first one's cgroups.
     pub(crate) instance: String,
@@ -109,6 +111,7 @@ impl Fixture {
         directory: &Path,
         client: SupervisorClient,
         old_client: SupervisorClient,
+        allowing_client: SupervisorClient,
         launcher: LauncherClient,
         config: &SupervisorConfig,
     ) -> Self {
@@ -118,6 +121,7 @@ impl Fixture {
             directory,
             client,
             old_client,
+            allowing_client,
             launcher,
             instance: config.instance().to_owned(),
             next: AtomicU64::new(1),
@@ -161,8 +165,22 @@ impl Fixture {
     }
 
     pub(crate) async fn task_on<'a>(&'a self, client: &'a SupervisorClient, limits: Limits) -> Task<'a> {
+        self.task_in(client, limits, SandboxNetwork::Own).await
+    }
+
+    /// A task whose operator allows it everything.
+    pub(crate) async fn allowed_task(&self, network: SandboxNetwork) -> Task<'_> {
+        self.task_in(&self.allowing_client, Limits::default(), network).await
+    }
+
+    async fn task_in<'a>(
+        &'a self,
+        client: &'a SupervisorClient,
+        limits: Limits,
+        network: SandboxNetwork,
+    ) -> Task<'a> {
         let task = TaskId::new(format!("{:032x}", self.number())).unwrap();
-        let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true };
+        let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true, network };
         let sandbox = SandboxHost::prepare(client, &spec).await.unwrap();
         Task { fixture: self, client, sandbox }
     }
@@ -170,6 +188,7 @@ impl Fixture {
     pub(crate) async fn shut_down(&self) {
         self.client.shut_down().await;
         self.old_client.shut_down().await;
+        self.allowing_client.shut_down().await;
         self.launcher.shut_down().await;
     }
 }
@@ -195,6 +214,7 @@ impl Task<'_> {
             shm_bytes: None,
             capabilities_add: vec![],
             capabilities_drop: vec![],
+            privileges: Default::default(),
             init: false,
             stdio,
             scratch: self.fixture.new_dir(),
@@ -289,6 +309,21 @@ pub(crate) fn has_v1(controller: &str) -> bool {
         fields[2] == "cgroup" && fields[3].split(',').any(|option| option == controller)
     };
     mounts.lines().any(has)
+}
+
+/// Device nodes that the operator of the allowing supervisor allows, by name: a device that reads as zeroes, and the
+/// kernel's log, which no container may open by itself.
+pub(crate) fn make_devices(directory: &Path) -> Vec<PathBuf> {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    let dir = directory.join("devices");
+    fs::create_dir(&dir).unwrap();
+    let make = |(name, minor)| {
+        let path = dir.join(name);
+        let mode = Mode::from_raw_mode(0o600);
+        mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(1, minor)).unwrap();
+        path
+    };
+    [("zero", 5), ("kmsg", 11)].map(make).to_vec()
 }
 
 /// All mounted cgroup hierarchies.

@@ -466,7 +466,7 @@ async fn row_54_supervisor_is_sealed(fixture: &Fixture) {
         let threads = fs::read_dir(entry.path().join("task")).unwrap().count();
         assert_eq!(threads, 1, "the supervisor has threads");
     }
-    assert_eq!(supervisors, 2);
+    assert_eq!(supervisors, 3);
     task.release().await;
 }
 

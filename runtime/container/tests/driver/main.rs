@@ -13,6 +13,7 @@ mod faults;
 mod fixture;
 mod isolation;
 mod limits;
+mod privileges;
 mod sandboxed;
 mod survival;
 
@@ -21,6 +22,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use neargate_container::{Launcher, Roles, Supervisor, SupervisorConfig};
+
+use neargate_model::Policy;
+use neargate_model::policy::{HostNamespace, Privileged};
 
 use fixture::Fixture;
 
@@ -91,6 +95,7 @@ fn main() -> ExitCode {
         attended::CASES,
         isolation::CASES,
         limits::CASES,
+        privileges::CASES,
         sandboxed::CASES,
         survival::CASES,
         faults::CASES,
@@ -117,14 +122,25 @@ fn run(cases: &[&Case]) -> ExitCode {
     let other = directory.path().join("old");
     std::fs::create_dir(&other).expect("make directory for the tests");
     let old_config = SupervisorConfig::for_data_dir(&other).with_layers_by_path();
+    let allowing = directory.path().join("allowing");
+    std::fs::create_dir(&allowing).expect("make directory for the tests");
+    let policy = Policy {
+        every_capability: true,
+        privileged: Privileged::Everyone,
+        host_namespaces: HostNamespace::ALL.to_vec(),
+        devices: fixture::make_devices(directory.path()),
+        ..Policy::default()
+    };
+    let allowing_config = SupervisorConfig::for_data_dir(&allowing).with_policy(policy);
     let roles = Roles::new(sandboxed::role, sandboxed::role);
     let launcher = Launcher::fork(roles, neargate_container::Policy::default()).expect("fork launcher");
     let client = Supervisor::spawn(&config).expect("start supervisor");
     let old_client = Supervisor::spawn(&old_config).expect("start supervisor for old kernels");
+    let allowing_client = Supervisor::spawn(&allowing_config).expect("start supervisor with a policy");
     // Made only now, after the supervisors.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("make runtime");
-    let fixture = Fixture::new(directory.path(), client, old_client, launcher, &config);
+    let fixture = Fixture::new(directory.path(), client, old_client, allowing_client, launcher, &config);
     let mut failed = Vec::new();
     for (name, case) in cases {
         let passed = runtime.block_on(async {

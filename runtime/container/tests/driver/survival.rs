@@ -16,7 +16,8 @@ use neargate_driver::{
     ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxHost, SandboxSpec, Signal,
     Stdio,
 };
-use neargate_model::{ContainerId, ContainerName, TaskId};
+use neargate_model::policy::HostPath;
+use neargate_model::{ContainerId, ContainerName, Policy, TaskId};
 
 use crate::cases;
 use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec};
@@ -325,8 +326,10 @@ pub(crate) fn be_server(directory: &str) -> ExitCode {
     let client = match user {
         None => Supervisor::attach(&config(&directory), &directory).unwrap(),
         Some(user) => {
-            let allowed = std::env::args().nth(4).map(PathBuf::from).into_iter().collect();
-            let config = config(directory.parent().unwrap()).with_server_uid(user).with_host_paths(allowed);
+            let allowed = std::env::args().nth(4).map(PathBuf::from);
+            let host_paths = allowed.map(|path| HostPath { path, read_only: false }).into_iter().collect();
+            let policy = Policy { host_paths, ..Policy::default() };
+            let config = config(directory.parent().unwrap()).with_server_uid(user).with_policy(policy);
             let client = Supervisor::attach(&config, &directory).unwrap();
             neargate_container::become_user(user, user, neargate_container::Rights::Own).unwrap();
             client
@@ -467,6 +470,7 @@ impl Role {
             shm_bytes: None,
             capabilities_add: vec![],
             capabilities_drop: vec![],
+            privileges: Default::default(),
             init: false,
             stdio: Stdio { stdin, stdout, stderr, readers: Some([out, err]) },
             scratch,
@@ -477,7 +481,13 @@ impl Role {
     async fn sandbox(&self, number: usize) -> Sandbox {
         let task = TaskId::new(format!("{number:032x}")).unwrap();
         let limits = Limits::default();
-        let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true };
+        let spec = SandboxSpec {
+            task,
+            hostname: HOSTNAME.to_owned(),
+            limits,
+            linux: true,
+            network: Default::default(),
+        };
         match self.client.find(&spec).await {
             Some(sandbox) => sandbox,
             None => SandboxHost::prepare(&self.client, &spec).await.unwrap(),

@@ -44,6 +44,8 @@ pub fn container(text: &str) -> ContainerDefinition {
         init: false,
         capabilities_add: Vec::new(),
         capabilities_drop: Vec::new(),
+        privileged: false,
+        devices: Vec::new(),
         tmpfs: Vec::new(),
         shared_memory_mib: None,
         swap_mib: None,
@@ -69,6 +71,7 @@ pub fn shape(containers: Vec<ContainerDefinition>) -> TaskShape {
         memory_mib: Some(512),
         ephemeral_storage_gib: None,
         timeout_s: None,
+        host_ipc: false,
     }
 }
 

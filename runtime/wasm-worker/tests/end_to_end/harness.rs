@@ -105,6 +105,7 @@ impl Bench {
             shm_bytes: None,
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
+            privileges: Default::default(),
             init: false,
             stdio,
             scratch: PathBuf::new(),

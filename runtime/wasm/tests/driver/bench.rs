@@ -179,6 +179,7 @@ impl Task {
             shm_bytes: None,
             capabilities_add: Vec::new(),
             capabilities_drop: Vec::new(),
+            privileges: Default::default(),
             init: false,
             stdio: Stdio {
                 stdin: null(),
