@@ -113,10 +113,28 @@ def test_volumes_from_another_container(ecs, family, run, until_stopped):
 
 @pytest.mark.parametrize("docker,part", [
     ({"scope": "task", "autoprovision": True}, "shared"), ({"driver": "nfs"}, "local"),
-    ({"driverOpts": {"size": "1G"}}, "cannot be limited")])
+    ({"driverOpts": {"size": "1G"}}, "quotas"), ({"driverOpts": {"type": "nfs", "o": "addr=x"}}, "tmpfs"),
+    ({"driverOpts": {"type": "tmpfs", "o": "size=0"}}, "size=0"),
+    ({"driverOpts": {"type": "tmpfs", "o": "size=1m"}, "scope": "shared", "autoprovision": True}, "scope task")])
 def test_refuses_docker_volumes(ecs, register, docker, part):
     with pytest.raises(ecs.exceptions.ClientException, match=part):
         register(volumes=[{"name": "v", "dockerVolumeConfiguration": docker}])
+
+
+def test_volumes_in_memory_have_a_size(ecs, family, register, shell):
+    options = {"type": "tmpfs", "device": "tmpfs", "o": "size=2m,uid=1000,mode=700"}
+    volume = {"name": "m", "dockerVolumeConfiguration": {"driver": "local", "scope": "task", "driverOpts": options}}
+    mounted = {"mountPoints": [{"sourceVolume": "m", "containerPath": "/data"}]}
+    task = shell(
+        "test $(busybox stat -c %u.%a /data) = 1000.700 || exit 1; head -c 9000000 /dev/zero > /data/x 2>/dev/null;"
+        " test $(busybox stat -c %s /data/x) = 2097152", mounted, volumes=[volume])
+    assert exit_code(task) == 0
+    stored = ecs.describe_task_definition(taskDefinition=family)["taskDefinition"]
+    assert stored["volumes"] == [volume]
+    assert stored["containerDefinitions"][0]["mountPoints"] == mounted["mountPoints"]
+    twice = {"mountPoints": [*mounted["mountPoints"], {"sourceVolume": "m", "containerPath": "/again"}]}
+    with pytest.raises(ecs.exceptions.ClientException, match="mounted once"):
+        register(container=twice, volumes=[volume])
 
 
 def test_timeout_stops_the_task(ecs, family, register, shell):

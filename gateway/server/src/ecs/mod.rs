@@ -16,6 +16,7 @@ mod run;
 mod settings;
 mod tags;
 mod tasks;
+mod volume_options;
 mod volumes;
 
 use neargate_control::Control;

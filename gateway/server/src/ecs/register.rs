@@ -8,7 +8,7 @@ use neargate_wire::ecs;
 use neargate_wire::ecs::{EcsError, RegisterTaskDefinitionRequest};
 
 use super::error::{self, client};
-use super::{devices, labels, ports, volumes};
+use super::{devices, labels, ports, volume_options, volumes};
 
 /// Seconds a restarted container must have run for unless its definition says otherwise (API reference).
 const RESTART_PERIOD_S_DEFAULT: i32 = 300;
@@ -38,9 +38,12 @@ pub(super) fn shape(
     let timeouts = timeouts.map(|(input, c)| labels::timeout_s(input.docker_labels.as_ref(), &c.name));
     let timeout_s = timeouts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().min();
     volumes::inherit(&input.container_definitions, &mut containers)?;
+    let volumes_input = input.volumes.as_deref().unwrap_or_default();
+    let mut volumes = volumes::volumes(volumes_input, policy)?;
+    volume_options::place(volumes::in_memory(volumes_input)?, &mut volumes, &mut containers)?;
     let shape = TaskShape {
         containers,
-        volumes: volumes::volumes(input.volumes.as_deref().unwrap_or_default(), policy)?,
+        volumes,
         network_mode,
         cpu_units: input.cpu.as_deref().map(cpu_units).transpose()?,
         memory_mib: input.memory.as_deref().map(memory_mib).transpose()?,
@@ -363,7 +366,7 @@ fn log_configuration(
 }
 
 /// Bytes from Docker's `10`, `10k`, `10m` or `1g`.
-fn bytes(text: &str) -> Option<u64> {
+pub(super) fn bytes(text: &str) -> Option<u64> {
     let text = text.trim().to_ascii_lowercase();
     let text = text.strip_suffix('b').unwrap_or(&text);
     let (number, factor) = match text.as_bytes().last()? {

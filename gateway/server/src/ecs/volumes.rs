@@ -9,6 +9,7 @@ use neargate_wire::ecs::{self, EcsError};
 
 use super::error::client;
 use super::register::{MEMORY_FILES_MIB_MAX, bounded};
+use super::volume_options::{MemoryVolume, memory_volume};
 
 /// The longest name of a shared volume: that of a file (`NAME_MAX`).
 const DOCKER_NAME_MAX: usize = 255;
@@ -52,7 +53,7 @@ pub(super) fn tmpfs(input: &ecs::Tmpfs) -> Result<Tmpfs, EcsError> {
 
 /// One of the options that the API reference lists. The size is a field of its own; what concerns others than
 /// the mount itself, or would let the container have devices or another user's rights, is refused.
-fn tmpfs_option(tmpfs: &mut Tmpfs, option: &str) -> Result<(), &'static str> {
+pub(super) fn tmpfs_option(tmpfs: &mut Tmpfs, option: &str) -> Result<(), &'static str> {
     let options = &mut tmpfs.options;
     match option.split_once('=').unwrap_or((option, "")) {
         ("ro", "") => tmpfs.read_only = true,
@@ -124,6 +125,18 @@ pub(super) fn volumes(input: &[ecs::Volume], policy: &Policy) -> Result<Vec<Volu
     Ok(volumes)
 }
 
+/// The volumes that are in memory.
+pub(super) fn in_memory(input: &[ecs::Volume]) -> Result<Vec<MemoryVolume>, EcsError> {
+    let memory = |volume: &ecs::Volume| {
+        let name = volume.name.as_deref().unwrap_or_default();
+        let options = volume.docker_volume_configuration.as_ref()?.driver_opts.as_ref()?;
+        let refuse =
+            |why| client(format!("Invalid 'dockerVolumeConfiguration' of volume {name:.64}: {why}."));
+        memory_volume(name, options).map_err(refuse).transpose()
+    };
+    input.iter().filter_map(memory).collect()
+}
+
 /// A Docker volume of scope `shared`; one of scope `task` is like a volume that says nothing.
 fn shared(name: &str, docker: &ecs::DockerVolumeConfiguration) -> Result<Option<SharedVolume>, EcsError> {
     let refuse =
@@ -131,11 +144,10 @@ fn shared(name: &str, docker: &ecs::DockerVolumeConfiguration) -> Result<Option<
     if docker.driver.as_deref().is_some_and(|driver| driver != "local") {
         return refuse("the only driver is local");
     }
-    if docker.driver_opts.as_ref().is_some_and(|options| !options.is_empty()) {
-        return refuse(
-            "driverOpts are not supported; the size of a volume cannot be limited on an ordinary file system, \
-             use linuxParameters.tmpfs for one that has a size",
-        );
+    if docker.driver_opts.as_ref().is_some_and(|options| !options.is_empty())
+        && docker.scope == Some(ecs::Scope::Shared)
+    {
+        return refuse("driverOpts are for the scope task: what is in memory does not outlive tasks");
     }
     match &docker.scope {
         None | Some(ecs::Scope::Task) if docker.autoprovision == Some(true) => {
