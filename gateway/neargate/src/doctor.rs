@@ -73,6 +73,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         seccomp(),
         cgroups(),
         cgroup_controllers(),
+        device_fence(),
         memory(),
         space(&data),
         loopback_port(),
@@ -191,6 +192,18 @@ fn cgroup_controllers() -> Check {
     let found = if missing.is_empty() { wanted.join(" ") } else { format!("no {}", missing.join(", ")) };
     let hint = "enable the controllers on the kernel's command line; limits are not enforced without them";
     require("cgroup controllers", missing.is_empty(), found, hint)
+}
+
+fn device_fence() -> Check {
+    let hint = "containers have no device nodes and cannot make any; a kernel with CONFIG_CGROUP_BPF, or cgroup v1's \
+                devices controller, adds a second fence";
+    if !rustix::process::geteuid().is_root() {
+        return check("device rules", Status::Warn, "only root can tell", hint);
+    }
+    match neargate_container::device_fence() {
+        Ok(found) => check("device rules", Status::Ok, found, hint),
+        Err(error) => check("device rules", Status::Warn, format!("none: {error}"), hint),
+    }
 }
 
 /// The fences of the processes that run Wasm, asked of a launcher as `run` and `serve` have one. Those that do

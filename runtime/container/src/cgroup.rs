@@ -15,7 +15,9 @@
 //!   writes "0", itself, to a `tasks` file that was opened for it.
 //! * `FsManager::destroy` moves living processes out of all limits; only `rmdir(2)` is used here.
 
+mod bpf;
 mod detect;
+mod devices;
 mod limits;
 mod reserve;
 
@@ -32,6 +34,8 @@ use neargate_driver::{Limits, Stats};
 
 use crate::failure::{Failure, Step};
 pub(crate) use detect::{Controller, Layout};
+use devices::Fence;
+pub(crate) use devices::{DeviceRule, Fencing, READ, WRITE};
 
 /// The directory that holds all servers' groups, in every hierarchy.
 const TOP: &str = "neargate";
@@ -44,6 +48,7 @@ const JOURNAL_ATTRIBUTE: &str = "trusted.neargate.journal";
 #[derive(Debug)]
 pub(crate) struct Groups {
     layout: Layout,
+    fence: Fence,
     /// `neargate/<instance>`.
     path: String,
     /// `flock(2)` on the primary hierarchy's directory: whoever can take it knows that the server is gone.
@@ -70,7 +75,9 @@ impl Groups {
     /// finds it gone, removes its groups. Such an instance is not emptied here; see [`Groups::sweep`].
     ///
     /// A server that ends meanwhile may remove `neargate` while it is empty; then all is tried again.
-    pub(crate) fn open(instance: &str, journal: Option<&Path>) -> Result<Self, Failure> {
+    ///
+    /// `fencing` tells how the devices of what runs in it are fenced.
+    pub(crate) fn open(instance: &str, journal: Option<&Path>, fencing: Fencing) -> Result<Self, Failure> {
         const ATTEMPTS: usize = 20;
         let layout = Layout::detect().step("read mountinfo")?;
         remove_leftovers(&layout);
@@ -87,13 +94,16 @@ impl Groups {
             rustix::fs::fsetxattr(&lock, JOURNAL_ATTRIBUTE, value, rustix::fs::XattrFlags::empty())
                 .step("mark the server's cgroup")?;
         }
-        Ok(Self { layout, path: format!("{TOP}/{instance}"), _lock: lock })
+        let path = format!("{TOP}/{instance}");
+        let fence = fence(&layout, &path, fencing);
+        Ok(Self { layout, fence, path, _lock: lock })
     }
 
     /// Kills and removes what is in the instance's directories but the tasks of `kept` with their containers' groups.
     pub(crate) fn sweep(&self, kept: &HashMap<&str, HashSet<String>>) {
         for root in primary_last(&self.layout) {
-            for (dir, task) in directories(&root.join(&self.path)) {
+            let all = directories(&root.join(&self.path)).into_iter();
+            for (dir, task) in all.filter(|(_, name)| name != devices::CONFINED) {
                 let Some(containers) = kept.get(task.as_str()) else {
                     reserve::take_back(&dir, 2);
                     remove_tree(&dir);
@@ -109,18 +119,30 @@ impl Groups {
 
     /// A task's group that an earlier supervisor has made; `None` when a part of it is gone.
     pub(crate) fn find_task(&self, task: &str, limits: &Limits) -> Option<Group> {
-        self.find(format!("{}/{task}", self.path), None, limits)
+        self.find(format!("{}/{task}", self.path), None, limits, false)
     }
 
     /// A container's group below its task's that an earlier supervisor has made.
-    pub(crate) fn find_container(&self, task: &Group, name: &str, limits: &Limits) -> Option<Group> {
-        self.find(format!("{}/{name}", task.path), Some(task), limits)
+    pub(crate) fn find_container(
+        &self,
+        task: &Group,
+        name: &str,
+        limits: &Limits,
+        has_devices: bool,
+    ) -> Option<Group> {
+        self.find(format!("{}/{name}", task.path), Some(task), limits, has_devices)
     }
 
-    fn find(&self, path: String, parent: Option<&Group>, limits: &Limits) -> Option<Group> {
+    fn find(
+        &self,
+        path: String,
+        parent: Option<&Group>,
+        limits: &Limits,
+        has_devices: bool,
+    ) -> Option<Group> {
         let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
         let exists = |dir: &Path| fs::metadata(dir).map(drop);
-        self.gather_dirs(&mut group, parent, limits, exists).ok()?;
+        self.gather_dirs(&mut group, parent, limits, has_devices, exists).ok()?;
         Some(group)
     }
 
@@ -142,16 +164,22 @@ impl Groups {
 
     /// Makes a task's group, with a directory in every hierarchy.
     pub(crate) fn make_task(&self, task: &str, limits: &Limits) -> Result<Group, Failure> {
-        let group = self.make(format!("{}/{task}", self.path), None, limits)?;
+        let group = self.make(format!("{}/{task}", self.path), None, limits, &[])?;
         self.layout.enable_controllers(&group.path).inspect_err(|_| {
             group.remove();
         })?;
         Ok(group)
     }
 
-    /// Makes a container's group below its task's.
-    pub(crate) fn make_container(&self, task: &Group, name: &str, limits: &Limits) -> Result<Group, Failure> {
-        self.make(format!("{}/{name}", task.path), Some(task), limits)
+    /// Makes a container's group below its task's, for devices beyond those that all may open.
+    pub(crate) fn make_container(
+        &self,
+        task: &Group,
+        name: &str,
+        limits: &Limits,
+        devices: &[DeviceRule],
+    ) -> Result<Group, Failure> {
+        self.make(format!("{}/{name}", task.path), Some(task), limits, devices)
     }
 
     /// Makes the group of a process that belongs to no task.
@@ -164,14 +192,21 @@ impl Groups {
         let counted = |(controller, _): &&(Controller, PathBuf)| controller.is_needed(&Limits::default());
         let member_of = self.layout.v1.iter().filter(counted).map(in_instance).collect();
         let home = Group { path: self.path.clone(), unified: None, v1: Vec::new(), member_of };
-        self.make_container(&home, name, limits)
+        self.make_container(&home, name, limits, &[])
     }
 
-    fn make(&self, path: String, parent: Option<&Group>, limits: &Limits) -> Result<Group, Failure> {
+    fn make(
+        &self,
+        path: String,
+        parent: Option<&Group>,
+        limits: &Limits,
+        devices: &[DeviceRule],
+    ) -> Result<Group, Failure> {
         let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
         let made = self
-            .gather_dirs(&mut group, parent, limits, |dir| fs::create_dir(dir))
-            .and_then(|()| limits::apply(&self.layout, &group, parent.is_some(), limits));
+            .gather_dirs(&mut group, parent, limits, !devices.is_empty(), |dir| fs::create_dir(dir))
+            .and_then(|()| limits::apply(&self.layout, &group, parent.is_some(), limits))
+            .and_then(|()| self.fence(&group, devices).step("set device rules"));
         match made {
             Ok(()) => Ok(group),
             Err(failure) => {
@@ -187,6 +222,7 @@ impl Groups {
         group: &mut Group,
         parent: Option<&Group>,
         limits: &Limits,
+        has_devices: bool,
         ensure: impl Fn(&Path) -> io::Result<()>,
     ) -> Result<(), Failure> {
         if let Some(root) = &self.layout.unified {
@@ -196,6 +232,10 @@ impl Groups {
             group.unified = Some((dir, fd.into()));
         }
         for (controller, root) in &self.layout.v1 {
+            if *controller == Controller::Devices {
+                self.gather_device_dir(group, parent, root, has_devices, &ensure)?;
+                continue;
+            }
             let needed = controller.is_needed(limits);
             let inherited = parent.filter(|_| !needed).and_then(|parent| parent.dir(*controller));
             if let Some(dir) = inherited {
@@ -213,6 +253,39 @@ impl Groups {
         Ok(())
     }
 
+    /// Enters the group that fences a container's devices: the one of all, or its own.
+    fn gather_device_dir(
+        &self,
+        group: &mut Group,
+        parent: Option<&Group>,
+        root: &Path,
+        has_devices: bool,
+        ensure: &impl Fn(&Path) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        let (Some(parent), Fence::Group(confined)) = (parent, &self.fence) else { return Ok(()) };
+        if !has_devices {
+            group.member_of.push((Controller::Devices, confined.clone()));
+            return Ok(());
+        }
+        // Its task has a directory only for containers like this one.
+        make_dir(&root.join(&parent.path)).step("make cgroup directory")?;
+        let dir = root.join(&group.path);
+        ensure(&dir).step("make cgroup directory")?;
+        group.v1.push((Controller::Devices, dir.clone()));
+        group.member_of.push((Controller::Devices, dir));
+        Ok(())
+    }
+
+    fn fence(&self, group: &Group, devices: &[DeviceRule]) -> io::Result<()> {
+        if let Some((_, dir)) = group.v1.iter().find(|(controller, _)| *controller == Controller::Devices) {
+            return devices::write_rules(dir, devices);
+        }
+        match group.unified_fd() {
+            Some(unified) => self.fence.fence_unified(unified, devices),
+            None => Ok(()),
+        }
+    }
+
     /// Whether threads of one process can be in different groups of CPU time, which only v1 allows.
     pub(crate) fn divides_processes(&self) -> bool {
         self.layout.v1.iter().any(|(controller, _)| *controller == Controller::Cpu)
@@ -227,6 +300,7 @@ impl Groups {
     pub(crate) fn close(&self) {
         for root in primary_last(&self.layout) {
             // Fails with EBUSY while a group lives, and for `neargate` while another server does.
+            let _ = fs::remove_dir(root.join(&self.path).join(devices::CONFINED));
             let _ = fs::remove_dir(root.join(&self.path));
             let _ = fs::remove_dir(root.join(TOP));
         }
@@ -383,8 +457,36 @@ impl Group {
         let unified = self.unified.iter().map(|(dir, _)| dir);
         let all = unified.chain(self.v1.iter().map(|(_, dir)| dir));
         // Tries each, whatever became of the others.
-        all.filter(|dir| !is_removed(dir)).count() == 0
+        let is_gone = all.filter(|dir| !is_removed(dir)).count() == 0;
+        if let Some((_, dir)) = self.v1.iter().find(|(controller, _)| *controller == Controller::Devices) {
+            // Its task's, unless another container of it has one.
+            let _ = dir.parent().map(fs::remove_dir);
+        }
+        is_gone
     }
+}
+
+/// Fences the devices of all containers; without a fence they are kept from devices by having no nodes of them.
+fn fence(layout: &Layout, path: &str, fencing: Fencing) -> Fence {
+    if fencing == Fencing::None {
+        return Fence::None;
+    }
+    let is_device = |controller: &Controller| *controller == Controller::Devices && fencing == Fencing::Any;
+    let v1 = layout.v1.iter().find(|(controller, _)| is_device(controller));
+    let v1 = v1.map(|(_, root)| root.join(path));
+    let unified = layout.unified.as_ref().and_then(|root| fs::File::open(root.join(path)).ok());
+    let built = Fence::build(v1.as_deref(), unified.as_ref().map(fs::File::as_fd));
+    built.unwrap_or_else(|error| {
+        eprintln!("neargate-supervisor: containers are not fenced from devices by cgroup: {error}");
+        Fence::None
+    })
+}
+
+/// How devices are fenced on this machine; an error says why they are not.
+pub(crate) fn device_fence() -> io::Result<&'static str> {
+    let layout = Layout::detect()?;
+    let has_v1 = layout.v1.iter().any(|(controller, _)| *controller == Controller::Devices);
+    devices::look(has_v1, layout.unified.is_some())
 }
 
 fn is_removed(dir: &Path) -> bool {

@@ -26,6 +26,7 @@ pub struct SupervisorConfig {
     id_base: u32,
     resolv_conf: Vec<u8>,
     layers_by_path: bool,
+    devices_by_programs: bool,
     server_uid: u32,
     policy: Policy,
 }
@@ -39,6 +40,7 @@ impl SupervisorConfig {
             id_base: DEFAULT_ID_BASE,
             resolv_conf: b"nameserver 169.254.169.253\n".to_vec(),
             layers_by_path: false,
+            devices_by_programs: false,
             server_uid: rustix::process::geteuid().as_raw(),
             policy: Policy::default(),
         }
@@ -61,6 +63,13 @@ impl SupervisorConfig {
     /// for tests of that way and for kernels that misbehave.
     pub fn with_layers_by_path(mut self) -> Self {
         self.layers_by_path = true;
+        self
+    }
+
+    /// Fences devices by programs of cgroup v2, as on hosts without v1's devices controller, also on those that have
+    /// both; for tests of that way.
+    pub fn with_devices_by_programs(mut self) -> Self {
+        self.devices_by_programs = true;
         self
     }
 
@@ -102,6 +111,7 @@ impl SupervisorConfig {
             id_base: self.id_base,
             resolv_conf: self.resolv_conf.clone(),
             layers_by_path: self.layers_by_path,
+            devices_by_programs: self.devices_by_programs,
             allowed: self.allowed(),
         }
     }

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::FileType;
 
+use crate::cgroup::{DeviceRule, READ, WRITE};
 use crate::failure::{Failure, Step};
 use crate::launchpad::Launchpad;
 use crate::protocol::{DevicePlan, StartPlan};
@@ -32,8 +33,18 @@ fn open_one(plan: &DevicePlan, launchpad: &Launchpad) -> Result<Device, Failure>
     Ok(Device { node: launchpad.device_node(kind, device, mode)?, target: plan.target.clone() })
 }
 
+/// What a container's cgroup lets it do with its devices.
+pub(crate) fn rules(plan: &StartPlan) -> Result<Vec<DeviceRule>, Failure> {
+    let rule = |plan: &DevicePlan| {
+        let (kind, device) = look_up(&plan.source)?;
+        let access = if plan.read { READ } else { 0 } | if plan.write { WRITE } else { 0 };
+        Ok(DeviceRule::of(kind, device, access))
+    };
+    plan.devices.iter().map(rule).collect()
+}
+
 /// Which device a node of the host is.
-pub(crate) fn look_up(source: &[u8]) -> Result<(FileType, rustix::fs::Dev), Failure> {
+fn look_up(source: &[u8]) -> Result<(FileType, rustix::fs::Dev), Failure> {
     let path = path_of(source);
     let stat =
         open_real(path).and_then(rustix::fs::fstat).step(&format!("look at device {}", path.display()))?;

@@ -78,6 +78,12 @@ pub use launcher::{Fences, Launcher, LauncherClient, Policy, Preparation, Role, 
 pub use sandboxed::SandboxProcesses;
 pub use spawn::{SpawnError, SupervisorRole, role_from_args};
 
+/// How the devices of containers are fenced on this machine, where their absence is the first fence; an error says why
+/// they are not. Only root is answered rightly.
+pub fn device_fence() -> std::io::Result<&'static str> {
+    cgroup::device_fence()
+}
+
 /// Runs the supervisor role of this process, which must have been started with it; never returns.
 pub fn supervisor_main(role: SupervisorRole) -> ! {
     role.run()

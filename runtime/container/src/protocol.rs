@@ -23,6 +23,8 @@ wire_struct! {
         resolv_conf: Vec<u8>,
         /// Whether overlay layers are always passed by path, as kernels before 6.15 need it.
         layers_by_path: bool,
+        /// Whether devices are fenced by programs of cgroup v2 also where v1 could.
+        devices_by_programs: bool,
         /// The most that its containers may have.
         allowed: Allowed,
     }

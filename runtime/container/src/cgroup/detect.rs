@@ -19,10 +19,13 @@ pub(crate) enum Controller {
     Memory,
     /// Limit and count.
     Pids,
+    /// Which devices may be opened; v2 has programs for that.
+    Devices,
 }
 
 impl Controller {
-    const ALL: [Controller; 4] = [Controller::Cpu, Controller::Cpuacct, Controller::Memory, Controller::Pids];
+    const ALL: [Controller; 5] =
+        [Controller::Cpu, Controller::Cpuacct, Controller::Memory, Controller::Pids, Controller::Devices];
 
     /// Its name in mount options and in `cgroup.controllers`.
     pub(super) fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Controller {
             Controller::Cpuacct => "cpuacct",
             Controller::Memory => "memory",
             Controller::Pids => "pids",
+            Controller::Devices => "devices",
         }
     }
 
@@ -40,6 +44,8 @@ impl Controller {
         match self {
             Controller::Cpu => limits.cpu_millis.is_some() || limits.cpu_shares.is_some(),
             Controller::Cpuacct | Controller::Memory | Controller::Pids => true,
+            // Has rules of its own in `Groups`.
+            Controller::Devices => false,
         }
     }
 }
@@ -64,8 +70,11 @@ impl Layout {
         if unified.is_none() && v1.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted"));
         }
-        let v1_hierarchy = (!v1.is_empty()).then(cgroups_rs::fs::hierarchies::V1::new);
-        Ok(Self { unified_controls: v1.is_empty(), unified, v1, v1_hierarchy })
+        let limits_by_v1 = v1.iter().any(|(controller, _)| *controller != Controller::Devices);
+        let v1_hierarchy = limits_by_v1.then(cgroups_rs::fs::hierarchies::V1::new);
+        // A host of v2 may have v1's devices mounted beside it.
+        let unified_controls = v1.iter().all(|(controller, _)| *controller == Controller::Devices);
+        Ok(Self { unified_controls, unified, v1, v1_hierarchy })
     }
 
     /// Roots of all hierarchies, each once: controllers may share a mount.
@@ -193,9 +202,12 @@ mod tests {
             39 31 0:36 / /c/pids rw - cgroup cgroup rw,pids\n\
             40 31 0:37 / /c/systemd rw - cgroup cgroup rw,name=systemd\n\
             41 31 0:38 / /c/unified rw - cgroup2 cgroup2 rw\n";
+        let with_devices = format!("{hybrid}42 31 0:39 / /c/devices rw - cgroup cgroup rw,devices\n");
         let three =
             [(Controller::Cpu, "/c/cpu"), (Controller::Memory, "/c/memory"), (Controller::Pids, "/c/pids")];
         check(hybrid, Some("/c/unified"), &three);
+        let four = [three.to_vec(), vec![(Controller::Devices, "/c/devices")]].concat();
+        check(&with_devices, Some("/c/unified"), &four);
         let shared = "32 31 0:29 / /c/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n";
         check(shared, None, &[(Controller::Cpu, "/c/cpu,cpuacct")]);
         let separate = "32 31 0:29 / /c/cpu rw - cgroup cgroup rw,cpu\n33 31 0:30 / /c/acct rw - cgroup cgroup rw,cpuacct\n";

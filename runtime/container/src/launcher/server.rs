@@ -18,7 +18,7 @@ use super::place::Place;
 use super::process::{self, GO, Start};
 use super::protocol::{ProcessMountPlan, ProcessPlan, Report, Request, Response};
 use super::{Policy, Roles};
-use crate::cgroup::{Group, Groups};
+use crate::cgroup::{Fencing, Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::fence::{Filters, Needs, THREADS_MAX};
 use crate::peer::Outbox;
@@ -459,7 +459,11 @@ fn limits_of(plan: &ProcessPlan) -> Limits {
 /// This launcher's cgroups, under a name of its own: programs of one data directory may run at once.
 fn open_groups() -> Result<Groups, Failure> {
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid").step("choose a name")?;
-    Groups::open(&uuid.chars().filter(char::is_ascii_hexdigit).take(16).collect::<String>(), None)
+    Groups::open(
+        &uuid.chars().filter(char::is_ascii_hexdigit).take(16).collect::<String>(),
+        None,
+        Fencing::None,
+    )
 }
 
 fn no_groups() -> Failure {

@@ -85,7 +85,7 @@ impl Host {
     ) -> Option<(OwnedFd, Group)> {
         let KnownContainer { plan, pid, .. } = container;
         let name = format!("{}.{number}", plan.container);
-        let group = self.groups.find_container(task, &name, &plan.limits)?;
+        let group = self.groups.find_container(task, &name, &plan.limits, !plan.devices.is_empty())?;
         let pidfd = pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
         // Looked for after it was opened, so that it is no other process that got the id meanwhile.
         group.holds(*pid).then_some((pidfd, group))

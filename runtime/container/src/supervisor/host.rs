@@ -13,7 +13,7 @@ use super::cells::{self, Cell, Cells};
 use super::journal::{self, Entry, Journal};
 use super::lend::Lent;
 use super::{FACTORY, allow, report, unwatch};
-use crate::cgroup::{Group, Groups};
+use crate::cgroup::{Fencing, Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
 use crate::init::{self, MaskedPath, masked_paths};
@@ -191,7 +191,8 @@ impl Host {
         let seed = u32::from_str_radix(setup.instance.get(..6).unwrap_or_default(), 16).unwrap_or(0);
         let launchpad = Launchpad::build().map_err(explain)?;
         let journal_path = directory.map(journal::path);
-        let groups = Groups::open(&setup.instance, journal_path.as_deref()).map_err(explain)?;
+        let fencing = if setup.devices_by_programs { Fencing::Programs } else { Fencing::Any };
+        let groups = Groups::open(&setup.instance, journal_path.as_deref(), fencing).map_err(explain)?;
         let (journal, known) = match directory.map(Journal::open).transpose().step("open journal")? {
             Some((journal, known)) => (Some(journal), known),
             None => Default::default(),

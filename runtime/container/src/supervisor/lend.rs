@@ -44,7 +44,7 @@ impl Host {
         }
         let limits = if plan.thread { cpu_only(&plan.limits) } else { plan.limits.clone() };
         let name = format!("{}.{number}", plan.name);
-        let group = self.groups.make_container(&sandbox.group, &name, &limits)?;
+        let group = self.groups.make_container(&sandbox.group, &name, &limits, &[])?;
         let opened = if plan.thread { open_for_thread(&group) } else { open(&sandbox.network, &group) };
         let lent = Lent { task: plan.task.clone(), group, thread: plan.thread };
         match opened {

@@ -60,6 +60,7 @@ impl Host {
                 &sandbox.group,
                 &format!("{}.{number}", plan.container),
                 &plan.limits,
+                &devices::rules(&plan)?,
             )?
         };
         neargate_failpoint::reach("container::cgroup::container");

@@ -33,7 +33,8 @@ pub(crate) struct Fixture {
     /// Removed with everything in it after the tests.
     pub(crate) directory: PathBuf,
     pub(crate) client: SupervisorClient,
-    /// A supervisor that mounts as on kernels before 6.15.
+    /// A supervisor that mounts as on kernels before 6.15 and fences devices as on pure cgroup v2, under the same
+    /// policy as the next one.
     pub(crate) old_client: SupervisorClient,
     /// A supervisor under a policy that allows all there is, and the devices of [`make_devices`].
     pub(crate) allowing_client: SupervisorClient,

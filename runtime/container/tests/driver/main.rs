@@ -121,7 +121,6 @@ fn run(cases: &[&Case]) -> ExitCode {
     let config = SupervisorConfig::for_data_dir(directory.path()).with_resolv_conf("nameserver 192.0.2.53\n");
     let other = directory.path().join("old");
     std::fs::create_dir(&other).expect("make directory for the tests");
-    let old_config = SupervisorConfig::for_data_dir(&other).with_layers_by_path();
     let allowing = directory.path().join("allowing");
     std::fs::create_dir(&allowing).expect("make directory for the tests");
     let policy = Policy {
@@ -131,6 +130,10 @@ fn run(cases: &[&Case]) -> ExitCode {
         devices: fixture::make_devices(directory.path()),
         ..Policy::default()
     };
+    let old_config = SupervisorConfig::for_data_dir(&other)
+        .with_layers_by_path()
+        .with_devices_by_programs()
+        .with_policy(policy.clone());
     let allowing_config = SupervisorConfig::for_data_dir(&allowing).with_policy(policy);
     let roles = Roles::new(sandboxed::role, sandboxed::role);
     let launcher = Launcher::fork(roles, neargate_container::Policy::default()).expect("fork launcher");

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use neargate_driver::{
-    ContainerSpec, Device, Limits, Privileges, SandboxHost, SandboxNetwork, SandboxSpec, StartError,
+    ContainerSpec, Device, Limits, Mount, MountSource, Privileges, SandboxHost, SandboxNetwork, SandboxSpec,
+    StartError,
 };
 
 use crate::cases;
-use crate::fixture::{Fixture, Streams, exec_spec};
+use crate::fixture::{Fixture, Streams, Task, exec_spec};
 
 cases![
     nothing_without_a_policy,
@@ -19,6 +20,7 @@ cases![
     the_hosts_network,
     the_hosts_ipc,
     devices_of_the_host,
+    row_57_devices_in_volumes,
 ];
 
 /// What is asked for, and how.
@@ -240,7 +242,12 @@ async fn the_hosts_ipc(fixture: &Fixture) {
 
 /// A device is where the definition wants it, for what it wants, and for nobody else.
 async fn devices_of_the_host(fixture: &Fixture) {
-    let task = fixture.allowed_task(SandboxNetwork::Own).await;
+    for client in [&fixture.allowing_client, &fixture.old_client] {
+        devices_by(fixture, &fixture.task_on(client, Limits::default()).await).await;
+    }
+}
+
+async fn devices_by(fixture: &Fixture, task: &Task<'_>) {
     let device = |name, target, read, write| device(fixture, name, target, read, write);
     let has = |devices: &[Device]| {
         let devices = devices.to_vec();
@@ -267,4 +274,49 @@ async fn devices_of_the_host(fixture: &Fixture) {
     has(&[Device { source: "/dev/mem".into(), ..both[0].clone() }])(&mut spec);
     assert!(matches!(task.start(spec).await, Err(StartError::Unsupported { .. })));
     task.release().await;
+}
+
+/// A node that a container can reach is of no use to it, even if it may change mounts: its cgroup refuses the device.
+async fn row_57_devices_in_volumes(fixture: &Fixture) {
+    use rustix::fs::{AtFlags, CWD, FileType, Mode, chmodat, makedev, mknodat};
+    let dir = fixture.new_dir().canonicalize().unwrap();
+    for (name, minor) in [("zero", 5), ("mem", 1), ("kmsg", 11)] {
+        let (path, mode) = (dir.join(name), Mode::from_raw_mode(0o666));
+        mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(1, minor)).unwrap();
+        chmodat(CWD, &path, mode, AtFlags::empty()).unwrap();
+        // What belongs to root of the host is foreign to a container, which may not write to it.
+        std::os::unix::fs::chown(&path, Some(1000), Some(1000)).unwrap();
+    }
+    std::os::unix::fs::chown(&dir, Some(1000), Some(1000)).unwrap();
+    let volume = |spec: &mut ContainerSpec| {
+        let source = MountSource::Host(dir.clone());
+        spec.mounts.push(Mount { source, target: "/v".into(), read_only: false });
+        adds(&["SYS_ADMIN"])(spec);
+    };
+    let has = |name| device(fixture, name, "/dev/own", true, true);
+    for (how, client) in [("v1", &fixture.allowing_client), ("programs", &fixture.old_client)] {
+        let task = fixture.task_on(client, Limits::default()).await;
+        let nodev = task.sh_with("head -c 1 /v/zero", volume).await;
+        assert!(nodev.errors().contains("Permission denied"), "{how}: {nodev:?}");
+        let script =
+            "mount -o remount,bind,dev /v && head -c 3 /v/zero | wc -c; true > /v/kmsg; head -c 1 /v/mem";
+        let output = task.sh_with(script, volume).await;
+        assert_eq!(output.text(), "3", "{how}: {}", output.errors());
+        let denied = output.errors().matches("Operation not permitted").count();
+        assert_eq!(denied, 2, "{how}: {}", output.errors());
+        // A device of its own is no other's, and its command may do what it may.
+        let own = |spec: &mut ContainerSpec| {
+            volume(spec);
+            spec.privileges.devices.push(has("kmsg"));
+        };
+        let script = "mount -o remount,bind,dev /v && true > /v/kmsg && true > /dev/own && echo opened; head -c 1 /v/mem";
+        let output = task.sh_with(script, own).await;
+        assert_eq!(output.text(), "opened", "{how}: {}", output.errors());
+        assert!(output.errors().contains("Operation not permitted"), "{how}: {}", output.errors());
+        let (handle, _streams) =
+            task.start_ready("mount -o remount,bind,dev /v; echo ready; cat", volume).await;
+        let exec = exec_spec(&["sh", "-c", "head -c 1 /v/zero && ! true > /v/kmsg"], None);
+        assert_eq!(handle.exec(exec).await.unwrap().code, Some(0), "{how}");
+        task.release().await;
+    }
 }
