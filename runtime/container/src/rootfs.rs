@@ -86,14 +86,9 @@ pub(crate) fn mount_root(
     }
     // By descriptors and without links: the directory belongs to the server, which may have less rights than we.
     let scratch = open_real(path_of(&plan.scratch)).step("open scratch directory")?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // Everybody in the container may enter its root directory.
-    let make = |dir| match mkdirat(&scratch, dir, Mode::from_raw_mode(0o755)) {
-        Err(error) if error != Errno::EXIST => Err(error),
-        _ => openat(&scratch, dir, flags, Mode::empty()),
-    };
     const STEP: &str = "make overlay directories";
-    let (upper, work) = (make(c"upper").step(STEP)?, make(c"work").step(STEP)?);
+    let ((upper_name, upper), (work_name, work)) =
+        (new_directory(&scratch, "upper").step(STEP)?, new_directory(&scratch, "work").step(STEP)?);
     // The root directory is the container root's own.
     fchown(&upper, Some(Uid::from_raw(ids)), Some(Gid::from_raw(ids))).step("give root to container")?;
     let layers: Result<Vec<_>, _> = plan.layers.iter().map(|layer| mapped(path_of(layer), userns)).collect();
@@ -110,8 +105,26 @@ pub(crate) fn mount_root(
     }
     // One mount for upper and work: overlay wants both on the same one.
     let writable = clone_tree(scratch.as_fd(), OpenTreeFlags::empty()).step("open scratch directory")?;
-    let overlay = launchpad.in_launch(|| overlay_from_paths(&layers, &writable))?;
+    let names = [upper_name.as_str(), work_name.as_str()];
+    let overlay = launchpad.in_launch(|| overlay_from_paths(&layers, &writable, names))?;
     Ok(Root { overlay, layers: Vec::new() })
+}
+
+/// A directory that nobody has used, and its name. What a start has left that was cut off in the middle cannot be used
+/// again: overlay marks the directories of a volatile mount, and refuses them with EINVAL from then on.
+fn new_directory(scratch: &OwnedFd, base: &str) -> rustix::io::Result<(String, OwnedFd)> {
+    const CUT_OFF_MAX: u32 = 100;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut name = base.to_owned();
+    for number in 1..=CUT_OFF_MAX {
+        // Everybody in the container may enter its root directory.
+        match mkdirat(scratch, &name, Mode::from_raw_mode(0o755)) {
+            Err(Errno::EXIST) => name = format!("{base}-{number}"),
+            Err(error) => return Err(error),
+            Ok(()) => return openat(scratch, &name, flags, Mode::empty()).map(|directory| (name, directory)),
+        }
+    }
+    Err(Errno::EXIST)
 }
 
 fn mapped(dir: &Path, userns: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
@@ -150,9 +163,9 @@ fn overlay_from_descriptors(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) 
 
 /// `mount(2)` with one page of options, as all kernels take it: layers are attached one after the other
 /// under short names of the launch namespace, and everything is detached again before this returns.
-fn overlay_from_paths(lower: &[OwnedFd], writable: &OwnedFd) -> Result<OwnedFd, Failure> {
+fn overlay_from_paths(lower: &[OwnedFd], writable: &OwnedFd, names: [&str; 2]) -> Result<OwnedFd, Failure> {
     let mut attached = Vec::with_capacity(lower.len() + 2);
-    let result = attach_and_mount(lower, writable, &mut attached);
+    let result = attach_and_mount(lower, writable, names, &mut attached);
     for dir in attached.iter().rev() {
         // The overlay holds its own references; what stays attached would only be seen by us.
         let _ = unmount(dir, UnmountFlags::DETACH);
@@ -163,6 +176,7 @@ fn overlay_from_paths(lower: &[OwnedFd], writable: &OwnedFd) -> Result<OwnedFd, 
 fn attach_and_mount(
     lower: &[OwnedFd],
     writable: &OwnedFd,
+    [upper, work]: [&str; 2],
     attached: &mut Vec<String>,
 ) -> Result<OwnedFd, Failure> {
     const STEP: &str = "mount overlay";
@@ -172,7 +186,7 @@ fn attach_and_mount(
     }
     let write = attach_new(writable, &format!("{LAYERS_DIR}/w"), attached).step(STEP)?;
     let lower_dirs = lower_dirs.join(":");
-    let options = format!("volatile,lowerdir={lower_dirs},upperdir={write}/upper,workdir={write}/work");
+    let options = format!("volatile,lowerdir={lower_dirs},upperdir={write}/{upper},workdir={write}/{work}");
     let options = CString::new(options).map_err(io::Error::from).step(STEP)?;
     let merged = format!("{LAYERS_DIR}/merged");
     make_dir(Path::new(&merged)).step(STEP)?;

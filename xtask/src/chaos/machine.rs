@@ -1,7 +1,7 @@
 //! The server under chaos: started, armed, killed, started again.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,8 @@ use tempfile::TempDir;
 pub(crate) const CLUSTER: &str = "chaos";
 /// The volume in which they tell that they ran.
 pub(crate) const VOLUME: &str = "witness";
+/// Where points are armed, in the scratch directory.
+const ORDERS: &str = "orders";
 /// Server starts in a row that may end before they are ready: one that a point kills, and one more.
 const STARTS_MAX: usize = 3;
 
@@ -98,6 +100,10 @@ impl Machine {
     /// Starts a server of `program` on new data, with a cluster and images.
     pub(crate) fn start(program: &Path) -> Result<Self> {
         let scratch = neargate_tests::server::scratch_directory()?;
+        // Whoever is struck renames the order, and the server is not root.
+        let orders = scratch.path().join(ORDERS);
+        fs::create_dir(&orders).context("make directory for orders")?;
+        fs::set_permissions(&orders, Permissions::from_mode(0o777)).context("open directory for orders")?;
         let server = options(scratch.path(), program).start()?;
         let site = Site(Arc::new(Mutex::new((server.endpoint.clone(), server.credentials.clone()))));
         let (downs, errors) = (Vec::new(), Vec::new());
@@ -257,7 +263,7 @@ impl Machine {
 
 /// By which the points of servers on this scratch directory are armed.
 fn order(scratch: &Path) -> PathBuf {
-    scratch.join("order")
+    scratch.join(ORDERS).join("order")
 }
 
 fn options(scratch: &Path, program: &Path) -> ServerOptions {

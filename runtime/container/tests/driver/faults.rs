@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio as ProcessStdio};
+use std::time::{Duration, Instant};
 
 use neargate_container::{Launcher, Roles, SpawnError, Supervisor, SupervisorConfig};
 use neargate_driver::{Limits, SandboxError, SandboxHost, SandboxSpec};
@@ -157,9 +158,21 @@ fn start_client(fixture: &Fixture) -> Killable {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let (supervisor, instance) = line.trim().split_once(' ').expect("the other client could not start");
-    let children = children_of(&PathBuf::from(format!("/proc/{supervisor}")));
     let is_factory = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "ng-cells\n";
-    let (factories, containers): (Vec<u32>, Vec<u32>) = children.into_iter().partition(is_factory);
+    let look = || -> (Vec<u32>, Vec<u32>) {
+        let children = children_of(&PathBuf::from(format!("/proc/{supervisor}")));
+        children.into_iter().partition(is_factory)
+    };
+    // The factory has the supervisor's name until it gives itself one.
+    let since = Instant::now();
+    let (factories, containers) = loop {
+        match look() {
+            (factories, _) if factories.is_empty() && since.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            seen => break seen,
+        }
+    };
     assert_eq!((factories.len(), containers.len()), (1, 1));
     assert!(!instance_dirs(instance).is_empty());
     let (supervisor, instance) = (supervisor.parse().unwrap(), instance.to_owned());
