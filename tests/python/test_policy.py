@@ -79,8 +79,9 @@ def start(server_directory):
         server.stop()
 
 
-def test_a_definition_does_not_outlive_a_stricter_policy(start, tmp_path):
-    static, data = tmp_path / "static", tmp_path / "data"
+def test_a_definition_does_not_outlive_a_stricter_policy(start, server_directory):
+    outside = server_directory()
+    static, data = outside / "static", outside / "data"
     for path in [static, data]:
         path.mkdir()
         path.chmod(0o777)

@@ -243,7 +243,10 @@ fn real_host_path(path: &str, policy: &Policy) -> Result<String, EcsError> {
     let is_allowed = |real: &std::path::PathBuf| policy.host_path(real).is_some();
     let real = real.filter(is_allowed).and_then(|real| real.into_os_string().into_string().ok());
     real.ok_or_else(|| {
-        client(format!("{}. The path must exist, too.", Forbidden(Asked::HostPath(path.to_owned()))))
+        client(format!(
+            "{}. The path must exist, too, and the user whom the server runs as must be let through to it.",
+            Forbidden(Asked::HostPath(path.to_owned()))
+        ))
     })
 }
 
