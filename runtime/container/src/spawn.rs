@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::protocol::Allowed;
@@ -25,6 +26,10 @@ const ROLE_ARGUMENT: &str = "--supervisor-role";
 const SEAT_ARGUMENT: &str = "--supervisor-seat";
 /// Its name in process listings.
 const NAME: &str = "neargate-supervisor";
+/// How often the copy of the binary is tried to be sealed, and the pause in between. The kernel itself waits for a
+/// fraction of a second each time.
+const SEAL_ATTEMPTS: usize = 20;
+const SEAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why the supervisor or the launcher could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +194,12 @@ pub(crate) fn seal_own_binary() -> io::Result<OwnedFd> {
     let mut copy = File::from(memfd);
     io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(copy.as_fd(), seals)?;
-    Ok(copy.into())
+    // Somebody in the kernel may hold a page just now, to move it for example; then it is EBUSY (fcntl(2)).
+    for _ in 0..SEAL_ATTEMPTS {
+        match rustix::fs::fcntl_add_seals(copy.as_fd(), seals) {
+            Err(Errno::BUSY) => std::thread::sleep(SEAL_PAUSE),
+            other => return other.map(|()| copy.into()).map_err(io::Error::from),
+        }
+    }
+    Err(Errno::BUSY.into())
 }
