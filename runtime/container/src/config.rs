@@ -101,7 +101,15 @@ impl SupervisorConfig {
     }
 
     pub(crate) fn allowed(&self) -> Allowed {
-        allowed(&self.policy)
+        use std::os::unix::ffi::OsStrExt;
+        let policy = &self.policy;
+        Allowed {
+            capabilities: policy.capabilities_max(),
+            privileged: policy.privileged != Privileged::default(),
+            host_network: policy.shares(HostNamespace::Network),
+            host_ipc: policy.shares(HostNamespace::Ipc),
+            devices: policy.devices.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
+        }
     }
 
     pub(crate) fn to_setup(&self) -> Setup {
@@ -114,16 +122,5 @@ impl SupervisorConfig {
             devices_by_programs: self.devices_by_programs,
             allowed: self.allowed(),
         }
-    }
-}
-
-fn allowed(policy: &Policy) -> Allowed {
-    use std::os::unix::ffi::OsStrExt;
-    Allowed {
-        capabilities: policy.capabilities_max(),
-        privileged: policy.privileged != Privileged::default(),
-        host_network: policy.shares(HostNamespace::Network),
-        host_ipc: policy.shares(HostNamespace::Ipc),
-        devices: policy.devices.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
     }
 }

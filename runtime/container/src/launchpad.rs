@@ -12,12 +12,12 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use neargate_ipc::channel;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags, fsconfig_create, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::failure::{Failure, Step};
 use crate::rootfs::new_tmpfs;
@@ -188,8 +188,7 @@ pub(crate) fn make_network() -> Result<OwnedFd, Failure> {
 /// Who has entered a user namespace cannot come back, so a child does it.
 pub(crate) fn make_network_of(userns: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<OwnedFd, Failure> {
     const STEP: &str = "make network namespace of task";
-    let pair = || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    let (ours, theirs) = pair().step(STEP)?;
+    let (ours, theirs) = channel::pair().step(STEP)?;
     match sys::clone3(0, None).step(STEP)? {
         sys::Clone::Child => {
             drop(ours);

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::protocol::Allowed;
 use crate::supervisor::Meeting;
+use neargate_ipc::channel;
 use neargate_ipc::wire::{decode, encode};
 
 /// The argument that makes a process a supervisor; the number of its socket follows.
@@ -163,8 +163,7 @@ pub(crate) fn build() -> String {
 pub(crate) fn spawn() -> Result<(Child, OwnedFd), SpawnError> {
     check_threads()?;
     let binary = seal_own_binary().map_err(SpawnError::Seal)?;
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|error| SpawnError::Socket(error.into()))?;
+    let (ours, theirs) = channel::pair().map_err(SpawnError::Socket)?;
     let inherited = theirs.as_raw_fd();
     let mut command = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
     command.arg0(NAME).arg(ROLE_ARGUMENT).arg(inherited.to_string());

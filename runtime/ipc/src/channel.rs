@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, socketpair,
 };
 
 /// Longest message inside a frame, in bytes; a quarter of the default socket buffer of 208 KiB, so that
@@ -29,6 +29,11 @@ const FORM_INLINE: u8 = 0;
 const FORM_MEMFD: u8 = 1;
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+/// Two sockets that are connected to each other; closed by exec. Message-based, so that each frame arrives whole.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
 
 /// One message with its request id and descriptors.
 #[derive(Debug)]
@@ -153,13 +158,10 @@ fn read_memfd(fd: &OwnedFd) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
     use super::*;
 
     fn check(length: usize, fd_count: usize) {
-        let (a, b) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (a, b) = pair().unwrap();
         let message: Vec<u8> = (0..length).map(|i| i as u8).collect();
         let fds = vec![a.as_fd(); fd_count];
         send(a.as_fd(), 7, &message, &fds, false).unwrap();
@@ -178,8 +180,7 @@ mod tests {
 
     #[test]
     fn an_oversized_message_is_refused() {
-        let (a, _b) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (a, _b) = pair().unwrap();
         let error = send(a.as_fd(), 1, &vec![0; MESSAGE_MAX + 1], &[], false).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::E2BIG));
     }
@@ -192,8 +193,7 @@ mod tests {
 
     #[test]
     fn a_closed_peer_is_the_end() {
-        let (a, b) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (a, b) = pair().unwrap();
         drop(a);
         assert!(receive(b.as_fd(), &mut Vec::new(), true).unwrap().is_none());
     }

@@ -89,18 +89,8 @@ pub(crate) fn handles() {
     count("pseudo-terminals", || {
         call(libc::SYS_openat, &[libc::AT_FDCWD as usize, text(c"/dev/ptmx"), libc::O_RDWR as usize])
     });
-    count("queued signals", || {
-        let own = call(libc::SYS_getpid, &[])?;
-        // struct siginfo with SI_QUEUE.
-        let mut information = [0i32; 32];
-        information[0] = libc::SIGRTMIN();
-        information[2] = libc::SI_QUEUE;
-        call(libc::SYS_rt_sigqueueinfo, &[own, libc::SIGRTMIN() as usize, pointer(&information)])
-    });
-    count("timers of POSIX", || {
-        let mut id = 0i32;
-        call(libc::SYS_timer_create, &[libc::CLOCK_MONOTONIC as usize, 0, pointer_mut(&mut id)])
-    });
+    count("queued signals", queue_signal);
+    count("timers of POSIX", make_timer);
     count("message queues", queue());
     count("shared memory of System V", || call(libc::SYS_shmget, &[0, 4096, 0o1666]));
     count("user namespaces", || call(libc::SYS_unshare, &[libc::CLONE_NEWUSER as usize]));
@@ -170,20 +160,27 @@ fn block_real_time_signals() {
     }
 }
 
+/// Queues a real-time signal, which is blocked, for the own process.
+fn queue_signal() -> Outcome {
+    let own = call(libc::SYS_getpid, &[])?;
+    // struct siginfo with SI_QUEUE.
+    let mut information = [0i32; 32];
+    information[0] = libc::SIGRTMIN();
+    information[2] = libc::SI_QUEUE;
+    call(libc::SYS_rt_sigqueueinfo, &[own, libc::SIGRTMIN() as usize, pointer(&information)])
+}
+
+/// Makes a timer of POSIX.
+fn make_timer() -> Outcome {
+    let mut id = 0i32;
+    call(libc::SYS_timer_create, &[libc::CLOCK_MONOTONIC as usize, 0, pointer_mut(&mut id)])
+}
+
 /// What a neighbour must still get while another task runs [`handles`].
 pub(crate) fn a_few() {
     attempt("inotify", || call(libc::SYS_inotify_init1, &[0]));
     attempt("message queue", queue());
-    attempt("queued signal", || {
-        let own = call(libc::SYS_getpid, &[])?;
-        block_real_time_signals();
-        let mut information = [0i32; 32];
-        information[0] = libc::SIGRTMIN();
-        information[2] = libc::SI_QUEUE;
-        call(libc::SYS_rt_sigqueueinfo, &[own, libc::SIGRTMIN() as usize, pointer(&information)])
-    });
-    attempt("timer of POSIX", || {
-        let mut id = 0i32;
-        call(libc::SYS_timer_create, &[libc::CLOCK_MONOTONIC as usize, 0, pointer_mut(&mut id)])
-    });
+    block_real_time_signals();
+    attempt("queued signal", queue_signal);
+    attempt("timer of POSIX", make_timer);
 }

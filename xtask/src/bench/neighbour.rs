@@ -1,9 +1,7 @@
 //! A small task beside busy ones of the same tenant: they share its worker processes.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context as _, Result, bail, ensure};
-use neargate_tests::{Client, Server, fixtures};
+use anyhow::{Context as _, Result, ensure};
+use neargate_tests::{Client, Server, eventually, fixtures};
 use serde_json::{Value, json};
 
 use super::http::{Load, component, load, start_task};
@@ -89,16 +87,13 @@ fn stop_loops(client: &mut Client, arns: &[Value]) -> Result<()> {
 }
 
 fn await_status(client: &mut Client, arns: &[Value], status: &str) -> Result<()> {
-    let started = Instant::now();
-    while started.elapsed() < TASK_LIMIT {
+    let mut is_reached = || -> Result<bool> {
         let described = client.ecs("DescribeTasks", &json!({"cluster": CLUSTER, "tasks": arns}))?;
         let tasks = described["tasks"].as_array().map(Vec::as_slice).unwrap_or_default();
-        if tasks.len() == arns.len() && tasks.iter().all(|task| task["lastStatus"] == status) {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    bail!("busy loops were not {status} within {TASK_LIMIT:?}")
+        Ok(tasks.len() == arns.len() && tasks.iter().all(|task| task["lastStatus"] == status))
+    };
+    let reached = eventually(TASK_LIMIT, || is_reached().map(|reached| reached.then_some(())).transpose());
+    reached.with_context(|| format!("busy loops were not {status} within {TASK_LIMIT:?}"))?
 }
 
 /// Runs small tasks one after the other; milliseconds from submit to exit seen.

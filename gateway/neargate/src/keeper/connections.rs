@@ -8,8 +8,7 @@ use neargate_driver::{
     Process, ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec, ProcessUser,
 };
 use neargate_ipc::channel;
-use neargate_ipc::wire::{decode, encode};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use neargate_ipc::wire::{Wire, decode, encode};
 
 use super::protocol::{Request, Response};
 
@@ -97,7 +96,7 @@ impl Connections {
     }
 
     fn start(&self, state: &mut State) -> io::Result<()> {
-        let pairs = (0..CONNECTIONS).map(|_| socket_pair()).collect::<io::Result<Vec<_>>>()?;
+        let pairs = (0..CONNECTIONS).map(|_| channel::pair()).collect::<io::Result<Vec<_>>>()?;
         let (ours, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let spec = ProcessSpec {
             role: ProcessRole::FileKeeper,
@@ -127,13 +126,13 @@ fn exchange(socket: &OwnedFd, request: &[u8]) -> io::Result<Option<Response>> {
         }
         sent => sent?,
     }
-    let frame = channel::receive(socket.as_fd(), &mut Vec::new(), true)?;
-    frame.map(|frame| decode(&frame.message).map_err(io::Error::other)).transpose()
+    receive(socket)
 }
 
-/// Message-based, so that each request arrives whole.
-pub(super) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+/// Waits for a message; none when the other end is gone.
+pub(super) fn receive<T: Wire>(socket: &OwnedFd) -> io::Result<Option<T>> {
+    let frame = channel::receive(socket.as_fd(), &mut Vec::new(), true)?;
+    frame.map(|frame| decode(&frame.message).map_err(io::Error::other)).transpose()
 }
 
 /// Waits for what needs no runtime of its own, from wherever the caller may be: on a thread of a runtime, which must not

@@ -16,7 +16,6 @@ mod role;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -26,11 +25,11 @@ use anyhow::{Context, Result};
 use neargate_driver::{ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec, ProcessUser};
 use neargate_image::{LayerFiles, Limits, Options, Ownership, UnpackError, Unpacked};
 use neargate_ipc::channel;
-use neargate_ipc::wire::{decode, encode};
+use neargate_ipc::wire::encode;
 use neargate_model::image::Digest;
 use neargate_node::{OwnTaskFiles, TaskFiles, UsageError};
 
-use self::connections::{Connections, blocking, socket_pair};
+use self::connections::{Connections, blocking, receive};
 use self::protocol::{Request, Response, UnpackOrder, Unpacking};
 use crate::data_dir::DataDir;
 
@@ -126,7 +125,7 @@ impl Keeper {
             name: LAYER.to_owned(),
             read_only: false,
         };
-        let (ours, theirs) = socket_pair().map_err(process)?;
+        let (ours, theirs) = channel::pair().map_err(process)?;
         let spec = ProcessSpec {
             role: ProcessRole::Unpacker,
             name: "unpacker".to_owned(),
@@ -169,12 +168,6 @@ fn unexpected() -> io::Error {
         io::ErrorKind::InvalidData,
         "the keeper of files answered something else than it was asked",
     )
-}
-
-fn receive(socket: &OwnedFd) -> io::Result<Option<Unpacking>> {
-    use std::os::fd::AsFd;
-    let frame = channel::receive(socket.as_fd(), &mut Vec::new(), true)?;
-    frame.map(|frame| decode(&frame.message).map_err(io::Error::other)).transpose()
 }
 
 impl LayerFiles for Keeper {

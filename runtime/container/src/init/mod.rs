@@ -60,7 +60,7 @@ pub(crate) struct Init<'a> {
     pub(crate) tasks: Vec<fs::File>,
     pub(crate) stdio: [OwnedFd; 3],
     pub(crate) mount_cgroup2: bool,
-    pub(crate) limits: Vec<ResourceLimit>,
+    pub(crate) limits: &'a [ResourceLimit],
 }
 
 /// Detached mounts of what belongs to the host's IPC namespace.

@@ -54,7 +54,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
 
 use neargate_driver::ProcessRole;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use neargate_ipc::channel;
 
 pub(crate) use client::Place;
 pub use client::{Fences, LauncherClient};
@@ -144,9 +144,7 @@ impl Launcher {
     /// This succeeds wherever processes can be made at all; see [`LauncherClient::fences`].
     pub fn fork(roles: Roles, policy: Policy) -> Result<LauncherClient, SpawnError> {
         check_threads()?;
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|error| SpawnError::Socket(error.into()))?;
+        let (ours, theirs) = channel::pair().map_err(SpawnError::Socket)?;
         match sys::fork().map_err(SpawnError::Fork)? {
             0 => {
                 drop(ours);

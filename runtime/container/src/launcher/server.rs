@@ -292,13 +292,7 @@ impl Server {
             self.filters.get(process::needs(&plan, 1)).step("compile seccomp filter")?;
         }
         let Place { network, unified, tasks } = place;
-        let (ours, theirs) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::SEQPACKET,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )
-        .step("make socket pair")?;
+        let (ours, theirs) = channel::pair().step("make socket pair")?;
         let flags = if ground.is_some() { NAMESPACES as u64 } else { 0 };
         match sys::clone3(flags, unified.as_ref().map(AsFd::as_fd)).step("clone process")? {
             Clone::Child => {

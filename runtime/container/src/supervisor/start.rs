@@ -6,9 +6,9 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
+use neargate_ipc::channel;
 use neargate_model::capability;
 use rustix::fs::{FileType, Mode};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::host::{Container, Event, Host, Process, Sandbox};
 use super::journal::Entry;
@@ -117,6 +117,7 @@ impl Host {
         let has_own_maps = joined.is_none();
         let pipes = (pipe_inode(&stdio[1])?, pipe_inode(&stdio[2])?);
         let (ours, theirs) = sync_pair()?;
+        let limits = resource_limits(plan);
         let launchpad = &self.launchpad;
         neargate_failpoint::reach("container::clone::before");
         let cloned = launchpad.in_network(sandbox.network.as_fd(), || {
@@ -137,7 +138,7 @@ impl Host {
                 tasks: group.open_tasks().step("open cgroup tasks")?,
                 stdio,
                 mount_cgroup2: self.groups.mounts_cgroup2(),
-                limits: resource_limits(plan),
+                limits: &limits,
             };
             match launchpad.clone_from_launch(namespaces as u64, group.unified_fd(), ids)? {
                 Clone::Child => init::start(init, theirs, ours.as_fd()),
@@ -146,7 +147,7 @@ impl Host {
         });
         let (pid, pidfd) = cloned?;
         neargate_failpoint::reach("container::clone::after");
-        let admitted = admit(pid, has_own_maps.then_some(ids), plan).and_then(|()| {
+        let admitted = admit(pid, has_own_maps.then_some(ids), &limits).and_then(|()| {
             self.note(|| Entry::Started { number, plan: plan.clone(), pid, pipes }).step("write journal")?;
             neargate_failpoint::reach("container::gate::before");
             go(&ours)
@@ -240,8 +241,7 @@ pub(super) fn filter(filters: &Filters, capabilities: u64) -> Result<&[libc::soc
 /// A socket over which a new process is told to go on, and tells a failure. Message-based, so that a
 /// failure arrives whole; closed by exec.
 pub(super) fn sync_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
-    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .step("make socket pair")
+    channel::pair().step("make socket pair")
 }
 
 /// Lets the process go on.
@@ -252,13 +252,13 @@ pub(super) fn go(sync: &OwnedFd) -> Result<(), Failure> {
 /// Gives a process its ids, unless its user namespace has them already, and those of its limits that take rights on the
 /// host; the others it sets itself, because without SYS_RESOURCE not even root may set them in a user namespace that
 /// is not its own (prlimit(2)).
-fn admit(pid: i32, ids: Option<u32>, plan: &StartPlan) -> Result<(), Failure> {
+fn admit(pid: i32, ids: Option<u32>, limits: &[ResourceLimit]) -> Result<(), Failure> {
     if let Some(ids) = ids {
         let map = format!("0 {ids} {ID_RANGE}");
         rootfs::write_maps(pid, &map, &map).step("write id maps")?;
     }
     set_oom_score(pid)?;
-    resource_limits(plan).iter().filter(|limit| limit.is_raised()).try_for_each(|limit| limit.set(pid))
+    limits.iter().filter(|limit| limit.is_raised()).try_for_each(|limit| limit.set(pid))
 }
 
 /// The resource limits of a container: ours and what its capabilities raise, as far as the supervisor may, then what
@@ -266,8 +266,8 @@ fn admit(pid: i32, ids: Option<u32>, plan: &StartPlan) -> Result<(), Failure> {
 pub(super) fn resource_limits(plan: &StartPlan) -> Vec<ResourceLimit> {
     // Raising a hard limit takes SYS_RESOURCE, which even root lacks in some containers.
     let nofile = sys::own_hard_limit(libc::RLIMIT_NOFILE).min(DEFAULT_NOFILE);
-    // A core dump would have to be taken by the host.
     let is_named = |resource| plan.ulimits.iter().any(|(named, _)| *named == resource);
+    // A core dump would have to be taken by the host.
     let ours = [(libc::RLIMIT_NOFILE, (nofile, nofile)), (libc::RLIMIT_CORE, (0, 0))];
     let raised = RAISED.iter().filter(|(capability, ..)| plan.capabilities & capability != 0);
     let raised = raised.map(|&(_, resource, most)| {
