@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod client;
 pub mod fixtures;
+pub mod groups;
 pub mod leaks;
 pub mod process;
 pub mod server;

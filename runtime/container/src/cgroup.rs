@@ -44,6 +44,13 @@ const TOP: &str = "neargate";
 /// directory.
 const JOURNAL_ATTRIBUTE: &str = "trusted.neargate.journal";
 
+/// Names the task whose group a directory is: groups are made before their tasks are known, and v2 has no new names
+/// for directories.
+const TASK_ATTRIBUTE: &str = "trusted.neargate.task";
+
+/// The group of the container for which a process was made ahead. Others have the container's id and a number.
+const FIRST: &str = "first";
+
 /// This server's part of all hierarchies, held by a lock.
 #[derive(Debug)]
 pub(crate) struct Groups {
@@ -99,12 +106,14 @@ impl Groups {
         Ok(Self { layout, fence, path, _lock: lock })
     }
 
-    /// Kills and removes what is in the instance's directories but the tasks of `kept` with their containers' groups.
-    pub(crate) fn sweep(&self, kept: &HashMap<&str, HashSet<String>>) {
+    /// Kills and removes what is in the instance's directories but the groups of `kept` with those in them, by name,
+    /// and groups whose names begin with `spared`.
+    pub(crate) fn sweep(&self, kept: &HashMap<&str, HashSet<String>>, spared: Option<&str>) {
         for root in primary_last(&self.layout) {
+            let is_spared = |name: &str| spared.is_some_and(|spared| name.starts_with(spared));
             let all = directories(&root.join(&self.path)).into_iter();
-            for (dir, task) in all.filter(|(_, name)| name != devices::CONFINED) {
-                let Some(containers) = kept.get(task.as_str()) else {
+            for (dir, name) in all.filter(|(_, name)| name != devices::CONFINED && !is_spared(name)) {
+                let Some(containers) = kept.get(name.as_str()) else {
                     reserve::take_back(&dir, 2);
                     remove_tree(&dir);
                     continue;
@@ -118,8 +127,8 @@ impl Groups {
     }
 
     /// A task's group that an earlier supervisor has made; `None` when a part of it is gone.
-    pub(crate) fn find_task(&self, task: &str, limits: &Limits) -> Option<Group> {
-        self.find(format!("{}/{task}", self.path), None, limits, false)
+    pub(crate) fn find_task(&self, name: &str, limits: &Limits) -> Option<Group> {
+        self.find(format!("{}/{name}", self.path), None, limits, false)
     }
 
     /// A container's group below its task's that an earlier supervisor has made.
@@ -140,7 +149,7 @@ impl Groups {
         limits: &Limits,
         has_devices: bool,
     ) -> Option<Group> {
-        let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
+        let mut group = Group::at(path);
         let exists = |dir: &Path| fs::metadata(dir).map(drop);
         self.gather_dirs(&mut group, parent, limits, has_devices, exists).ok()?;
         Some(group)
@@ -162,13 +171,39 @@ impl Groups {
         Ok(lock)
     }
 
-    /// Makes a task's group, with a directory in every hierarchy.
-    pub(crate) fn make_task(&self, task: &str, limits: &Limits) -> Result<Group, Failure> {
-        let group = self.make(format!("{}/{task}", self.path), None, limits, &[])?;
-        self.layout.enable_controllers(&group.path).inspect_err(|_| {
-            group.remove();
+    /// Makes a group for a task that is not known yet, with a directory in every hierarchy.
+    pub(crate) fn make_cell(&self, name: &str) -> Result<Group, Failure> {
+        let cell = self.make(format!("{}/{name}", self.path), None, &Limits::default(), &[])?;
+        self.layout.enable_controllers(&cell.path).inspect_err(|_| {
+            cell.remove();
         })?;
-        Ok(group)
+        Ok(cell)
+    }
+
+    /// Makes the group of its first container, which is not known either.
+    pub(crate) fn make_first(&self, cell: &Group) -> Result<Group, Failure> {
+        self.make_container(cell, FIRST, &Limits::default(), &[])
+    }
+
+    /// Both, which another process has made.
+    pub(crate) fn open_cell(&self, name: &str) -> Result<(Group, Group), Failure> {
+        let (limits, is_made) = (Limits::default(), |_: &Path| Ok(()));
+        let mut cell = Group::at(format!("{}/{name}", self.path));
+        self.gather_dirs(&mut cell, None, &limits, false, is_made)?;
+        let mut first = Group::at(format!("{}/{FIRST}", cell.path));
+        self.gather_dirs(&mut first, Some(&cell), &limits, false, is_made)?;
+        Ok((cell, first))
+    }
+
+    /// Gives a group to a task, with these limits.
+    pub(crate) fn give_to_task(&self, cell: &Group, task: &str, limits: &Limits) -> Result<(), Failure> {
+        cell.mark(TASK_ATTRIBUTE, task);
+        limits::apply(&self.layout, cell, false, limits)
+    }
+
+    /// Sets the limits of a container whose group was made without.
+    pub(crate) fn limit_container(&self, group: &Group, limits: &Limits) -> Result<(), Failure> {
+        limits::apply(&self.layout, group, true, limits)
     }
 
     /// Makes a container's group below its task's, for devices beyond those that all may open.
@@ -202,7 +237,7 @@ impl Groups {
         limits: &Limits,
         devices: &[DeviceRule],
     ) -> Result<Group, Failure> {
-        let mut group = Group { path, unified: None, v1: Vec::new(), member_of: Vec::new() };
+        let mut group = Group::at(path);
         let made = self
             .gather_dirs(&mut group, parent, limits, !devices.is_empty(), |dir| fs::create_dir(dir))
             .and_then(|()| limits::apply(&self.layout, &group, parent.is_some(), limits))
@@ -236,7 +271,8 @@ impl Groups {
                 self.gather_device_dir(group, parent, root, has_devices, &ensure)?;
                 continue;
             }
-            let needed = controller.is_needed(limits);
+            // The first container's is made before its limits are known.
+            let needed = controller.is_needed(limits) || group.name() == FIRST;
             let inherited = parent.filter(|_| !needed).and_then(|parent| parent.dir(*controller));
             if let Some(dir) = inherited {
                 group.member_of.push((*controller, dir.to_owned()));
@@ -308,6 +344,19 @@ impl Groups {
 }
 
 impl Group {
+    /// A group at a path below each hierarchy's root, without directories.
+    fn at(path: String) -> Self {
+        Self { path, unified: None, v1: Vec::new(), member_of: Vec::new() }
+    }
+
+    /// Writes an attribute on its directories, for who looks at the hierarchies; where there is none, nothing else
+    /// depends on it.
+    fn mark(&self, attribute: &str, value: &str) {
+        for dir in self.dirs() {
+            let _ = rustix::fs::setxattr(dir, attribute, value.as_bytes(), rustix::fs::XattrFlags::empty());
+        }
+    }
+
     /// The v2 directory for `CLONE_INTO_CGROUP`.
     pub(crate) fn unified_fd(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(|(_, fd)| fd.as_fd())

@@ -9,7 +9,7 @@
 //! (`mount_too_revealing()`).
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use neargate_ipc::channel;
@@ -31,6 +31,8 @@ pub(crate) const DEVICES: [(&str, u32, u32); 6] =
 pub(crate) const ROOT_DIR: &str = "/root";
 /// Where it has room to attach overlay layers on kernels that take them by path only.
 pub(crate) const LAYERS_DIR: &str = "/layers";
+/// Where it has empty directories for what is mounted before there is a root.
+pub(crate) const STAGE_DIR: &str = "/stage";
 /// Where it has the device nodes.
 pub(crate) const DEVICE_DIR: &str = "/dev";
 
@@ -61,6 +63,12 @@ impl Launchpad {
         sys::setns(own_mounts.as_fd(), libc::CLONE_NEWNS).step("return to own mount namespace")?;
         let launch_mounts = built?;
         Ok(Self { own_network: namespace("net")?, own_pids: namespace("pid")?, own_mounts, launch_mounts })
+    }
+
+    /// Its descriptors, for a child that closes all others.
+    pub(crate) fn raw_fds(&self) -> Vec<RawFd> {
+        let Self { own_mounts, own_network, own_pids, launch_mounts } = self;
+        [own_mounts, own_network, own_pids, launch_mounts].map(AsRawFd::as_raw_fd).to_vec()
     }
 
     /// Runs `act` inside a sandbox's network namespace.
@@ -234,7 +242,7 @@ fn furnish() -> Result<(), Failure> {
     // Any directory serves for the moment, and this one is on every Linux.
     let place = Path::new("/proc");
     move_mount(&tmpfs, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(STEP)?;
-    for dir in ["proc", "root", "dev", "layers"] {
+    for dir in ["proc", "root", "dev", "layers", "stage", "stage/proc", "stage/dev", "stage/sys"] {
         fs::create_dir(place.join(dir)).step(STEP)?;
     }
     for (name, major, minor) in DEVICES {

@@ -17,10 +17,13 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, mkdirat, openat, openat2};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, chmodat, chownat, fchown,
+    mkdirat, openat, openat2, renameat_with, statat, unlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -54,6 +57,8 @@ pub(crate) struct Root {
     /// closing the last descriptor of a detached mount waits for an RCU grace period, half a millisecond.
     /// The container attaches them to what it unmounts anyway.
     pub(crate) layers: Vec<OwnedFd>,
+    /// Whether its `/etc` has the [`NETWORK_FILES`] already, empty, in the container's own layer.
+    pub(crate) has_network_files: bool,
 }
 
 /// A volume ready to be put in place.
@@ -71,12 +76,75 @@ fn open_tree_clone(path: &Path) -> rustix::io::Result<OwnedFd> {
     open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE)
 }
 
+/// Directories for what a container writes, made before it is known where they are to be.
+///
+/// To make a file or a directory on disk takes longer than most else that depends on neither image nor program. In the
+/// upper one there is `/etc` already with the [`NETWORK_FILES`], which are the container's own whatever the image has in
+/// their places.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    path: PathBuf,
+}
+
+/// The files in `/etc` that each container gets.
+pub(crate) const NETWORK_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+impl Scratch {
+    /// Makes them in a directory of this path, with `ids` as the host's id of the container's root.
+    pub(crate) fn make(path: PathBuf, ids: u32) -> Result<Self, Failure> {
+        let made = || -> io::Result<()> {
+            let directories = [path.clone(), path.join("work"), path.join("upper"), path.join("upper/etc")];
+            for directory in &directories {
+                fs::DirBuilder::new().mode(0o755).create(directory)?;
+            }
+            for directory in &directories[2..] {
+                std::os::unix::fs::chown(directory, Some(ids), Some(ids))?;
+            }
+            for name in NETWORK_FILES {
+                let file = fs::File::create_new(path.join("upper/etc").join(name))?;
+                file.set_permissions(fs::Permissions::from_mode(0o644))?;
+                fchown(&file, Some(Uid::from_raw(ids)), Some(Gid::from_raw(ids)))?;
+            }
+            Ok(())
+        };
+        let scratch = Self { path: path.clone() };
+        match made().step("make directories ahead") {
+            Ok(()) => Ok(scratch),
+            Err(failure) => {
+                scratch.remove();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Directories that another process has made.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Where they are.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes them, because nobody needs them. What cannot be removed goes with the next supervisor.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+
+    /// Moves one of them.
+    fn give(&self, to: &OwnedFd, base: &str, name: &str) -> rustix::io::Result<()> {
+        renameat_with(CWD, self.path.join(base), to, name, RenameFlags::NOREPLACE)
+    }
+}
+
 /// Mounts the root file system over the plan's layers. `userns` holds the task's id map, whose first id on
-/// the host is `ids`.
+/// the host is `ids`. Directories made ahead become the plan's.
 pub(crate) fn mount_root(
     plan: &StartPlan,
     userns: BorrowedFd<'_>,
     ids: u32,
+    ahead: Option<&Scratch>,
     passing: &mut LayerPassing,
     launchpad: &Launchpad,
 ) -> Result<Root, Failure> {
@@ -87,12 +155,21 @@ pub(crate) fn mount_root(
     // By descriptors and without links: the directory belongs to the server, which may have less rights than we.
     let scratch = open_real(path_of(&plan.scratch)).step("open scratch directory")?;
     const STEP: &str = "make overlay directories";
-    let ((upper_name, upper), (work_name, work)) =
-        (new_directory(&scratch, "upper").step(STEP)?, new_directory(&scratch, "work").step(STEP)?);
+    let (upper_name, upper) = new_directory(&scratch, "upper", ahead).step(STEP)?;
+    let (work_name, work) = new_directory(&scratch, "work", ahead).step(STEP)?;
     // The root directory is the container root's own.
     fchown(&upper, Some(Uid::from_raw(ids)), Some(Gid::from_raw(ids))).step("give root to container")?;
+    if let Some(ahead) = ahead {
+        // Empty now.
+        let _ = fs::remove_dir(ahead.path());
+    }
     let layers: Result<Vec<_>, _> = plan.layers.iter().map(|layer| mapped(path_of(layer), userns)).collect();
     let layers = layers?;
+    let has_network_files = match ahead {
+        Some(_) => fit_etc(&upper, &layers, ids).step("fit /etc to the image")?,
+        None => false,
+    };
+    let whole = |overlay, layers| Root { overlay, layers, has_network_files };
     if *passing == LayerPassing::Descriptors {
         match overlay_from_descriptors(&layers, &upper, &work) {
             // Kernels that do not know the parameter, or not in this form, answer EINVAL; those before 6.5, where
@@ -100,25 +177,62 @@ pub(crate) fn mount_root(
             Err(Failure::System { errno: libc::EINVAL | libc::EOPNOTSUPP, .. }) => {
                 *passing = LayerPassing::Paths;
             }
-            other => return other.map(|overlay| Root { overlay, layers }),
+            other => return other.map(|overlay| whole(overlay, layers)),
         }
     }
     // One mount for upper and work: overlay wants both on the same one.
     let writable = clone_tree(scratch.as_fd(), OpenTreeFlags::empty()).step("open scratch directory")?;
     let names = [upper_name.as_str(), work_name.as_str()];
     let overlay = launchpad.in_launch(|| overlay_from_paths(&layers, &writable, names))?;
-    Ok(Root { overlay, layers: Vec::new() })
+    Ok(whole(overlay, Vec::new()))
+}
+
+/// Gives the `/etc` that was made ahead the owner and the mode of the image's, with which it is merged. It is taken away
+/// and the answer false where the image has something else there, a link for example, which it would hide.
+fn fit_etc(upper: &OwnedFd, layers: &[OwnedFd], ids: u32) -> rustix::io::Result<bool> {
+    const ETC: &str = "etc";
+    let look = |layer: &OwnedFd| statat(layer, ETC, AtFlags::SYMLINK_NOFOLLOW).ok();
+    let Some(lower) = layers.iter().rev().find_map(look) else { return Ok(true) };
+    match FileType::from_raw_mode(lower.st_mode) {
+        FileType::Directory => {
+            if (lower.st_uid, lower.st_gid) != (ids, ids) {
+                let (owner, group) = (Uid::from_raw(lower.st_uid), Gid::from_raw(lower.st_gid));
+                chownat(upper, ETC, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            if lower.st_mode & 0o7777 != 0o755 {
+                chmodat(upper, ETC, Mode::from_raw_mode(lower.st_mode & 0o7777), AtFlags::empty())?;
+            }
+            Ok(true)
+        }
+        // A whiteout: the image has taken it away.
+        FileType::CharacterDevice if lower.st_rdev == 0 => Ok(true),
+        _ => {
+            for name in NETWORK_FILES {
+                unlinkat(upper, format!("{ETC}/{name}"), AtFlags::empty())?;
+            }
+            unlinkat(upper, ETC, AtFlags::REMOVEDIR)?;
+            Ok(false)
+        }
+    }
 }
 
 /// A directory that nobody has used, and its name. What a start has left that was cut off in the middle cannot be used
 /// again: overlay marks the directories of a volatile mount, and refuses them with EINVAL from then on.
-fn new_directory(scratch: &OwnedFd, base: &str) -> rustix::io::Result<(String, OwnedFd)> {
+fn new_directory(
+    scratch: &OwnedFd,
+    base: &str,
+    ahead: Option<&Scratch>,
+) -> rustix::io::Result<(String, OwnedFd)> {
     const CUT_OFF_MAX: u32 = 100;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut name = base.to_owned();
     for number in 1..=CUT_OFF_MAX {
-        // Everybody in the container may enter its root directory.
-        match mkdirat(scratch, &name, Mode::from_raw_mode(0o755)) {
+        let made = match ahead {
+            Some(ahead) => ahead.give(scratch, base, &name),
+            // Everybody in the container may enter its root directory.
+            None => mkdirat(scratch, &name, Mode::from_raw_mode(0o755)),
+        };
+        match made {
             Err(Errno::EXIST) => name = format!("{base}-{number}"),
             Err(error) => return Err(error),
             Ok(()) => return openat(scratch, &name, flags, Mode::empty()).map(|directory| (name, directory)),

@@ -1,5 +1,6 @@
 //! The server that all cases share, and the tasks that they run on it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use neargate_tests::client::Refused;
+use neargate_tests::groups::groups_of_tasks;
 use neargate_tests::{Client, Server, ServerOptions, eventually, fixtures};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -242,10 +244,14 @@ impl Task<'_> {
 
     /// The ids of its processes as the host knows them.
     pub(crate) fn host_pids(&self) -> Vec<u32> {
+        let groups = groups_of_tasks(|task| task == self.id()).into_iter();
+        let names: BTreeSet<String> =
+            groups.filter_map(|dir| dir.file_name()?.to_str().map(str::to_owned)).collect();
         let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let is_its = |pid: &u32| {
-            fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(self.id()))
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            groups.split(['/', '\n']).any(|part| names.contains(part))
         };
         pids.filter(is_its).collect()
     }

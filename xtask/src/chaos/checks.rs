@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use neargate_tests::eventually;
+use neargate_tests::groups::groups_of_tasks;
 use serde_json::{Value, json};
 
 use super::load::{Job, Kind, Load, STOPPED_CODE};
@@ -20,8 +21,6 @@ const LEAK_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
 /// Tasks that are described at a time (API reference, DescribeTasks).
 const DESCRIBED_MAX: usize = 100;
-/// Depth to which control groups are searched; ours lie near the top.
-const CGROUP_DEPTH_MAX: usize = 8;
 /// The exit code of what the kernel has killed for its memory.
 const OUT_OF_MEMORY_CODE: i64 = 137;
 
@@ -210,8 +209,7 @@ pub(crate) fn leaks_of(data: &Path, jobs: &[Job]) -> Vec<Violation> {
     let ids: BTreeSet<&str> = jobs.iter().map(Job::id).collect();
     let look = || {
         let mut left: Vec<String> =
-            cgroups(|name| ids.contains(name)).iter().map(|dir| shown("cgroup", dir)).collect();
-        left.extend(processes("cgroup", |groups| groups.split(['/', '\n']).any(|part| ids.contains(part))));
+            groups_of_tasks(|task| ids.contains(task)).iter().map(|dir| shown("cgroup", dir)).collect();
         left.extend(
             entries(&data.join("scratch"), |name| ids.contains(name))
                 .iter()
@@ -247,27 +245,11 @@ fn settle(look: impl Fn() -> Vec<String>) -> Vec<Violation> {
 
 /// The groups of the server that has this task, in every hierarchy.
 pub(crate) fn groups_of_server(task: &str) -> BTreeSet<PathBuf> {
-    cgroups(|name| name == task).iter().filter_map(|dir| dir.parent().map(Path::to_owned)).collect()
+    groups_of_tasks(|of| of == task).iter().filter_map(|dir| dir.parent().map(Path::to_owned)).collect()
 }
 
 fn shown(kind: &str, path: &Path) -> String {
     format!("{kind} {}", path.display())
-}
-
-fn cgroups(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut open = vec![(PathBuf::from("/sys/fs/cgroup"), 0)];
-    while let Some((directory, depth)) = open.pop() {
-        let children = fs::read_dir(&directory).into_iter().flatten().flatten();
-        for child in children.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
-            if child.file_name().to_str().is_some_and(&is_wanted) {
-                found.push(child.path());
-            } else if depth < CGROUP_DEPTH_MAX {
-                open.push((child.path(), depth + 1));
-            }
-        }
-    }
-    found
 }
 
 /// Processes of whose file in `/proc` something is true.

@@ -12,7 +12,7 @@ use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 
 use super::{mounts, paths};
 use crate::failure::{Failure, Step};
-use crate::rootfs::{clone_tree, new_tmpfs};
+use crate::rootfs::{NETWORK_FILES, clone_tree, new_tmpfs};
 use crate::sys;
 
 /// A path of proc or sysfs that is hidden or made read-only.
@@ -112,31 +112,43 @@ fn new_empty_dir() -> io::Result<OwnedFd> {
 /// Writes `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` into the container's own layer.
 ///
 /// Whatever the image has in their place, a link for example, is replaced and not followed. Volumes are
-/// mounted later and may cover them.
+/// mounted later and may cover them. Where they were made ahead they are `in_place`.
 pub(super) fn write_network_files(
     root: BorrowedFd<'_>,
     hostname: &str,
     resolv_conf: &[u8],
+    in_place: bool,
 ) -> Result<(), Failure> {
     let etc = paths::open_or_make(root, Path::new("/etc"), true).step("open /etc")?;
     let hosts =
         format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{hostname}\n");
-    replace(etc.as_fd(), c"hosts", hosts.as_bytes()).step("write /etc/hosts")?;
-    replace(etc.as_fd(), c"hostname", format!("{hostname}\n").as_bytes()).step("write /etc/hostname")?;
-    replace(etc.as_fd(), c"resolv.conf", resolv_conf).step("write /etc/resolv.conf")
+    let hostname = format!("{hostname}\n");
+    let contents = [hosts.as_bytes(), hostname.as_bytes(), resolv_conf];
+    for (name, content) in NETWORK_FILES.into_iter().zip(contents) {
+        let opened = if in_place { open_for_writing(etc.as_fd(), name) } else { replace(etc.as_fd(), name) };
+        opened.and_then(|file| write_all(&file, content)).step(&format!("write /etc/{name}"))?;
+    }
+    Ok(())
 }
 
-fn replace(dir: BorrowedFd<'_>, name: &CStr, content: &[u8]) -> rustix::io::Result<()> {
+fn open_for_writing(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+    paths::open_plain(dir, name, OFlags::WRONLY | OFlags::NOFOLLOW)
+}
+
+/// Makes a file in the place of whatever has the name.
+fn replace(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))?;
-    let mut rest = content;
-    while !rest.is_empty() {
-        let count = rustix::io::write(&file, rest)?;
-        rest = &rest[count..];
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))
+}
+
+fn write_all(file: &OwnedFd, mut content: &[u8]) -> rustix::io::Result<()> {
+    while !content.is_empty() {
+        let count = rustix::io::write(file, content)?;
+        content = &content[count..];
     }
     Ok(())
 }

@@ -12,28 +12,30 @@ mod environment;
 mod files;
 mod limits;
 mod mounts;
+mod orders;
 mod paths;
 mod program;
 mod reaper;
+mod room;
 mod terminal;
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount};
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 
 use crate::cgroup;
-use crate::devices::Device;
 use crate::failure::{Failure, Step};
 use crate::launchpad::{LAYERS_DIR, ROOT_DIR};
-use crate::protocol::StartPlan;
-use crate::rootfs::{Root, Volume};
+use crate::seccomp::Filters;
 use crate::sys;
 use crate::user::{self, User};
 pub(crate) use files::{MaskedPath, masked_paths};
 pub(crate) use limits::ResourceLimit;
+pub(crate) use orders::{Orders, Parts, give};
 pub(crate) use program::Program;
+use room::Room;
 
 /// The byte by which the supervisor says that the id maps are written.
 pub(crate) const GO: u8 = 1;
@@ -41,26 +43,34 @@ pub(crate) const GO: u8 = 1;
 /// The id of the frame with our end of a new terminal; a failure's is 0.
 pub(crate) const TERMINAL: u64 = 1;
 
-/// All that the first process of a container takes over. Built before the clone.
-pub(crate) struct Init<'a> {
-    pub(crate) plan: &'a StartPlan,
-    pub(crate) program: &'a Program,
-    pub(crate) hostname: &'a str,
-    pub(crate) resolv_conf: &'a [u8],
+/// What the first processes of all containers have in common.
+pub(crate) struct Ground<'a> {
+    pub(crate) filters: &'a Filters,
     pub(crate) masked: &'a [MaskedPath],
-    pub(crate) filter: &'a [libc::sock_filter],
-    pub(crate) root: Root,
+    /// Whether containers see a cgroup2 file system.
+    pub(crate) mount_cgroup2: bool,
+}
+
+/// What the first process of a container is cloned with. Nothing of it depends on the image or the program.
+pub(crate) struct Shell {
+    /// A sysfs of the container's network namespace.
     pub(crate) sysfs: OwnedFd,
-    pub(crate) volumes: Vec<Volume>,
-    pub(crate) devices: Vec<Device>,
+    /// The opened `tasks` files of its v1 groups.
+    pub(crate) tasks: Vec<fs::File>,
+    /// Whether parts of proc and sysfs are hidden or protected.
+    pub(crate) is_masked: bool,
     /// Of a container in the host's IPC namespace.
     pub(crate) host_ipc: Option<HostIpc>,
     /// The user namespace to enter, of a container that has none of its own.
-    pub(crate) joined: Option<BorrowedFd<'a>>,
-    pub(crate) tasks: Vec<fs::File>,
-    pub(crate) stdio: [OwnedFd; 3],
-    pub(crate) mount_cgroup2: bool,
-    pub(crate) limits: &'a [ResourceLimit],
+    pub(crate) joined: Option<OwnedFd>,
+}
+
+impl Shell {
+    fn raw_fds(&self) -> Vec<RawFd> {
+        let host_ipc = self.host_ipc.iter().flat_map(|host| [host.mqueue.as_raw_fd(), host.shm.as_raw_fd()]);
+        let rest = self.joined.iter().chain([&self.sysfs]).map(AsRawFd::as_raw_fd);
+        self.tasks.iter().map(AsRawFd::as_raw_fd).chain(host_ipc).chain(rest).collect()
+    }
 }
 
 /// Detached mounts of what belongs to the host's IPC namespace.
@@ -82,7 +92,7 @@ impl HostIpc {
 /// All that a second process in a running container takes over.
 pub(crate) struct Exec<'a> {
     pub(crate) pidfd: BorrowedFd<'a>,
-    pub(crate) program: &'a Program,
+    pub(crate) program: Program,
     pub(crate) user: Option<&'a str>,
     pub(crate) working_dir: &'a [u8],
     pub(crate) capabilities: u64,
@@ -100,29 +110,45 @@ pub(crate) enum Streams {
     Terminal(u16, u16),
 }
 
-/// Becomes the container's first process.
-pub(crate) fn start(init: Init<'_>, sync: OwnedFd, parents: BorrowedFd<'_>) -> ! {
-    let reaper = init.plan.init;
-    finish(&sync, reaper, || {
-        sys::cloexec_from_3().step("close descriptors")?;
-        wait_for_go(&sync, parents)?;
-        set_up(init)
+/// Becomes the container's first process: furnishes its namespaces, then waits for its orders.
+pub(crate) fn start(ground: &Ground<'_>, shell: Shell, sync: OwnedFd) -> ! {
+    finish(&sync, || {
+        // For good, and not only when the program is executed: this may wait for long, and neither would others learn
+        // that the supervisor is gone as long as a copy of its end of their socket is open, nor would its successor get
+        // the lock on its seat.
+        let mut kept = shell.raw_fds();
+        kept.push(sync.as_raw_fd());
+        sys::close_all_but(&mut kept).step("close descriptors")?;
+        wait_for_go(&sync)?;
+        let room = room::furnish(ground, shell)?;
+        // Without a supervisor there is no use in going on.
+        let Some((orders, parts)) = orders::receive(&sync)? else { sys::exit_now(126) };
+        settle(ground, &room, &orders, &parts)
     })
 }
 
 /// Becomes a second process of a running container.
 pub(crate) fn exec(exec: Exec<'_>, sync: OwnedFd, parents: BorrowedFd<'_>) -> ! {
-    finish(&sync, false, || {
+    finish(&sync, || {
         sys::cloexec_from_3().step("close descriptors")?;
-        wait_for_go(&sync, parents)?;
+        // That the supervisor is gone shows only once no copy of its end is open.
+        sys::close_copy(parents).step("close the supervisor's end")?;
+        wait_for_go(&sync)?;
         enter(exec, &sync)
     })
 }
 
+/// A program that is ready to be executed.
+struct Ready {
+    program: Program,
+    /// Whether a reaper is its parent.
+    reaper: bool,
+}
+
 /// Runs the set-up, then the program; on a failure tells it and ends.
-fn finish<'a>(sync: &OwnedFd, reaper: bool, set_up: impl FnOnce() -> Result<&'a Program, Failure>) -> ! {
+fn finish(sync: &OwnedFd, set_up: impl FnOnce() -> Result<Ready, Failure>) -> ! {
     let run = || {
-        let program = set_up()?;
+        let Ready { program, reaper } = set_up()?;
         if reaper && reaper::fork_program().step("fork program")? == reaper::Role::Reaper {
             reaper::run();
         }
@@ -139,11 +165,8 @@ fn finish<'a>(sync: &OwnedFd, reaper: bool, set_up: impl FnOnce() -> Result<&'a 
     sys::exit_now(127)
 }
 
-/// Waits until the supervisor has written the id maps. Without a supervisor there is no use in going on; that it is gone
-/// shows only once no copy of its end, `parents`, is open, and this process was cloned with one. It also has one of the
-/// lock on the supervisor's seat, which the next supervisor waits for.
-fn wait_for_go(sync: &OwnedFd, parents: BorrowedFd<'_>) -> Result<(), Failure> {
-    sys::close_copy(parents).step("close the supervisor's end")?;
+/// Waits until the id maps are written. Without a supervisor there is no use in going on.
+fn wait_for_go(sync: &OwnedFd) -> Result<(), Failure> {
     let mut byte = [0];
     match rustix::io::retry_on_intr(|| rustix::io::read(sync, &mut byte)) {
         Ok(1) if byte[0] == GO => Ok(()),
@@ -151,63 +174,47 @@ fn wait_for_go(sync: &OwnedFd, parents: BorrowedFd<'_>) -> Result<(), Failure> {
     }
 }
 
-fn set_up<'a>(mut init: Init<'a>) -> Result<&'a Program, Failure> {
-    cgroup::join(&mut init.tasks).step("join cgroup")?;
-    // After joining, so that the v1 groups, too, are the roots of the new namespace.
-    let mut namespaces = libc::CLONE_NEWCGROUP;
-    let mut proc = None;
-    if let Some(userns) = init.joined {
-        // The PID namespace is the host's own, so that only now a proc of it can be made.
-        proc = Some(mounts::new_proc().step("make proc")?);
-        sys::setns(userns, libc::CLONE_NEWUSER).step("enter user namespace")?;
-        namespaces |= libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
-        namespaces |= if init.host_ipc.is_some() { 0 } else { libc::CLONE_NEWIPC };
-    }
-    sys::unshare(namespaces).step("make namespaces")?;
-    attach_stdio(&init.stdio)?;
-    init.limits.iter().try_for_each(|limit| limit.set(0))?;
-    // Until now the user was one of the host's, whom the new user namespace does not know.
-    sys::set_ids(0, 0, &[]).step("become root of the container")?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let user = build_root(&mut init, proc)?;
-    environment::enter_working_dir(&init.plan.working_dir)?;
-    if init.plan.read_only_root {
+/// Does what the container's plan says.
+fn settle(ground: &Ground<'_>, room: &Room, orders: &Orders, parts: &Parts) -> Result<Ready, Failure> {
+    let program = Program::new(&orders.plan.argv, &orders.plan.env)?;
+    let capabilities = orders.plan.capabilities;
+    let filter = ground
+        .filters
+        .get(capabilities)
+        .map_err(|error| std::io::Error::other(error.to_string()))
+        .step("compile seccomp filter")?;
+    attach_stdio(&parts.stdio)?;
+    orders.limits().try_for_each(|limit| limit.set(0))?;
+    let user = build_root(room, orders, parts)?;
+    environment::enter_working_dir(&orders.plan.working_dir)?;
+    if orders.plan.read_only_root {
         environment::make_root_read_only()?;
     }
-    environment::drop_privileges(&user, init.plan.capabilities, init.filter)?;
-    Ok(init.program)
+    environment::drop_privileges(&user, capabilities, filter)?;
+    Ok(Ready { program, reaper: orders.plan.init })
 }
 
 /// Assembles the root and moves into it.
-fn build_root(init: &mut Init<'_>, proc: Option<OwnedFd>) -> Result<User, Failure> {
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change(c"/", private).step("make mounts private")?;
+fn build_root(room: &Room, orders: &Orders, parts: &Parts) -> Result<User, Failure> {
     let attach = |mount, dir| {
         move_mount(mount, c"", rustix::fs::CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .step("attach root file system")
     };
     // Goes away with the old root below, for one grace period in all; see `Root`.
-    init.root.layers.iter().try_for_each(|layer| attach(layer, LAYERS_DIR))?;
-    attach(&init.root.overlay, ROOT_DIR)?;
-    let root = init.root.overlay.as_fd();
-    let fixed = mounts::Fixed {
-        proc,
-        sysfs: &init.sysfs,
-        mount_cgroup2: init.mount_cgroup2,
-        shm_bytes: init.plan.shm_bytes,
-        host_ipc: init.host_ipc.take().map(|host| (host.mqueue, host.shm)),
-    };
-    let dev = mounts::mount_fixed(root, fixed)?;
-    for device in &init.devices {
+    parts.root.layers.iter().try_for_each(|layer| attach(layer, LAYERS_DIR))?;
+    attach(&parts.root.overlay, ROOT_DIR)?;
+    let root = parts.root.overlay.as_fd();
+    room.move_into(root, orders.plan.shm_bytes)?;
+    for device in &parts.devices {
         mounts::mount_device(root, device)?;
     }
-    files::write_network_files(root, init.hostname, init.resolv_conf)?;
-    for volume in &init.volumes {
-        mounts::mount_volume(root, dev.as_fd(), volume)?;
+    let Orders { hostname, resolv_conf, .. } = orders;
+    files::write_network_files(root, hostname, resolv_conf, parts.root.has_network_files)?;
+    for volume in &parts.volumes {
+        mounts::mount_volume(root, room.dev(), volume)?;
     }
-    files::mask(root, init.masked)?;
-    rustix::system::sethostname(init.hostname.as_bytes()).step("set host name")?;
-    let user = look_up_user(root, init.plan.user.as_deref())?;
+    rustix::system::sethostname(orders.hostname.as_bytes()).step("set host name")?;
+    let user = look_up_user(root, orders.plan.user.as_deref())?;
     rustix::process::fchdir(root).step("enter root file system")?;
     // pivot_root(2) allows both to be the same directory: the old root is then stacked on the new one.
     rustix::process::pivot_root(c".", c".").step("change root")?;
@@ -224,8 +231,6 @@ fn look_up_user(root: BorrowedFd<'_>, user: Option<&str>) -> Result<User, Failur
 }
 
 fn attach_stdio(stdio: &[OwnedFd; 3]) -> Result<(), Failure> {
-    // A session of its own: no controlling terminal is shared with the supervisor.
-    rustix::process::setsid().step("make session")?;
     for (number, stream) in stdio.iter().enumerate() {
         sys::dup2(stream.as_fd(), number as i32).step("connect standard streams")?;
     }
@@ -233,7 +238,7 @@ fn attach_stdio(stdio: &[OwnedFd; 3]) -> Result<(), Failure> {
 }
 
 /// Joins the namespaces of a running container; its PID namespace was entered by the clone.
-fn enter<'a>(mut exec: Exec<'a>, sync: &OwnedFd) -> Result<&'a Program, Failure> {
+fn enter(mut exec: Exec<'_>, sync: &OwnedFd) -> Result<Ready, Failure> {
     cgroup::join(&mut exec.tasks).step("join cgroup")?;
     let all = libc::CLONE_NEWUSER
         | libc::CLONE_NEWNS
@@ -250,6 +255,8 @@ fn enter<'a>(mut exec: Exec<'a>, sync: &OwnedFd) -> Result<&'a Program, Failure>
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/", flags, rustix::fs::Mode::empty()).step("open root")?;
     let user = look_up_user(root.as_fd(), exec.user)?;
+    // No controlling terminal is shared with the supervisor.
+    rustix::process::setsid().step("make session")?;
     match &exec.streams {
         Streams::Stdio(stdio) => attach_stdio(stdio)?,
         Streams::Null => environment::attach_null(root.as_fd())?,
@@ -257,5 +264,5 @@ fn enter<'a>(mut exec: Exec<'a>, sync: &OwnedFd) -> Result<&'a Program, Failure>
     }
     environment::enter_working_dir(exec.working_dir)?;
     environment::drop_privileges(&user, exec.capabilities, exec.filter)?;
-    Ok(exec.program)
+    Ok(Ready { program: exec.program, reaper: false })
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
 };
 
 use super::paths;
@@ -29,6 +29,9 @@ const NO_DEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttr
 /// Terminals that a container may have: more than a person opens, and a fraction of the 3072 that the kernel lets all
 /// containers have together (`kernel.pty.max` without `kernel.pty.reserve`).
 const TERMINALS_MAX: &CStr = c"256";
+
+/// Size of a `/dev/shm` before a plan is known: what most containers get, as with Docker.
+pub(super) const SHM_BYTES_DEFAULT: u64 = 64 << 20;
 
 /// Puts a detached mount on a directory or file.
 pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
@@ -69,36 +72,62 @@ pub(super) fn clone_host_shm() -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// What the mounts that every container has are made from.
-pub(super) struct Fixed<'a> {
-    /// `None` makes one of the caller's namespaces.
-    pub(super) proc: Option<OwnedFd>,
-    pub(super) sysfs: &'a OwnedFd,
-    pub(super) mount_cgroup2: bool,
-    /// Size of an own `/dev/shm`.
-    pub(super) shm_bytes: u64,
-    /// Message queues and `/dev/shm` of the host in place of own ones.
-    pub(super) host_ipc: Option<(OwnedFd, OwnedFd)>,
+/// Mounts what every container has in a directory with places for it; returns dev.
+///
+/// `host_ipc` are message queues and `/dev/shm` of the host in place of own ones.
+pub(super) fn mount_fixed(
+    stage: BorrowedFd<'_>,
+    proc: Option<OwnedFd>,
+    sysfs: &OwnedFd,
+    host_ipc: Option<(OwnedFd, OwnedFd)>,
+) -> Result<Dev, Failure> {
+    let proc = proc.map_or_else(new_proc, Ok).step("make proc")?;
+    attach(proc.as_fd(), top_dir(stage, "proc")?.as_fd()).step("mount proc")?;
+    let place = top_dir(stage, "dev")?;
+    let dev = new_tmpfs(c"1m", c"0755", NO_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC).step("make dev")?;
+    attach(dev.as_fd(), place.as_fd()).step("mount dev")?;
+    let own_shm = fill_dev(dev.as_fd(), host_ipc)?;
+    attach(sysfs.as_fd(), top_dir(stage, "sys")?.as_fd()).step("mount sys")?;
+    Ok(Dev { dev, own_shm })
 }
 
-/// Mounts proc, dev and sys; returns dev.
-pub(super) fn mount_fixed(root: BorrowedFd<'_>, fixed: Fixed<'_>) -> Result<OwnedFd, Failure> {
-    let Fixed { proc, sysfs, mount_cgroup2, shm_bytes, host_ipc } = fixed;
-    let proc = proc.map_or_else(new_proc, Ok).step("make proc")?;
-    attach(proc.as_fd(), top_dir(root, "proc")?.as_fd()).step("mount proc")?;
-    let dev_target = top_dir(root, "dev")?;
-    let dev = new_tmpfs(c"1m", c"0755", NO_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC).step("make dev")?;
-    attach(dev.as_fd(), dev_target.as_fd()).step("mount dev")?;
-    fill_dev(dev.as_fd(), shm_bytes, host_ipc)?;
-    attach(sysfs.as_fd(), top_dir(root, "sys")?.as_fd()).step("mount sys")?;
-    if mount_cgroup2 {
-        let attributes = NO_EXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        let cgroup = new_mount(c"cgroup2", &[], attributes).step("make cgroup2")?;
-        let target =
-            paths::open_plain(sysfs.as_fd(), "fs/cgroup", OFlags::PATH).step("open sys/fs/cgroup")?;
-        attach(cgroup.as_fd(), target.as_fd()).step("mount cgroup2")?;
+/// A container's `/dev`.
+pub(super) struct Dev {
+    /// Its mount.
+    pub(super) dev: OwnedFd,
+    /// The mount of its own `/dev/shm`, of the usual size.
+    pub(super) own_shm: Option<OwnedFd>,
+}
+
+/// Moves what is mounted in the stage to the root.
+pub(super) fn move_fixed(stage: &Path, root: BorrowedFd<'_>) -> Result<(), Failure> {
+    for name in ["proc", "dev", "sys"] {
+        let target = top_dir(root, name)?;
+        let from = stage.join(name);
+        move_mount(CWD, &from, target, c"", MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
+            .step(&format!("mount {name}"))?;
     }
-    Ok(dev)
+    Ok(())
+}
+
+/// Mounts the hierarchy of cgroup v2 in a sysfs.
+pub(super) fn mount_cgroup2(sysfs: BorrowedFd<'_>) -> Result<(), Failure> {
+    let attributes = NO_EXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let cgroup = new_mount(c"cgroup2", &[], attributes).step("make cgroup2")?;
+    let target = paths::open_plain(sysfs, "fs/cgroup", OFlags::PATH).step("open sys/fs/cgroup")?;
+    attach(cgroup.as_fd(), target.as_fd()).step("mount cgroup2")
+}
+
+/// Gives a tmpfs another size.
+pub(super) fn resize(tmpfs: BorrowedFd<'_>, bytes: u64) -> io::Result<()> {
+    let context = fspick(tmpfs, c"", FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), c"size", &size_option(bytes)?)?;
+    Ok(fsconfig_reconfigure(context.as_fd())?)
+}
+
+/// A size as tmpfs takes it. It takes 0 for unlimited, which is not what a size of 0 asks for.
+fn size_option(bytes: u64) -> io::Result<CString> {
+    Ok(CString::new(bytes.max(1).to_string())?)
 }
 
 fn top_dir(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
@@ -110,11 +139,8 @@ fn top_dir(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
     })
 }
 
-fn fill_dev(
-    dev: BorrowedFd<'_>,
-    shm_bytes: u64,
-    host_ipc: Option<(OwnedFd, OwnedFd)>,
-) -> Result<(), Failure> {
+/// Fills `/dev`; returns its own shm.
+fn fill_dev(dev: BorrowedFd<'_>, host_ipc: Option<(OwnedFd, OwnedFd)>) -> Result<Option<OwnedFd>, Failure> {
     for (name, major, minor) in DEVICES {
         bind_device(dev, name, major, minor).step(&format!("make /dev/{name}"))?;
     }
@@ -136,17 +162,18 @@ fn fill_dev(
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
     .step("make /dev/pts")?;
-    let (mqueue, shm) = host_ipc.map_or_else(|| own_ipc(shm_bytes), Ok)?;
-    for (mount, name) in [(pts, c"pts"), (shm, c"shm"), (mqueue, c"mqueue")] {
+    let is_own = host_ipc.is_none();
+    let (mqueue, shm) = host_ipc.map_or_else(own_ipc, Ok)?;
+    for (mount, name) in [(&pts, c"pts"), (&shm, c"shm"), (&mqueue, c"mqueue")] {
         rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).step("fill /dev")?;
         move_mount(mount, c"", dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step("fill /dev")?;
     }
-    Ok(())
+    Ok(is_own.then_some(shm))
 }
 
-fn own_ipc(shm_bytes: u64) -> Result<(OwnedFd, OwnedFd), Failure> {
-    let shm =
-        TmpfsPlan { size_bytes: shm_bytes, exec: false, mode: 0o1777, uid: 0, gid: 0, inodes_max: None };
+fn own_ipc() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let size_bytes = SHM_BYTES_DEFAULT;
+    let shm = TmpfsPlan { size_bytes, exec: false, mode: 0o1777, uid: 0, gid: 0, inodes_max: None };
     let shm = tmpfs_of(&shm, false).step("make /dev/shm")?;
     Ok((new_mqueue().step("make /dev/mqueue")?, shm))
 }
@@ -206,9 +233,8 @@ pub(super) fn mount_volume(
 
 /// A detached tmpfs. Its pages count as memory of the container that writes them.
 fn tmpfs_of(plan: &TmpfsPlan, read_only: bool) -> io::Result<OwnedFd> {
-    // tmpfs takes 0 for unlimited, which is not what a size of 0 asks for.
     let mut options = vec![
-        (c"size", CString::new(plan.size_bytes.max(1).to_string())?),
+        (c"size", size_option(plan.size_bytes)?),
         (c"mode", CString::new(format!("{:o}", plan.mode))?),
         (c"uid", CString::new(plan.uid.to_string())?),
         (c"gid", CString::new(plan.gid.to_string())?),

@@ -16,7 +16,7 @@ use crate::user::User;
 const DEVPTS_MAGIC: u64 = 0x1cd1;
 
 /// Makes a terminal, hands our end of it over, and makes the other end the controlling terminal and the standard
-/// streams of a new session.
+/// streams of the caller's new session.
 ///
 /// What is at `/dev/pts/ptmx` is checked, because the container may have put something else there
 /// (CVE-2025-52565 was of that kind); the other end is opened by ioctl, so that no path can mislead.
@@ -26,7 +26,6 @@ pub(super) fn attach(
     (rows, columns): (u16, u16),
     sync: &OwnedFd,
 ) -> Result<(), Failure> {
-    rustix::process::setsid().step("make session")?;
     let flags = OFlags::RDWR | OFlags::NOCTTY;
     // Looked at before it is opened for use: opening a device may already act on it.
     let place = paths::open_plain(root, "dev/pts/ptmx", OFlags::PATH).step("find /dev/pts/ptmx")?;

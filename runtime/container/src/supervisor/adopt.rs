@@ -16,7 +16,7 @@ use neargate_driver::Stats;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::cells::{self, Cell};
+use super::cells::Namespaces;
 use super::host::{Container, Ended, Host, Process, Sandbox};
 use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
 use super::{report, start};
@@ -42,33 +42,38 @@ impl Host {
             neargate_failpoint::reach("container::adoption::task");
         }
         let mut kept: HashMap<&str, HashSet<String>> =
-            self.sandboxes.keys().map(|task| (task.as_str(), HashSet::new())).collect();
+            self.sandboxes.values().map(|sandbox| (sandbox.group.name(), HashSet::new())).collect();
         for container in self.containers.values() {
-            if let Some(names) = kept.get_mut(container.plan.task.as_str()) {
+            let sandbox = self.sandboxes.get(&container.plan.task);
+            if let Some(names) = sandbox.and_then(|sandbox| kept.get_mut(sandbox.group.name())) {
                 names.insert(container.group.name().to_owned());
             }
         }
-        self.groups.sweep(&kept);
+        self.groups.sweep(&kept, Some(self.cells.prefix()));
         neargate_failpoint::reach("container::adoption::after");
     }
 
     fn adopt_sandbox(&mut self, task: &str, known: KnownSandbox) -> Result<(), Failure> {
-        let KnownSandbox { hostname, ids, limits, network, containers } = known;
+        let KnownSandbox { group, hostname, ids, limits, network, containers } = known;
         let gone = || Failure::System { step: "find cgroup of task".to_owned(), errno: libc::ENOENT };
-        let group = self.groups.find_task(task, &limits).ok_or_else(gone)?;
+        let group = self.groups.find_task(&group, &limits).ok_or_else(gone)?;
         let (mut living, mut ended) = (Vec::new(), Vec::new());
         for (number, container) in containers {
             self.skip_number(number);
-            match self.find_process(number, &group, &container) {
+            match self.find_process(&group, &container) {
                 Some(found) if container.end.is_none() => living.push((number, container, found)),
                 _ => ended.push((number, container)),
             }
         }
-        let cell = match living.first() {
-            Some((_, container, _)) => cell_of(container.pid, ids, &network)?,
-            None => cells::with_network(cells::make(ids)?, &network, &self.launchpad)?,
+        let namespaces = match living.first() {
+            Some((_, container, _)) => namespaces_of(container.pid, &network)?,
+            None => {
+                let mut made = Namespaces::make(ids)?;
+                made.replace_network(&network, &self.launchpad)?;
+                made
+            }
         };
-        self.sandboxes.insert(task.to_owned(), Sandbox::new(hostname, cell, group));
+        self.sandboxes.insert(task.to_owned(), Sandbox::new(hostname, ids, namespaces, group, None));
         ended.into_iter().for_each(|(number, container)| self.adopt_ended(number, container));
         for (number, container, found) in living {
             self.adopt_container(number, container, found)?;
@@ -77,15 +82,9 @@ impl Host {
     }
 
     /// The first process of a container and the container's group; `None` if it does not live.
-    fn find_process(
-        &self,
-        number: u64,
-        task: &Group,
-        container: &KnownContainer,
-    ) -> Option<(OwnedFd, Group)> {
-        let KnownContainer { plan, pid, .. } = container;
-        let name = format!("{}.{number}", plan.container);
-        let group = self.groups.find_container(task, &name, &plan.limits, !plan.devices.is_empty())?;
+    fn find_process(&self, task: &Group, container: &KnownContainer) -> Option<(OwnedFd, Group)> {
+        let KnownContainer { plan, group, pid, .. } = container;
+        let group = self.groups.find_container(task, group, &plan.limits, !plan.devices.is_empty())?;
         let pidfd = pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
         // Looked for after it was opened, so that it is no other process that got the id meanwhile.
         group.holds(*pid).then_some((pidfd, group))
@@ -158,13 +157,13 @@ fn copies(readers: Option<&[OwnedFd; 2]>) -> (Vec<OwnedFd>, bool) {
 
 /// A sandbox's namespaces, one of whose containers has this first process. The container's user namespace is its own,
 /// but the sandbox's had the same map, which is all that it is for unless it owns the network.
-fn cell_of(pid: i32, ids: u32, network: &NetworkPlan) -> Result<Cell, Failure> {
+fn namespaces_of(pid: i32, network: &NetworkPlan) -> Result<Namespaces, Failure> {
     const STEP: &str = "open namespace of container";
     let open = |kind| fs::File::open(format!("/proc/{pid}/ns/{kind}")).step(STEP).map(OwnedFd::from);
     let owns_network = *network == NetworkPlan::Managed {};
     let network = open("net")?;
-    let userns = if owns_network { sys::owner_of(network.as_fd()).step(STEP)? } else { open("user")? };
-    Ok(Cell { ids, userns, network, owns_network })
+    let user = if owns_network { sys::owner_of(network.as_fd()).step(STEP)? } else { open("user")? };
+    Ok(Namespaces { user, network, owns_network })
 }
 
 /// The reading ends of a container's standard output and error.

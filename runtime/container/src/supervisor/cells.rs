@@ -1,72 +1,133 @@
-//! Cells: what every sandbox has and none differs in, made ahead of need.
+//! Cells: what the first container of every task has and none differs in, made ahead of need.
 //!
 //! ```text
-//!  host ── first id of a range ──▶ factory: user namespace with that range, network namespace with lo up
-//!       ◀──── two descriptors ────
+//!  host ── range of ids, name ──▶ factory: groups, network namespace, directories, and a process that waits in them
+//!       ◀──── descriptors ─────
 //! ```
 //!
-//! To make both takes a millisecond, most of it in a lock of the kernel. So a child of the supervisor, the factory,
-//! keeps [`SPARE`] of them ready. When there is none, or no factory any more, the supervisor makes one itself: a
-//! start never waits for the factory. It makes what it was asked for one at a time, and dies with the supervisor.
+//! Most of a start's work depends on neither image nor program. So a child of the supervisor, the factory, does it
+//! ahead, for as many tasks as lately came at once. When nothing is ready, or there is no factory any more, the supervisor
+//! does it itself: a start never waits for the factory. It makes what it was asked for one at a time, and dies with the
+//! supervisor; so do the processes that wait, because their socket closes.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use neargate_ipc::channel;
+use neargate_ipc::channel::{self, Frame};
+use neargate_ipc::wire::decode;
 
-use super::start::sync_pair;
+use super::factory::{self, Made};
+use super::host::Process;
 use super::{report, unwatch, watch};
+use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
+use crate::init::Ground;
 use crate::launchpad::{self, Launchpad};
 use crate::protocol::NetworkPlan;
-use crate::rootfs;
-use crate::sys::{self, Clone};
+use crate::rootfs::{self, Scratch};
+use crate::sys;
 use crate::user::ID_RANGE;
 
-/// Cells that are kept ready. An unused network namespace takes some 50 KiB of the kernel's memory.
-const SPARE: usize = 16;
+/// Cells that are kept ready: at first, and at most. Each time that there is none the number doubles. One that waits
+/// takes some 400 KiB, nearly all of it the kernel's.
+const SPARE_MIN: usize = 4;
+const SPARE_MAX: usize = 32;
+/// How long nothing must have been started before the factory is to fill up what is used: its work would slow down the
+/// starts that it is meant to make faster. When less than half is left it does not wait.
+pub(super) const QUIET: Duration = Duration::from_millis(20);
 
-/// A sandbox's range of host user ids, and its namespaces.
+/// A sandbox before it is known for which task.
 pub(super) struct Cell {
+    /// Range of host user ids.
     pub(super) ids: u32,
-    pub(super) userns: OwnedFd,
+    pub(super) namespaces: Namespaces,
+    pub(super) group: Group,
+    /// None where there was no time to make one.
+    pub(super) parked: Option<Parked>,
+}
+
+/// Namespaces that the containers of a task share.
+pub(super) struct Namespaces {
+    /// Holds the id map of the task.
+    pub(super) user: OwnedFd,
     pub(super) network: OwnedFd,
     /// Whether the user namespace owns the network.
     pub(super) owns_network: bool,
 }
 
+/// The first process of a container, which waits to be told what to become, and its group.
+pub(super) struct Parked {
+    pub(super) process: Process,
+    pub(super) group: Group,
+    /// None where there is no place for it.
+    pub(super) scratch: Option<Scratch>,
+}
+
 /// The cells that are ready, and the factory of more.
 pub(super) struct Cells {
     ids: IdRanges,
-    ready: Vec<Cell>,
+    ready: VecDeque<Cell>,
+    /// How many are kept ready.
+    spare: usize,
+    /// Where directories for what containers write are made.
+    scratch: Option<PathBuf>,
     factory: Option<Factory>,
+    names: Names,
+    /// When the last one was taken.
+    taken: Instant,
     buffer: Vec<u8>,
+}
+
+/// Names of cells, none of which was ever given before on this machine.
+struct Names {
+    prefix: String,
+    last: u64,
 }
 
 struct Factory {
     socket: OwnedFd,
     process: OwnedFd,
-    /// The ranges that it makes cells for, in order.
-    asked: VecDeque<u32>,
+    /// What it is making, in order: ranges and names.
+    asked: VecDeque<(u32, String)>,
 }
 
 impl Cells {
     /// Starts the factory, whose socket reports to `epoll` under `token`. Without one there are cells all the same.
-    pub(super) fn start(ids: IdRanges, epoll: &OwnedFd, token: u64) -> Self {
-        let factory = match Factory::start().and_then(|factory| {
-            watch(epoll, factory.socket.as_fd(), token).step("watch factory of cells")?;
-            Ok(factory)
-        }) {
-            Ok(factory) => Some(factory),
-            Err(failure) => {
-                report("start factory of cells", &failure.into_start());
-                None
+    ///
+    /// Directories for what containers write are made in `scratch`, which is emptied first.
+    pub(super) fn start(
+        ids: IdRanges,
+        scratch: Option<PathBuf>,
+        (epoll, token): (&OwnedFd, u64),
+        launchpad: &Launchpad,
+        groups: &Groups,
+        ground: &Ground<'_>,
+    ) -> Self {
+        let scratch = scratch.filter(|path| match empty(path) {
+            Ok(()) => true,
+            Err(error) => {
+                report(&format!("empty {}", path.display()), &error);
+                false
             }
-        };
-        let mut cells = Self { ids, ready: Vec::new(), factory, buffer: Vec::new() };
-        cells.refill();
+        });
+        let factory =
+            factory::start(launchpad, groups, ground, scratch.as_deref()).and_then(|(socket, process)| {
+                watch(epoll, socket.as_fd(), token).step("watch factory of cells")?;
+                Ok(Factory { socket, process, asked: VecDeque::new() })
+            });
+        if let Err(failure) = &factory {
+            report("start factory of cells", &failure.clone().into_start());
+        }
+        let (ready, factory, names) = (VecDeque::new(), factory.ok(), Names::new());
+        let (spare, taken) = (SPARE_MIN, Instant::now());
+        let mut cells = Self { ids, ready, spare, scratch, factory, names, taken, buffer: Vec::new() };
+        cells.refill(taken);
         cells
     }
 
@@ -75,14 +136,24 @@ impl Cells {
         self.ids.volumes()
     }
 
+    /// What the names of all cells made here begin with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.names.prefix
+    }
+
     /// A cell for a new sandbox.
-    pub(super) fn take(&mut self) -> Result<Cell, Failure> {
-        if let Some(cell) = self.ready.pop() {
+    pub(super) fn take(&mut self, groups: &Groups) -> Result<Cell, Failure> {
+        self.taken = Instant::now();
+        if let Some(cell) = self.ready.pop_front() {
             return Ok(cell);
         }
+        self.spare = (self.spare * 2).min(SPARE_MAX);
         let exhausted = || Failure::System { step: "take user id range".to_owned(), errno: libc::ENOSPC };
         let ids = self.ids.take().ok_or_else(exhausted)?;
-        make(ids).inspect_err(|_| self.ids.give_back(ids))
+        let name = self.names.next();
+        let made = Namespaces::make(ids).and_then(|namespaces| Ok((namespaces, groups.make_cell(&name)?)));
+        let (namespaces, group) = made.inspect_err(|_| self.ids.give_back(ids))?;
+        Ok(Cell { ids, namespaces, group, parked: None })
     }
 
     /// Gives the range of a cell back whose sandbox is gone.
@@ -90,121 +161,157 @@ impl Cells {
         self.ids.give_back(ids);
     }
 
-    /// Asks for as many as are missing. To be called when nothing else is to be done.
-    pub(super) fn refill(&mut self) {
+    /// How many are ready or asked for; none where there is no factory.
+    fn coming(&self) -> Option<usize> {
+        Some(self.ready.len() + self.factory.as_ref()?.asked.len())
+    }
+
+    /// When the missing are to be asked for; `None` when none are.
+    pub(super) fn refill_at(&self) -> Option<Instant> {
+        self.coming().filter(|coming| *coming < self.spare).map(|_| self.taken + QUIET)
+    }
+
+    /// Asks for those that are missing, if it is time.
+    pub(super) fn refill(&mut self, now: Instant) {
+        let is_low = self.coming().is_some_and(|coming| coming < self.spare / 2);
+        if !is_low && self.refill_at().is_none_or(|at| now < at) {
+            return;
+        }
         let Some(factory) = &mut self.factory else { return };
-        while self.ready.len() + factory.asked.len() < SPARE {
+        while self.ready.len() + factory.asked.len() < self.spare {
+            // Looked at again in a while where there are no ids left, or it is behind; that it is gone its socket tells.
+            self.taken = now;
             let Some(ids) = self.ids.take() else { return };
-            match channel::send(factory.socket.as_fd(), u64::from(ids), &[], &[], false) {
-                Ok(()) => factory.asked.push_back(ids),
-                // It is behind, or gone, which its socket tells.
+            let name = self.names.next();
+            match channel::send(factory.socket.as_fd(), u64::from(ids), name.as_bytes(), &[], false) {
+                Ok(()) => factory.asked.push_back((ids, name)),
                 Err(_) => return self.ids.give_back(ids),
             }
         }
     }
 
     /// Takes what the factory has made.
-    pub(super) fn on_factory(&mut self, epoll: &OwnedFd) {
+    pub(super) fn on_factory(&mut self, epoll: &OwnedFd, groups: &Groups) {
         while let Some(factory) = &mut self.factory {
-            match channel::receive(factory.socket.as_fd(), &mut self.buffer, false) {
-                Ok(Some(frame)) => {
-                    let asked = factory.asked.pop_front();
-                    match (asked, <[OwnedFd; 2]>::try_from(frame.fds)) {
-                        (Some(ids), Ok([userns, network])) if u64::from(ids) == frame.id => {
-                            self.ready.push(Cell { ids, userns, network, owns_network: false });
-                        }
-                        (asked, _) => return self.lose_factory(epoll, asked),
-                    }
-                }
+            let taken = match channel::receive(factory.socket.as_fd(), &mut self.buffer, false) {
+                Ok(Some(frame)) => factory.take(frame, groups, self.scratch.as_deref()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Ok(None) | Err(_) => return self.lose_factory(epoll, None),
+                Ok(None) | Err(_) => Err(gone()),
+            };
+            match taken {
+                Ok(cell) => self.ready.push_back(cell),
+                Err(failure) => {
+                    report("make cells", &failure.into_start());
+                    return self.lose_factory(epoll);
+                }
             }
         }
     }
 
-    /// Ends the factory; cells are made one by one from now on.
-    pub(super) fn close(&mut self) {
-        if let Some(factory) = self.factory.take() {
+    /// Ends the factory and the processes that wait, and leaves their groups to be swept; cells are made one by one from
+    /// now on.
+    pub(super) fn close(&mut self, groups: &Groups) {
+        if let Some(mut factory) = self.factory.take() {
             let _ = sys::pidfd_signal(factory.process.as_fd(), libc::SIGKILL);
             let _ = sys::wait_child(Some(factory.process.as_fd()), true);
+            while let Ok(Some(frame)) = channel::receive(factory.socket.as_fd(), &mut self.buffer, false) {
+                self.ready.extend(factory.take(frame, groups, self.scratch.as_deref()).ok());
+            }
+            factory.asked.into_iter().for_each(|(ids, _)| self.ids.give_back(ids));
         }
+        let parked: Vec<Parked> = self.ready.iter_mut().filter_map(|cell| cell.parked.take()).collect();
+        parked.iter().for_each(Parked::kill);
+        for parked in parked {
+            let _ = sys::wait_child(Some(parked.process.pidfd.as_fd()), true);
+        }
+        self.ready.drain(..).for_each(|cell| self.ids.give_back(cell.ids));
+        let _ = self.scratch.as_ref().map(fs::remove_dir_all);
     }
 
-    /// Goes on without a factory that has failed; it has told why.
-    fn lose_factory(&mut self, epoll: &OwnedFd, asked: Option<u32>) {
+    /// Goes on without a factory that has failed.
+    fn lose_factory(&mut self, epoll: &OwnedFd) {
         let Some(factory) = self.factory.take() else { return };
         unwatch(epoll, factory.socket.as_fd());
-        for ids in asked.into_iter().chain(factory.asked) {
-            self.ids.give_back(ids);
-        }
+        factory.asked.into_iter().for_each(|(ids, _)| self.ids.give_back(ids));
     }
 }
 
 impl Factory {
-    fn start() -> Result<Self, Failure> {
-        let (ours, theirs) = sync_pair()?;
-        match sys::clone3(0, None).step("clone factory of cells")? {
-            Clone::Child => {
-                let code = match run(&theirs) {
-                    Ok(()) => 0,
-                    Err(failure) => {
-                        report("make cells", &failure.into_start());
-                        1
-                    }
-                };
-                sys::exit_now(code)
+    fn take(&mut self, frame: Frame, groups: &Groups, scratch: Option<&Path>) -> Result<Cell, Failure> {
+        let malformed = || Failure::System { step: "read cell".to_owned(), errno: libc::EBADMSG };
+        let (ids, name) = self.asked.pop_front().ok_or_else(malformed)?;
+        let made: Made = decode(&frame.message).map_err(|_| malformed())?;
+        let pid = match made {
+            Made::Cell { pid } => pid,
+            Made::Failed { failure } => return Err(failure),
+        };
+        let [user, network, sync, pidfd] = <[OwnedFd; 4]>::try_from(frame.fds).map_err(|_| malformed())?;
+        let namespaces = Namespaces { user, network, owns_network: false };
+        let process = Process { sync: Some(sync), ..Process::running(pid, pidfd) };
+        let (group, first) = groups.open_cell(&name)?;
+        let scratch = scratch.map(|directory| Scratch::at(directory.join(&name)));
+        Ok(Cell { ids, namespaces, group, parked: Some(Parked { process, group: first, scratch }) })
+    }
+}
+
+impl Namespaces {
+    /// Makes them for a range of ids.
+    pub(super) fn make(ids: u32) -> Result<Self, Failure> {
+        let map = format!("0 {ids} {ID_RANGE}");
+        let (user, network) = (rootfs::make_userns(&map, &map)?, launchpad::make_network()?);
+        Ok(Self { user, network, owns_network: false })
+    }
+
+    /// Puts the network in place that a sandbox was asked for.
+    pub(super) fn replace_network(
+        &mut self,
+        network: &NetworkPlan,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        self.owns_network = *network == NetworkPlan::Managed {};
+        match network {
+            NetworkPlan::Own {} => {}
+            NetworkPlan::Host {} => self.network = launchpad.host_network()?,
+            NetworkPlan::Managed {} => {
+                self.network = launchpad::make_network_of(self.user.as_fd(), launchpad)?;
             }
-            // It is reaped with the supervisor, by whoever reaps that.
-            Clone::Parent { pidfd, .. } => Ok(Self { socket: ours, process: pidfd, asked: VecDeque::new() }),
         }
+        Ok(())
     }
 }
 
-/// The factory: makes a cell for each message until there are no more.
-fn run(socket: &OwnedFd) -> Result<(), Failure> {
-    const STEP: &str = "serve as factory of cells";
-    sys::close_all_but(&mut [socket.as_raw_fd()]).step(STEP)?;
-    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).step(STEP)?;
-    let _ = rustix::thread::set_name(c"ng-cells");
-    let mut buffer = Vec::new();
-    // A supervisor that died before the call above has closed its end.
-    while let Some(frame) = channel::receive(socket.as_fd(), &mut buffer, true).step(STEP)? {
-        neargate_failpoint::reach("container::factory::before");
-        let cell = make(u32::try_from(frame.id).unwrap_or_default())?;
-        neargate_failpoint::reach("container::factory::after");
-        let fds = [cell.userns.as_fd(), cell.network.as_fd()];
-        match channel::send(socket.as_fd(), frame.id, &[], &fds, true) {
-            // Nobody needs it any more.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
-            {
-                break;
-            }
-            other => other.step(STEP)?,
-        }
+impl Parked {
+    /// Whether the process still waits; one that does not is reaped by this.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(sys::wait_child(Some(self.process.pidfd.as_fd()), false), Ok(None))
     }
-    Ok(())
+
+    pub(super) fn kill(&self) {
+        let _ = sys::pidfd_signal(self.process.pidfd.as_fd(), libc::SIGKILL);
+        self.scratch.iter().for_each(Scratch::remove);
+    }
 }
 
-/// Makes a cell with a range of ids that is already taken.
-pub(super) fn make(ids: u32) -> Result<Cell, Failure> {
-    let map = format!("0 {ids} {ID_RANGE}");
-    let (userns, network) = (rootfs::make_userns(&map, &map)?, launchpad::make_network()?);
-    Ok(Cell { ids, userns, network, owns_network: false })
+impl Names {
+    fn new() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { prefix: format!("cell-{:x}-", since.as_nanos()), last: 0 }
+    }
+
+    fn next(&mut self) -> String {
+        self.last += 1;
+        format!("{}{}", self.prefix, self.last)
+    }
 }
 
-/// The cell with the network that a sandbox was asked for.
-pub(super) fn with_network(
-    cell: Cell,
-    network: &NetworkPlan,
-    launchpad: &Launchpad,
-) -> Result<Cell, Failure> {
-    match network {
-        NetworkPlan::Own {} => Ok(cell),
-        NetworkPlan::Host {} => Ok(Cell { network: launchpad.host_network()?, ..cell }),
-        NetworkPlan::Managed {} => {
-            let network = launchpad::make_network_of(cell.userns.as_fd(), launchpad)?;
-            Ok(Cell { network, owns_network: true, ..cell })
-        }
+fn empty(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    fs::DirBuilder::new().mode(0o700).create(directory)
+}
+
+fn gone() -> Failure {
+    Failure::System { step: "wait for factory of cells".to_owned(), errno: libc::EPIPE }
 }

@@ -75,7 +75,7 @@ impl Host {
         let (ours, theirs) = sync_pair()?;
         let exec = init::Exec {
             pidfd: container.process.pidfd.as_fd(),
-            program: &program,
+            program,
             user: plan.user.as_deref().or(container.plan.user.as_deref()),
             working_dir: &container.plan.working_dir,
             capabilities: container.plan.capabilities,

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use neargate_driver::Limits;
 
-use super::cells::{self, Cell, Cells};
+use super::cells::{Cell, Cells, Namespaces, Parked};
 use super::journal::{self, Entry, Journal};
 use super::lend::Lent;
 use super::{FACTORY, allow, report, unwatch};
 use crate::cgroup::{Fencing, Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
-use crate::init::{self, MaskedPath, masked_paths};
+use crate::init::{self, Ground, MaskedPath, masked_paths};
 use crate::launchpad::Launchpad;
 use crate::protocol::{End, NetworkPlan, Request, Response, Setup, StartPlan};
 use crate::rootfs::LayerPassing;
@@ -35,6 +35,9 @@ const OOM_WAIT: Duration = Duration::from_secs(1);
 const ORPHAN_WAIT: Duration = Duration::from_secs(2);
 /// Most containers at once, so that a runaway server cannot use up the host's process ids.
 const CONTAINERS_MAX: usize = 16_384;
+
+/// Name of the directory for directories made ahead, in the supervisor's.
+const SCRATCH: &str = "cells";
 
 /// The request id of a command whose server is gone; no server gets that far.
 const NOBODY: u64 = u64::MAX;
@@ -72,11 +75,10 @@ impl Event {
 pub(super) struct Sandbox {
     pub(super) hostname: String,
     pub(super) ids: u32,
-    pub(super) userns: OwnedFd,
-    pub(super) network: OwnedFd,
-    /// Whether its user namespace owns the network.
-    pub(super) owns_network: bool,
+    pub(super) namespaces: Namespaces,
     pub(super) group: Group,
+    /// The process that waits to become its first container's.
+    pub(super) parked: Option<Parked>,
     /// Its containers and commands that have not been reaped.
     pub(super) live: HashSet<u64>,
     /// How many groups of ended containers are not removed yet.
@@ -145,6 +147,8 @@ pub(super) struct Exec {
 struct Leaving {
     task: String,
     group: Group,
+    /// A process in it that was killed and is not reaped yet.
+    process: Option<OwnedFd>,
     answer: Option<(u64, Response)>,
 }
 
@@ -202,15 +206,18 @@ impl Host {
             .step("compile seccomp filter")?;
         let mut ids = IdRanges::new(setup.id_base, seed);
         known.values().for_each(|sandbox| ids.claim(sandbox.ids));
+        let scratch = directory.map(|directory| directory.join(SCRATCH));
+        let masked = masked_paths();
+        let ground = Ground { filters: &filters, masked: &masked, mount_cgroup2: groups.mounts_cgroup2() };
         let mut host = Self {
-            cells: Cells::start(ids, &epoll, FACTORY),
+            cells: Cells::start(ids, scratch, (&epoll, FACTORY), &launchpad, &groups, &ground),
             passing: if setup.layers_by_path { LayerPassing::Paths } else { LayerPassing::Descriptors },
             setup,
             epoll,
             groups,
             launchpad,
             filters,
-            masked: masked_paths(),
+            masked,
             sandboxes: HashMap::new(),
             containers: HashMap::new(),
             numbers: HashMap::new(),
@@ -320,35 +327,60 @@ impl Host {
             return Err(Failure::System { step: "check task id".to_owned(), errno: libc::EINVAL });
         }
         allow::check_network(&self.setup.allowed, network)?;
-        let cell = self.cells.take()?;
+        let Cell { ids, namespaces, group, parked } = self.cells.take(&self.groups)?;
         neargate_failpoint::reach("container::cell::after");
-        let ids = cell.ids;
-        let made = cells::with_network(cell, network, &self.launchpad)
-            .and_then(|cell| Ok((cell, self.groups.make_task(&task, limits)?)));
-        let (cell, group) = match made {
-            Ok(made) => made,
-            Err(failure) => {
-                self.cells.give_back(ids);
-                return Err(failure);
-            }
-        };
-        neargate_failpoint::reach("container::cgroup::task");
-        let noted = self.note(|| {
-            let (task, hostname, limits) = (task.clone(), hostname.clone(), limits.clone());
-            Entry::Prepared { task, hostname, ids, limits, network: network.clone() }
+        // From now on it is the task's, and goes as a task goes.
+        let (name, is_own) = (group.name().to_owned(), *network == NetworkPlan::Own {});
+        let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, group, parked);
+        let readied = self.ready(&task, sandbox, limits, network).and_then(|()| {
+            neargate_failpoint::reach("container::cgroup::task");
+            let entry = || {
+                let (task, limits, network) = (task.clone(), limits.clone(), network.clone());
+                Entry::Prepared { task, group: name, hostname, ids, limits, network }
+            };
+            self.note(entry).step("write journal")
         });
-        if let Err(failure) = noted.step("write journal") {
-            group.remove();
-            self.cells.give_back(ids);
-            return Err(failure);
+        if readied.is_err() {
+            self.release(&task, None);
+        } else if !is_own {
+            self.discard_parked(&task);
         }
-        self.sandboxes.insert(task, Sandbox::new(hostname, cell, group));
-        Ok(())
+        readied
+    }
+
+    /// Enters a sandbox, and gives it the network and the limits of its task.
+    fn ready(
+        &mut self,
+        task: &str,
+        sandbox: Sandbox,
+        limits: &Limits,
+        network: &NetworkPlan,
+    ) -> Result<(), Failure> {
+        let sandbox = self.sandboxes.entry(task.to_owned()).insert_entry(sandbox).into_mut();
+        if *network != (NetworkPlan::Own {}) {
+            sandbox.namespaces.replace_network(network, &self.launchpad)?;
+        }
+        self.groups.give_to_task(&sandbox.group, task, limits)
+    }
+
+    /// Ends the process that waits in a sandbox and will not be needed.
+    pub(super) fn discard_parked(&mut self, task: &str) {
+        let sandbox = self.sandboxes.get_mut(task);
+        if let Some(parked) = sandbox.and_then(|sandbox| sandbox.parked.take()) {
+            parked.kill();
+            self.leave(0, task.to_owned(), parked.group, Some(parked.process.pidfd), None);
+        }
     }
 
     /// Takes the cells that the factory has made.
     pub(super) fn on_factory(&mut self) {
-        self.cells.on_factory(&self.epoll);
+        self.cells.on_factory(&self.epoll, &self.groups);
+    }
+
+    /// What the first processes of all containers have in common.
+    pub(super) fn ground(&self) -> Ground<'_> {
+        let mount_cgroup2 = self.groups.mounts_cgroup2();
+        Ground { filters: &self.filters, masked: &self.masked, mount_cgroup2 }
     }
 
     /// Kills what runs in a sandbox; the answer comes when all is removed.
@@ -362,6 +394,7 @@ impl Host {
         if is_first {
             self.releasing.push(task.to_owned());
             self.take_all_back(task);
+            self.discard_parked(task);
         }
         None
     }
@@ -402,7 +435,13 @@ impl Host {
             let step = "wait for commands to end".to_owned();
             return Err(Failure::System { step, errno: libc::EAGAIN });
         }
-        self.cells.close();
+        // They would not outlive it, and their groups are swept by who comes after.
+        let tasks: Vec<String> = self.sandboxes.keys().cloned().collect();
+        tasks.iter().for_each(|task| self.discard_parked(task));
+        for leaving in std::mem::take(&mut self.leaving) {
+            let _ = leaving.process.map(|process| sys::wait_child(Some(process.as_fd()), true));
+        }
+        self.cells.close(&self.groups);
         Ok(())
     }
 
@@ -513,7 +552,7 @@ impl Host {
                 None
             }
         };
-        self.leave(n, plan.task, group, answer);
+        self.leave(n, plan.task, group, None, answer);
     }
 
     /// Looks again at ended processes that nobody had reaped.
@@ -523,13 +562,21 @@ impl Host {
         }
     }
 
-    /// Notes that a group has no more processes of ours and can be removed; `answer` is given then.
-    pub(super) fn leave(&mut self, n: u64, task: String, group: Group, answer: Option<(u64, Response)>) {
+    /// Notes that a group has no more processes of ours, but for a killed one that is to be reaped, and can be removed;
+    /// `answer` is given then.
+    pub(super) fn leave(
+        &mut self,
+        n: u64,
+        task: String,
+        group: Group,
+        process: Option<OwnedFd>,
+        answer: Option<(u64, Response)>,
+    ) {
         if let Some(sandbox) = self.sandboxes.get_mut(&task) {
             sandbox.live.remove(&n);
             sandbox.leaving += 1;
         }
-        self.leaving.push(Leaving { task, group, answer });
+        self.leaving.push(Leaving { task, group, process, answer });
     }
 
     /// Kills what is over its time.
@@ -560,14 +607,14 @@ impl Host {
         self.look_again = if look_again { (self.look_again * 2).min(LOOK_AGAIN_MAX) } else { LOOK_AGAIN_MIN };
         let soon = look_again.then(|| Instant::now() + self.look_again);
         let timeouts = self.execs.values().filter(|exec| !exec.timed_out).map(|exec| exec.deadline);
-        timeouts.chain(soon).min()
+        timeouts.chain(soon).chain(self.cells.refill_at()).min()
     }
 
     /// Removes the groups of ended containers, and sandboxes that were released, and has cells made for the next.
     pub(super) fn clean_up(&mut self) {
         for leaving in std::mem::take(&mut self.leaving) {
             neargate_failpoint::reach("container::removal::before");
-            if !leaving.group.remove() {
+            if !leaving.is_reaped() || !leaving.group.remove() {
                 self.leaving.push(leaving);
                 continue;
             }
@@ -582,7 +629,7 @@ impl Host {
                 self.releasing.push(task);
             }
         }
-        self.cells.refill();
+        self.cells.refill(Instant::now());
         if let Some(Err(error)) = self.journal.as_mut().map(Journal::compact) {
             report("write journal anew", &error);
         }
@@ -612,7 +659,9 @@ impl Host {
     }
 
     /// Removes what belongs to the server itself.
-    pub(super) fn close(&self) {
+    pub(super) fn close(&mut self) {
+        self.cells.close(&self.groups);
+        self.groups.sweep(&HashMap::new(), None);
         self.groups.close();
         if let Some(journal) = &self.journal {
             journal.remove();
@@ -622,10 +671,15 @@ impl Host {
 
 impl Sandbox {
     /// A sandbox in which nothing runs yet.
-    pub(super) fn new(hostname: String, cell: Cell, group: Group) -> Self {
-        let Cell { ids, userns, network, owns_network } = cell;
+    pub(super) fn new(
+        hostname: String,
+        ids: u32,
+        namespaces: Namespaces,
+        group: Group,
+        parked: Option<Parked>,
+    ) -> Self {
         let (live, leaving, releasing) = (HashSet::new(), 0, None);
-        Self { hostname, ids, userns, network, owns_network, group, live, leaving, releasing }
+        Self { hostname, ids, namespaces, group, parked, live, leaving, releasing }
     }
 
     /// Forgets who waits for its release, which goes on.
@@ -638,6 +692,14 @@ impl Sandbox {
     /// Whether containers may still be started in it.
     pub(super) fn is_open(&self) -> bool {
         self.releasing.is_none()
+    }
+}
+
+impl Leaving {
+    /// Whether its process is gone.
+    fn is_reaped(&self) -> bool {
+        let ended = self.process.as_ref().map(|process| sys::wait_child(Some(process.as_fd()), false));
+        !matches!(ended, Some(Ok(None)))
     }
 }
 

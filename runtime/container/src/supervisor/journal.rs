@@ -23,7 +23,7 @@ use neargate_ipc::wire_enum;
 use crate::protocol::{End, NetworkPlan, StartPlan};
 
 /// Both writer and reader must agree on this number; a journal of another version is not understood.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Name of the file in the supervisor's directory.
 const FILE: &str = "journal";
@@ -42,11 +42,19 @@ wire_enum! {
     pub(crate) enum Entry {
         /// The first one: version, and the boot that the process ids belong to.
         0 => Begin { version: u32, boot: String },
-        /// A sandbox was made.
-        1 => Prepared { task: String, hostname: String, ids: u32, limits: Limits, network: NetworkPlan },
-        /// A container's process, an id in the host's namespace, is about to be let go. `pipes` are the inodes of its
-        /// standard output and error, 0 for what is no pipe.
-        2 => Started { number: u64, plan: StartPlan, pid: i32, pipes: (u64, u64) },
+        /// A sandbox was made; `group` is the last part of its cgroup's path.
+        1 => Prepared {
+            task: String,
+            group: String,
+            hostname: String,
+            ids: u32,
+            limits: Limits,
+            network: NetworkPlan,
+        },
+        /// A container's process, an id in the host's namespace, is about to be told what to become. `group` is the
+        /// last part of its cgroup's path, `pipes` are the inodes of its standard output and error, 0 for what is no
+        /// pipe.
+        2 => Started { number: u64, plan: StartPlan, group: String, pid: i32, pipes: (u64, u64) },
         /// A container has ended.
         3 => Ended { number: u64, task: String, end: End },
         /// A sandbox is gone, with all its containers.
@@ -57,6 +65,7 @@ wire_enum! {
 /// A sandbox as the journal tells it.
 #[derive(Debug, PartialEq)]
 pub(super) struct KnownSandbox {
+    pub(super) group: String,
     pub(super) hostname: String,
     pub(super) ids: u32,
     pub(super) limits: Limits,
@@ -69,6 +78,7 @@ pub(super) struct KnownSandbox {
 #[derive(Debug, PartialEq)]
 pub(super) struct KnownContainer {
     pub(super) plan: StartPlan,
+    pub(super) group: String,
     pub(super) pid: i32,
     pub(super) pipes: (u64, u64),
     pub(super) end: Option<End>,
@@ -163,12 +173,13 @@ fn write_anew(path: &Path, boot: &str, known: &Known) -> io::Result<(File, u64)>
 }
 
 fn entries(task: &str, sandbox: &KnownSandbox) -> Vec<Entry> {
-    let KnownSandbox { hostname, ids, limits, network, containers } = sandbox;
-    let (task, hostname) = (task.to_owned(), hostname.clone());
-    let (limits, network) = (limits.clone(), network.clone());
-    let mut entries = vec![Entry::Prepared { task: task.clone(), hostname, ids: *ids, limits, network }];
-    for (number, KnownContainer { plan, pid, pipes, end }) in containers {
-        entries.push(Entry::Started { number: *number, plan: plan.clone(), pid: *pid, pipes: *pipes });
+    let KnownSandbox { group, hostname, ids, limits, network, containers } = sandbox;
+    let (task, group, hostname) = (task.to_owned(), group.clone(), hostname.clone());
+    let (ids, limits, network) = (*ids, limits.clone(), network.clone());
+    let mut entries = vec![Entry::Prepared { task: task.clone(), group, hostname, ids, limits, network }];
+    for (number, KnownContainer { plan, group, pid, pipes, end }) in containers {
+        let (plan, group) = (plan.clone(), group.clone());
+        entries.push(Entry::Started { number: *number, plan, group, pid: *pid, pipes: *pipes });
         let ended = |end: &End| Entry::Ended { number: *number, task: task.clone(), end: end.clone() };
         entries.extend(end.as_ref().map(ended));
     }
@@ -224,14 +235,14 @@ impl Iterator for Entries<'_> {
 fn apply(known: &mut Known, entry: Entry) {
     match entry {
         Entry::Begin { .. } => {}
-        Entry::Prepared { task, hostname, ids, limits, network } => {
+        Entry::Prepared { task, group, hostname, ids, limits, network } => {
             let containers = BTreeMap::new();
-            known.insert(task, KnownSandbox { hostname, ids, limits, network, containers });
+            known.insert(task, KnownSandbox { group, hostname, ids, limits, network, containers });
         }
-        Entry::Started { number, plan, pid, pipes } => {
+        Entry::Started { number, plan, group, pid, pipes } => {
             if let Some(sandbox) = known.get_mut(&plan.task) {
                 sandbox.containers.retain(|_, earlier| earlier.plan.container != plan.container);
-                sandbox.containers.insert(number, KnownContainer { plan, pid, pipes, end: None });
+                sandbox.containers.insert(number, KnownContainer { plan, group, pid, pipes, end: None });
             }
         }
         Entry::Ended { number, task, end } => {
@@ -281,13 +292,14 @@ mod tests {
     use super::*;
 
     fn prepared(task: &str) -> Entry {
-        let (task, hostname) = (task.to_owned(), "host".to_owned());
-        let network = NetworkPlan::Own {};
-        Entry::Prepared { task, hostname, ids: 65_536, limits: Limits::default(), network }
+        let (task, group, hostname) = (task.to_owned(), format!("cell-{task}"), "host".to_owned());
+        let (limits, network) = (Limits::default(), NetworkPlan::Own {});
+        Entry::Prepared { task, group, hostname, ids: 65_536, limits, network }
     }
 
     fn started(number: u64, task: &str, container: &str) -> Entry {
-        Entry::Started { number, plan: plan(task, container), pid: 7, pipes: (8, 9) }
+        let (plan, group) = (plan(task, container), format!("{container}.{number}"));
+        Entry::Started { number, plan, group, pid: 7, pipes: (8, 9) }
     }
 
     fn ended(number: u64, task: &str, code: i32) -> Entry {

@@ -34,6 +34,8 @@ impl Host {
             return Err(no_threads());
         }
         let number = self.next_number();
+        // A task of Wasm containers has no use for it.
+        self.discard_parked(&plan.task);
         let sandbox = self.open_sandbox(&plan.task)?;
         if plan.thread && plan.limits.cpu_millis.is_none() && plan.limits.cpu_shares.is_none() {
             // The task's own group will do.
@@ -45,7 +47,8 @@ impl Host {
         let limits = if plan.thread { cpu_only(&plan.limits) } else { plan.limits.clone() };
         let name = format!("{}.{number}", plan.name);
         let group = self.groups.make_container(&sandbox.group, &name, &limits, &[])?;
-        let opened = if plan.thread { open_for_thread(&group) } else { open(&sandbox.network, &group) };
+        let opened =
+            if plan.thread { open_for_thread(&group) } else { open(&sandbox.namespaces.network, &group) };
         let lent = Lent { task: plan.task.clone(), group, thread: plan.thread };
         match opened {
             Ok((unified, fds)) => {
@@ -54,7 +57,8 @@ impl Host {
                 Ok(())
             }
             Err(failure) => {
-                self.leave(0, lent.task, lent.group, Some((request, Response::Failed { failure })));
+                let answer = Some((request, Response::Failed { failure }));
+                self.leave(0, lent.task, lent.group, None, answer);
                 Ok(())
             }
         }
@@ -64,7 +68,7 @@ impl Host {
     /// error.
     pub(super) fn take_back(&mut self, lending: u64) {
         if let Some(lent) = self.lent.remove(&lending) {
-            self.leave(0, lent.task, lent.group, None);
+            self.leave(0, lent.task, lent.group, None, None);
         }
     }
 
@@ -83,7 +87,7 @@ impl Host {
             if !lent.thread {
                 lent.group.kill_listed();
             }
-            self.leave(0, lent.task, lent.group, None);
+            self.leave(0, lent.task, lent.group, None, None);
         }
     }
 }

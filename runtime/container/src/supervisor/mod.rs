@@ -15,13 +15,14 @@
 //! gone. One with a [`Seat`] (`neargate serve`) goes on, and the next server finds all containers there. When *it* is
 //! gone, the next supervisor finds them by its [`journal`]; [`adopt`] tells how.
 //!
-//! Its one helper is the factory of [`cells`], which makes namespaces ahead of need.
+//! Its one helper is the factory of [`cells`], which makes ahead of need what a task's first container has.
 
 mod adopt;
 mod allow;
 mod bounds;
 mod cells;
 mod exec;
+mod factory;
 mod host;
 mod journal;
 mod lend;
@@ -404,7 +405,7 @@ impl Supervisor {
             self.begin_farewell();
         }
         let Some(until) = self.closing else { return false };
-        match &self.state {
+        match &mut self.state {
             State::Ready(host) if host.is_empty() => {
                 host.close();
                 true

@@ -1,7 +1,8 @@
 //! Starts a container.
 //!
-//! All that can be prepared outside of the container is prepared before the clone, by the supervisor; what
-//! must happen inside is done by [`init`](crate::init).
+//! A container's first process waits already, made by the [`factory`](super::factory), or is cloned now. While it
+//! furnishes its namespaces, the supervisor prepares what is not made inside; then the process is told what to become,
+//! and [`init`](crate::init) does it.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,22 +11,24 @@ use neargate_ipc::channel;
 use neargate_model::capability;
 use rustix::fs::{FileType, Mode};
 
+use super::cells::Parked;
+use super::factory::{self, First, Shape};
 use super::host::{Container, Event, Host, Process, Sandbox};
 use super::journal::Entry;
 use super::{allow, watch};
 use crate::cgroup::Group;
 use crate::devices;
 use crate::failure::{Failure, Step};
-use crate::init::{self, HostIpc, Init, Program, ResourceLimit};
+use crate::init::{self, HostIpc, Orders, Parts, Program, ResourceLimit};
 use crate::protocol::{Response, StartPlan};
-use crate::rootfs;
+use crate::rootfs::{self, Scratch};
 use crate::seccomp::Filters;
-use crate::sys::{self, Clone};
+use crate::sys;
 use crate::user::ID_RANGE;
 
 /// The namespaces of a container, besides the network's, which is its sandbox's, and the cgroup's, which
 /// the child makes once it has joined its groups.
-const NAMESPACES: i32 =
+pub(super) const NAMESPACES: i32 =
     libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// Open files of a container that does not name its own limit, as on Fargate; less where the supervisor
@@ -54,28 +57,31 @@ impl Host {
         let (stdio, readers) = streams_and_readers(fds)?;
         allow::check_plan(&self.setup.allowed, &plan)?;
         let number = self.next_number();
-        let group = {
-            let sandbox = self.open_sandbox(&plan.task)?;
-            self.groups.make_container(
-                &sandbox.group,
-                &format!("{}.{number}", plan.container),
-                &plan.limits,
-                &devices::rules(&plan)?,
-            )?
+        // Early, so that what cannot be executed anyway makes no work.
+        Program::new(&plan.argv, &plan.env)?;
+        self.open_sandbox(&plan.task)?;
+        neargate_failpoint::reach("container::clone::before");
+        let Parked { process, group, scratch } = match self.take_parked(&plan) {
+            Some(parked) => self.limit_parked(parked, &plan)?,
+            None => self.make_first(number, &plan)?,
         };
         neargate_failpoint::reach("container::cgroup::container");
+        neargate_failpoint::reach("container::clone::after");
         if let Some(sandbox) = self.sandboxes.get_mut(&plan.task) {
             sandbox.live.insert(number);
         }
         self.ended.remove(&plan.container);
-        match self.launch(number, &plan, &group, stdio) {
-            Ok(process) => {
+        match self.settle(number, &plan, (&process, &group, scratch.as_ref()), stdio) {
+            Ok(()) => {
                 let mut container = Container::new(process, plan, group, Some(request));
                 container.readers = readers;
                 self.watch_container(number, container);
             }
             Err(failure) => {
-                self.leave(number, plan.task, group, Some((request, Response::Failed { failure })))
+                abandon(&process.pidfd);
+                scratch.iter().for_each(Scratch::remove);
+                let answer = Some((request, Response::Failed { failure }));
+                self.leave(number, plan.task, group, None, answer);
             }
         }
         Ok(())
@@ -86,85 +92,107 @@ impl Host {
         self.sandboxes.get(task).filter(|sandbox| sandbox.is_open()).ok_or_else(missing)
     }
 
-    fn launch(
+    /// The process that waits in a sandbox, for a container that is like most.
+    fn take_parked(&mut self, plan: &StartPlan) -> Option<Parked> {
+        if plan.privileged || plan.host_ipc || !plan.devices.is_empty() {
+            return None;
+        }
+        let parked = self.sandboxes.get_mut(&plan.task)?.parked.take()?;
+        if parked.is_waiting() {
+            return Some(parked);
+        }
+        // Somebody has killed it, for memory for example.
+        parked.scratch.iter().for_each(Scratch::remove);
+        self.leave(0, plan.task.clone(), parked.group, None, None);
+        None
+    }
+
+    fn limit_parked(&mut self, parked: Parked, plan: &StartPlan) -> Result<Parked, Failure> {
+        if let Err(failure) = self.groups.limit_container(&parked.group, &plan.limits) {
+            parked.kill();
+            self.leave(0, plan.task.clone(), parked.group, Some(parked.process.pidfd), None);
+            return Err(failure);
+        }
+        Ok(parked)
+    }
+
+    /// Clones a container's first process in a group of its own.
+    fn make_first(&mut self, number: u64, plan: &StartPlan) -> Result<Parked, Failure> {
+        let sandbox = self.open_sandbox(&plan.task)?;
+        let name = format!("{}.{number}", plan.container);
+        let group =
+            self.groups.make_container(&sandbox.group, &name, &plan.limits, &devices::rules(plan)?)?;
+        match self.clone_first(plan, &group) {
+            Ok(First { pid, pidfd, sync }) => {
+                let process = Process { sync: Some(sync), ..Process::running(pid, pidfd) };
+                Ok(Parked { process, group, scratch: None })
+            }
+            Err(failure) => {
+                self.leave(number, plan.task.clone(), group, None, None);
+                Err(failure)
+            }
+        }
+    }
+
+    fn clone_first(&self, plan: &StartPlan, group: &Group) -> Result<First, Failure> {
+        let sandbox = self.open_sandbox(&plan.task)?;
+        let namespaces = &sandbox.namespaces;
+        // Only in the user namespace that owns it does a container have power over its network.
+        let joins =
+            plan.host_ipc || (namespaces.owns_network && plan.capabilities & capability::NETWORK != 0);
+        let shape = Shape {
+            is_sibling: false,
+            is_masked: !plan.privileged,
+            host_ipc: plan.host_ipc.then(HostIpc::open).transpose()?,
+            joined: joins.then_some(namespaces.user.as_fd()),
+        };
+        let network = namespaces.network.as_fd();
+        factory::clone_first(&self.launchpad, &self.ground(), network, group, sandbox.ids, shape)
+    }
+
+    /// Prepares what a container is made of, and tells its first process what to become.
+    fn settle(
         &mut self,
         number: u64,
         plan: &StartPlan,
-        group: &Group,
+        (process, group, ahead): (&Process, &Group, Option<&Scratch>),
         stdio: [OwnedFd; 3],
-    ) -> Result<Process, Failure> {
+    ) -> Result<(), Failure> {
         let missing = || Failure::System { step: "find sandbox".to_owned(), errno: libc::ENOENT };
         let sandbox = self.sandboxes.get(&plan.task).ok_or_else(missing)?;
-        let program = Program::new(&plan.argv, &plan.env)?;
         neargate_failpoint::reach("container::overlay::before");
-        let root = rootfs::mount_root(
-            plan,
-            sandbox.userns.as_fd(),
-            sandbox.ids,
-            &mut self.passing,
-            &self.launchpad,
-        )?;
+        let (userns, ids) = (sandbox.namespaces.user.as_fd(), sandbox.ids);
+        let root = rootfs::mount_root(plan, userns, ids, ahead, &mut self.passing, &self.launchpad)?;
         neargate_failpoint::reach("container::overlay::after");
-        let volumes = rootfs::open_volumes(plan, sandbox.ids, self.cells.volumes())?;
+        let volumes = rootfs::open_volumes(plan, ids, self.cells.volumes())?;
         let devices = devices::open(plan, &self.launchpad)?;
-        let host_ipc = plan.host_ipc.then(HostIpc::open).transpose()?;
-        let ids = sandbox.ids;
-        // Only in the user namespace that owns it does a container have power over its network.
-        let joined = (plan.host_ipc
-            || (sandbox.owns_network && plan.capabilities & capability::NETWORK != 0))
-            .then(|| sandbox.userns.as_fd());
-        let namespaces = if joined.is_some() { libc::CLONE_NEWPID } else { NAMESPACES };
-        let has_own_maps = joined.is_none();
         let pipes = (pipe_inode(&stdio[1])?, pipe_inode(&stdio[2])?);
-        let (ours, theirs) = sync_pair()?;
         let limits = resource_limits(plan);
-        let launchpad = &self.launchpad;
-        neargate_failpoint::reach("container::clone::before");
-        let cloned = launchpad.in_network(sandbox.network.as_fd(), || {
-            let sysfs = rootfs::new_sysfs().step("make sysfs")?;
-            let init = Init {
-                plan,
-                program: &program,
-                hostname: &sandbox.hostname,
-                resolv_conf: &self.setup.resolv_conf,
-                masked: if plan.privileged { &[] } else { &self.masked },
-                filter: filter(&self.filters, plan.capabilities)?,
-                root,
-                sysfs,
-                volumes,
-                devices,
-                host_ipc,
-                joined,
-                tasks: group.open_tasks().step("open cgroup tasks")?,
-                stdio,
-                mount_cgroup2: self.groups.mounts_cgroup2(),
-                limits: &limits,
-            };
-            match launchpad.clone_from_launch(namespaces as u64, group.unified_fd(), ids)? {
-                Clone::Child => init::start(init, theirs, ours.as_fd()),
-                Clone::Parent { pid, pidfd } => Ok((pid, pidfd)),
-            }
-        });
-        let (pid, pidfd) = cloned?;
-        neargate_failpoint::reach("container::clone::after");
-        let admitted = admit(pid, has_own_maps.then_some(ids), &limits).and_then(|()| {
-            self.note(|| Entry::Started { number, plan: plan.clone(), pid, pipes }).step("write journal")?;
-            neargate_failpoint::reach("container::gate::before");
-            go(&ours)
-        });
+        let orders = Orders {
+            plan: plan.clone(),
+            hostname: sandbox.hostname.clone(),
+            resolv_conf: self.setup.resolv_conf.clone(),
+            ulimits: limits.iter().map(|limit| (limit.resource, (limit.soft, limit.hard))).collect(),
+            has_network_files: root.has_network_files,
+            volumes: volumes.iter().map(|volume| (volume.mount.is_some(), volume.is_dir)).collect(),
+        };
+        let parts = Parts { stdio, root, volumes, devices };
+        limits.iter().filter(|limit| limit.is_raised()).try_for_each(|limit| limit.set(process.pid))?;
+        let (pid, group) = (process.pid, group.name().to_owned());
+        self.note(|| Entry::Started { number, plan: orders.plan.clone(), group, pid, pipes })
+            .step("write journal")?;
+        neargate_failpoint::reach("container::gate::before");
+        let sync = process.sync.as_ref().ok_or_else(missing)?;
+        init::give(sync, &orders, &parts).step("release new process")?;
         neargate_failpoint::reach("container::gate::after");
-        if let Err(failure) = admitted {
-            abandon(&pidfd);
-            return Err(failure);
-        }
-        Ok(Process { pid, pidfd, sync: Some(ours), failure: None, terminal: None })
+        Ok(())
     }
 
     fn watch_container(&mut self, number: u64, container: Container) {
         if let Err((failure, container)) = self.enter_container(number, container) {
             abandon(&container.process.pidfd);
             let answer = container.start_request.map(|request| (request, Response::Failed { failure }));
-            self.leave(number, container.plan.task, container.group, answer);
+            self.leave(number, container.plan.task, container.group, None, answer);
         }
     }
 
@@ -249,16 +277,13 @@ pub(super) fn go(sync: &OwnedFd) -> Result<(), Failure> {
     rustix::io::write(sync, &[init::GO]).step("release new process").map(drop)
 }
 
-/// Gives a process its ids, unless its user namespace has them already, and those of its limits that take rights on the
-/// host; the others it sets itself, because without SYS_RESOURCE not even root may set them in a user namespace that
-/// is not its own (prlimit(2)).
-fn admit(pid: i32, ids: Option<u32>, limits: &[ResourceLimit]) -> Result<(), Failure> {
+/// Gives a process its ids, unless its user namespace has them already, and takes the supervisor's protection off it.
+pub(super) fn admit(pid: i32, ids: Option<u32>) -> Result<(), Failure> {
     if let Some(ids) = ids {
         let map = format!("0 {ids} {ID_RANGE}");
         rootfs::write_maps(pid, &map, &map).step("write id maps")?;
     }
-    set_oom_score(pid)?;
-    limits.iter().filter(|limit| limit.is_raised()).try_for_each(|limit| limit.set(pid))
+    set_oom_score(pid)
 }
 
 /// The resource limits of a container: ours and what its capabilities raise, as far as the supervisor may, then what

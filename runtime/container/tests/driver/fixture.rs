@@ -49,6 +49,8 @@ pub(crate) struct Task<'a> {
     pub(crate) fixture: &'a Fixture,
     client: &'a SupervisorClient,
     pub(crate) sandbox: Sandbox,
+    /// Name of its cgroups.
+    pub(crate) group: String,
 }
 
 /// What a container has done.
@@ -183,7 +185,8 @@ impl Fixture {
         let task = TaskId::new(format!("{:032x}", self.number())).unwrap();
         let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true, network };
         let sandbox = SandboxHost::prepare(client, &spec).await.unwrap();
-        Task { fixture: self, client, sandbox }
+        let group = group_of(&sandbox.task).expect("groups of the task");
+        Task { fixture: self, client, sandbox, group }
     }
 
     pub(crate) async fn shut_down(&self) {
@@ -277,7 +280,7 @@ impl Task<'_> {
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         cgroup_roots()
             .into_iter()
-            .map(|root| root.join("neargate").join(&self.fixture.instance).join(self.sandbox.task.as_str()))
+            .map(|root| root.join("neargate").join(&self.fixture.instance).join(&self.group))
             .filter(|dir| dir.exists())
             .collect()
     }
@@ -325,6 +328,19 @@ pub(crate) fn make_devices(directory: &Path) -> Vec<PathBuf> {
         path
     };
     [("zero", 5), ("kmsg", 11)].map(make).to_vec()
+}
+
+/// The name of a task's cgroups, by the mark on them.
+pub(crate) fn group_of(task: &TaskId) -> Option<String> {
+    let list = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
+    let instances = cgroup_roots().into_iter().flat_map(|root| list(root.join("neargate")));
+    let mut groups = instances.flat_map(|instance| list(instance.path()));
+    let is_its = |dir: &PathBuf| {
+        let mut value = [0; 64];
+        let length = rustix::fs::getxattr(dir, "trusted.neargate.task", &mut value[..]).unwrap_or(0);
+        value[..length] == *task.as_str().as_bytes()
+    };
+    groups.find(|entry| is_its(&entry.path())).map(|entry| entry.file_name().into_string().unwrap())
 }
 
 /// All mounted cgroup hierarchies.

@@ -115,7 +115,7 @@ async fn process_is_in_the_sandbox(fixture: &Fixture) {
     let (process, hold) = start_waiting(In::Sandbox(&task, limits), "wait", Vec::new()).await;
     let network = fs::read_link(format!("/proc/{}/ns/net", process.id())).unwrap();
     let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", process.id())).unwrap();
-    let within = format!("/neargate/{}/{}/0123-abc.", fixture.instance, task.sandbox.task);
+    let within = format!("/neargate/{}/{}/0123-abc.", fixture.instance, task.group);
     assert!(cgroup.contains(&within), "{cgroup}");
     assert!(!groups(&task, "0123-abc.").is_empty());
     let (stdout, _) = streams.read().await;
@@ -182,7 +182,7 @@ async fn thread_is_in_the_sandbox(fixture: &Fixture) {
     let (process, hold) = start_waiting(In::Nothing(fixture), "thread", tasks).await;
     let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap().flatten();
     let threads: Vec<PathBuf> = threads.map(|entry| entry.path()).collect();
-    let within = format!("/{}/thread.", task.sandbox.task);
+    let within = format!("/{}/thread.", task.group);
     let is_inside = |thread: &Path| fs::read_to_string(thread.join("cgroup")).unwrap().contains(&within);
     let inside = threads.iter().filter(|thread| is_inside(thread)).count();
     assert_eq!((threads.len(), inside), (2, 1));

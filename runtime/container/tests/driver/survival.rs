@@ -20,7 +20,7 @@ use neargate_model::policy::HostPath;
 use neargate_model::{ContainerId, ContainerName, Policy, TaskId};
 
 use crate::cases;
-use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec};
+use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec, group_of};
 
 cases![
     killed_server,
@@ -503,8 +503,9 @@ impl Role {
 
     /// The first process of a container, by its groups.
     fn pid(&self, number: usize) -> i32 {
-        let task = format!("{number:032x}");
+        let task = TaskId::new(format!("{number:032x}")).unwrap();
         let instance = config(&self.directory).instance().to_owned();
+        let task = group_of(&task).expect("groups of the task");
         let groups = cgroup_roots().into_iter().map(|root| root.join("neargate").join(&instance).join(&task));
         let groups = groups.filter_map(|group| fs::read_dir(group).ok()).flatten().flatten();
         let listed = groups.filter_map(|group| fs::read_to_string(group.path().join("cgroup.procs")).ok());
