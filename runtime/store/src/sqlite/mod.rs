@@ -2,22 +2,24 @@
 //!
 //! ```text
 //!  commit ─┐                       ┌─ BEGIN, each transaction in order, COMMIT (one fsync)
-//!  commit ─┼─> bounded queue ─> writer thread ─> change log ─> watches
-//!  outcome ┘                       └─ answers, then a checkpoint when the WAL is long
-//!  get, scan ─> one of a few reader connections, on the caller's thread
+//!  commit ─┼─> bounded queue ─> writer thread ─> recent entries ─> get
+//!  outcome ┘                       │         └─> change log ─> watches
+//!                                  └─ answers, then a checkpoint when the WAL is long
+//!  get of others, scan ─> one of a few reader connections, on the caller's thread
 //! ```
 //!
 //! Only the writer thread changes the database, so preconditions need no locks and transactions that wait while
 //! one fsync runs share the next. A reader begins a snapshot after the last `COMMIT` returned, so it sees all that
-//! was acknowledged, and nothing that is not durable: SQLite publishes a commit to readers after its fsync.
+//! was acknowledged, and nothing that is not durable: SQLite publishes a commit to readers after its fsync. What was
+//! written or read lately is answered from memory, by the same rule: `recent` tells how.
 
 mod open;
 mod reader;
+mod recent;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,10 +38,14 @@ use crate::txn::{Commit, Txn};
 
 pub use open::{OpenError, SqliteOptions};
 use reader::Readers;
+use recent::Recent;
 use writer::Command;
 
 /// Commands that may wait for the writer; further callers wait for a place.
 const QUEUE: usize = 1024;
+
+/// How long a reader should wait for a writer that does not get on.
+const BEHIND_RETRY: Duration = Duration::from_millis(100);
 
 /// A store in one SQLite file. Dropping it ends the writer thread after the queue is empty, and checkpoints the WAL.
 pub struct SqliteStore {
@@ -55,13 +61,13 @@ struct Shared {
     log: Arc<ChangeLog>,
     deadlines: Deadlines,
     clock: Arc<dyn Clock>,
-    /// The last durable revision.
-    rev: AtomicU64,
+    recent: Recent,
 }
 
 impl Shared {
-    fn rev(&self) -> Rev {
-        Rev::from(self.rev.load(Ordering::Acquire))
+    /// Lets a reader go on that has seen this revision.
+    fn catch_up(&self, rev: Rev) -> Result<(), StoreError> {
+        if self.recent.wait_for(rev) { Ok(()) } else { Err(StoreError::unavailable(BEHIND_RETRY, Behind)) }
     }
 }
 
@@ -89,8 +95,15 @@ impl Store for SqliteStore {
     }
 
     async fn get(&self, keys: &[Key], c: Consistency) -> Result<Vec<Option<Entry>>, StoreError> {
-        c.admit(self.shared.rev())?;
-        self.readers.as_ref().ok_or_else(closed)?.get(keys)
+        let recent = &self.shared.recent;
+        c.admit(recent.rev())?;
+        if let Some(found) = recent.get(keys) {
+            return Ok(found);
+        }
+        let (rev, found) = self.readers.as_ref().ok_or_else(closed)?.get(keys)?;
+        self.shared.catch_up(rev)?;
+        recent.remember(rev, keys, &found);
+        Ok(found)
     }
 
     async fn scan(
@@ -100,8 +113,10 @@ impl Store for SqliteStore {
         limit: u32,
         c: Consistency,
     ) -> Result<Page, StoreError> {
-        c.admit(self.shared.rev())?;
-        self.readers.as_ref().ok_or_else(closed)?.scan(prefix, after, limit)
+        c.admit(self.shared.recent.rev())?;
+        let page = self.readers.as_ref().ok_or_else(closed)?.scan(prefix, after, limit)?;
+        self.shared.catch_up(page.rev)?;
+        Ok(page)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Commit, StoreError> {
@@ -177,6 +192,10 @@ fn closed() -> StoreError {
 #[derive(Debug, thiserror::Error)]
 #[error("the store's writer has ended")]
 struct Closed;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the store's writer does not get on")]
+struct Behind;
 
 /// What an SQLite error before `COMMIT` means to the caller (<https://sqlite.org/rescode.html>).
 fn classify(source: Arc<rusqlite::Error>) -> StoreError {

@@ -5,13 +5,13 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::reader::Readers;
+use super::recent::Recent;
 use super::writer::Writer;
 use super::{QUEUE, Shared, SqliteStore};
 use crate::changes::ChangeLog;
@@ -173,7 +173,7 @@ impl SqliteOptions {
             log: Arc::new(ChangeLog::new(rev)),
             deadlines,
             clock: self.clock,
-            rev: AtomicU64::new(rev.get()),
+            recent: Recent::new(rev),
         });
         let (commands, queue) = mpsc::channel(QUEUE);
         let writer = Writer::new(db, lock, shared.clone(), queue, rev, fates);

@@ -33,18 +33,17 @@ impl Readers {
         Ok(Self { connections, next: AtomicUsize::new(0) })
     }
 
-    pub(super) fn get(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>, StoreError> {
+    /// The entries, and the revision that they are of.
+    pub(super) fn get(&self, keys: &[Key]) -> Result<(Rev, Vec<Option<Entry>>), StoreError> {
         let db = self.any();
         let read = || {
-            // One statement is its own snapshot; several need a transaction around them.
-            let snapshot = (keys.len() > 1).then(|| db.unchecked_transaction()).transpose()?;
-            let mut get = db.prepare_cached(GET)?;
-            let entries = keys.iter().map(|key| get_entry(&mut get, key)).collect::<rusqlite::Result<_>>();
-            drop(get);
-            drop(snapshot);
-            entries
+            let snapshot = db.unchecked_transaction()?;
+            let rev = current_rev(&snapshot)?;
+            let mut get = snapshot.prepare_cached(GET)?;
+            let entries = keys.iter().map(|key| get_entry(&mut get, key));
+            Ok((rev, entries.collect::<rusqlite::Result<_>>()?))
         };
-        read().map_err(|error| classify(Arc::new(error)))
+        read().map_err(|error: rusqlite::Error| classify(Arc::new(error)))
     }
 
     pub(super) fn scan(&self, prefix: &Key, after: Option<&Key>, limit: u32) -> Result<Page, StoreError> {

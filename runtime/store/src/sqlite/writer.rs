@@ -15,7 +15,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -379,7 +378,7 @@ impl Writer {
         self.behind = false;
         if group.rev > self.rev {
             self.rev = group.rev;
-            self.shared.rev.store(group.rev.get(), Ordering::Release);
+            self.shared.recent.advance(group.rev, &group.changes);
             self.shared.log.publish(group.rev, group.changes, group.now);
         }
     }
@@ -408,8 +407,8 @@ impl Writer {
         let (rev, fates, _) = Self::load(&self.db, now)?;
         if rev > self.rev {
             // The group was committed after all. Its changes were never published, so no watch may go on.
+            self.shared.recent.restart(rev);
             self.shared.log.restart(rev);
-            self.shared.rev.store(rev.get(), Ordering::Release);
         }
         (self.rev, self.fates, self.suspect) = (rev, fates, false);
         tracing::info!(%rev, "the store can write again");
@@ -486,12 +485,11 @@ struct Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-
     use super::*;
     use crate::changes::{ChangeLog, LogWatch};
     use crate::lease::Deadlines;
     use crate::sqlite::SqliteStore;
+    use crate::sqlite::recent::Recent;
     use crate::store::{WatchItem, WatchSource};
     use crate::testing::ManualClock;
 
@@ -505,7 +503,7 @@ mod tests {
             log: Arc::new(ChangeLog::new(rev)),
             deadlines: Deadlines::default(),
             clock: Arc::new(ManualClock::default()),
-            rev: AtomicU64::new(rev.get()),
+            recent: Recent::new(rev),
         };
         let (_, queue) = mpsc::channel(1);
         Writer::new(db, LockFile::take(&path).unwrap(), Arc::new(shared), queue, rev, fates)
@@ -553,7 +551,7 @@ mod tests {
         writer.run_sql("COMMIT").unwrap();
         assert_eq!(fail_commit(&mut writer, &txn).unwrap(), Commit::Unknown);
         assert_eq!(outcome(&mut writer, txn.id), Some(group.rev));
-        assert_eq!(writer.shared.rev(), group.rev, "readers may ask for it");
+        assert_eq!(writer.shared.recent.rev(), group.rev, "readers may ask for it");
         assert_eq!(watch.next().await, WatchItem::Gone { compacted: group.rev }, "its change was never told");
     }
 
