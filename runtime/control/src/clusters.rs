@@ -1,5 +1,7 @@
 //! Clusters.
 
+use std::sync::Arc;
+
 use neargate_model::{Cluster, ClusterName, ClusterStatus, LastStatus, Scope, Tags};
 use neargate_store::{StoreError, Txn, Versioned};
 
@@ -86,8 +88,8 @@ impl Control {
         &self,
         scope: &Scope,
         name: &ClusterName,
-    ) -> Result<Option<Versioned<Cluster>>, StoreError> {
-        let found = CLUSTERS.get(self.store(), &cluster_key(scope, name), NOW).await?;
+    ) -> Result<Option<Versioned<Arc<Cluster>>>, StoreError> {
+        let found = self.memos().clusters.get(self.store(), &cluster_key(scope, name)).await?;
         Ok(found.filter(|found| found.value.status == ClusterStatus::Active))
     }
 
@@ -150,7 +152,7 @@ impl Control {
             let Some(found) = self.active_cluster(scope, name).await? else {
                 return Err(ClusterError::NotFound { name: name.clone() });
             };
-            let mut cluster = found.value;
+            let mut cluster = Arc::unwrap_or_clone(found.value);
             change(&mut cluster);
             let txn = CLUSTERS.put(Txn::fresh().at_rev(&key, found.rev), &key, &cluster)?;
             if commit(self.store(), txn).await? {

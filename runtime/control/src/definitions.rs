@@ -1,5 +1,7 @@
 //! Task definitions: families and their revisions.
 
+use std::sync::Arc;
+
 use neargate_model::{
     DefinitionStatus, Family, LaunchType, NodeCommand, Scope, Tags, TaskDefinition, TaskShape, validate,
 };
@@ -139,7 +141,7 @@ impl Control {
         scope: &Scope,
         family: &Family,
         revision: RevisionWanted,
-    ) -> Result<TaskDefinition, DefinitionError> {
+    ) -> Result<Arc<TaskDefinition>, DefinitionError> {
         Ok(self.definition(scope, family, revision).await?.value)
     }
 
@@ -148,7 +150,7 @@ impl Control {
         scope: &Scope,
         family: &Family,
         revision: RevisionWanted,
-    ) -> Result<Versioned<TaskDefinition>, DefinitionError> {
+    ) -> Result<Versioned<Arc<TaskDefinition>>, DefinitionError> {
         let not_found = || DefinitionError::NotFound { family: family.clone() };
         let revision = match revision {
             RevisionWanted::Exactly(revision) => revision,
@@ -159,7 +161,7 @@ impl Control {
             }
         };
         let key = definition_key(scope, family, revision);
-        DEFINITIONS.get(self.store(), &key, NOW).await?.ok_or_else(not_found)
+        self.memos().definitions.get(self.store(), &key).await?.ok_or_else(not_found)
     }
 
     /// Makes a revision inactive; tasks that use it go on. Doing it twice changes nothing.
@@ -172,12 +174,12 @@ impl Control {
         for _ in 0..WRITE_ATTEMPTS {
             let found = self.definition(scope, family, RevisionWanted::Exactly(revision)).await?;
             if found.value.status != DefinitionStatus::Active {
-                return Ok(found.value);
+                return Ok(Arc::unwrap_or_clone(found.value));
             }
             let definition = TaskDefinition {
                 status: DefinitionStatus::Inactive,
                 deregistered_at: Some(self.now()),
-                ..found.value
+                ..Arc::unwrap_or_clone(found.value)
             };
             let (family_at, definition_at) =
                 (family_key(scope, family), definition_key(scope, family, revision));
@@ -226,7 +228,7 @@ impl Control {
         let key = definition_key(scope, family, revision);
         for _ in 0..WRITE_ATTEMPTS {
             let found = self.definition(scope, family, RevisionWanted::Exactly(revision)).await?;
-            let mut definition = found.value;
+            let mut definition = Arc::unwrap_or_clone(found.value);
             change(&mut definition)?;
             let txn = DEFINITIONS.put(Txn::fresh().at_rev(&key, found.rev), &key, &definition)?;
             if commit(self.store(), txn).await? {

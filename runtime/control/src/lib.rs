@@ -10,6 +10,7 @@
 mod clusters;
 mod definitions;
 mod environment;
+mod memo;
 mod place;
 mod recover;
 mod reports;
@@ -22,7 +23,10 @@ mod tests;
 
 use std::sync::Arc;
 
+use neargate_model::{Cluster, Task, TaskDefinition, TaskSpec};
 use neargate_store::Store;
+
+use memo::Memo;
 
 pub use clusters::{ClusterCounts, ClusterError};
 pub use definitions::{DefinitionError, DefinitionStatusFilter, NewDefinition, RevisionWanted};
@@ -48,6 +52,27 @@ struct Shared {
     node: Arc<dyn NodeLink>,
     clock: Arc<dyn Clock>,
     ledger: place::Ledger,
+    memos: Memos,
+}
+
+/// What is read at every start or again and again.
+struct Memos {
+    clusters: Memo<Cluster>,
+    definitions: Memo<TaskDefinition>,
+    /// Running and stopped.
+    tasks: Memo<Task>,
+    specs: Memo<TaskSpec>,
+}
+
+impl Default for Memos {
+    fn default() -> Self {
+        Self {
+            clusters: Memo::new(tables::CLUSTERS),
+            definitions: Memo::new(tables::DEFINITIONS),
+            tasks: Memo::new(tables::TASKS),
+            specs: Memo::new(tables::SPECS),
+        }
+    }
 }
 
 impl Control {
@@ -59,11 +84,15 @@ impl Control {
         capacity: Capacity,
     ) -> Self {
         let ledger = place::Ledger::new(capacity);
-        Self { shared: Arc::new(Shared { store, node, clock, ledger }) }
+        Self { shared: Arc::new(Shared { store, node, clock, ledger, memos: Memos::default() }) }
     }
 
     fn store(&self) -> &dyn Store {
         &*self.shared.store
+    }
+
+    fn memos(&self) -> &Memos {
+        &self.shared.memos
     }
 
     fn now(&self) -> neargate_model::Timestamp {

@@ -1,10 +1,12 @@
 //! What the node says: whole statuses, committed in the order of their versions.
 
-use neargate_model::{LastStatus, NodeReport};
-use neargate_store::{StoreError, Txn};
+use std::sync::Arc;
+
+use neargate_model::{LastStatus, NodeReport, Task};
+use neargate_store::{StoreError, Txn, Versioned};
 
 use crate::Control;
-use crate::tables::{NOW, STOPPED, TASKS, WRITE_ATTEMPTS, commit, task_key, too_contended};
+use crate::tables::{STOPPED, TASKS, WRITE_ATTEMPTS, commit_at, task_key, too_contended};
 
 /// Why a report was not committed; the node says it again.
 #[derive(Debug, thiserror::Error)]
@@ -17,23 +19,24 @@ impl Control {
     pub async fn apply_report(&self, report: &NodeReport) -> Result<(), ReportError> {
         let at = task_key(&TASKS, &report.task);
         for _ in 0..WRITE_ATTEMPTS {
-            let Some(found) = TASKS.get(self.store(), &at, NOW).await? else { return Ok(()) };
-            let mut task = found.value;
-            if report.status.version <= task.status.version {
+            let Some(found) = self.memos().tasks.get(self.store(), &at).await? else { return Ok(()) };
+            if report.status.version <= found.value.status.version {
                 return Ok(());
             }
+            let mut task = Task::clone(&found.value);
             task.status = report.status.clone();
             let has_stopped = task.status.last == LastStatus::Stopped;
-            let mut txn = Txn::fresh().at_rev(&at, found.rev);
-            if has_stopped {
-                txn = STOPPED.put(txn.delete(&at), &task_key(&STOPPED, &report.task), &task)?;
-            } else {
-                txn = TASKS.put(txn, &at, &task)?;
-            }
+            let txn = Txn::fresh().at_rev(&at, found.rev);
+            let stopped_at = task_key(&STOPPED, &report.task);
+            let (txn, now_at) = if has_stopped { (txn.delete(&at), &stopped_at) } else { (txn, &at) };
+            let txn = TASKS.put(txn, now_at, &task)?;
             neargate_failpoint::reach("control::report::before");
-            if commit(self.store(), txn).await? {
+            if let Some(rev) = commit_at(self.store(), txn).await? {
                 neargate_failpoint::reach("control::report::after");
+                let task = Arc::new(task);
+                self.memos().tasks.enter(now_at, Versioned { value: task.clone(), rev });
                 if has_stopped {
+                    self.memos().tasks.forget(&at);
                     self.shared.ledger.give_back(&report.task);
                     tracing::info!(task = %task.id, reason = stop_reason(&task.status), "task stopped");
                 }

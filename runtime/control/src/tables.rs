@@ -4,7 +4,9 @@ use neargate_model::{
     AccountSetting, Cluster, ClusterName, Family, Scope, Task, TaskDefinition, TaskId, TaskKey, TaskSpec,
     Timestamp,
 };
-use neargate_store::{Consistency, Key, Settled, Store, StoreError, Table, Txn, Versioned, commit_retrying};
+use neargate_store::{
+    Consistency, Key, Rev, Settled, Store, StoreError, Table, Txn, Versioned, commit_retrying,
+};
 use serde::{Deserialize, Serialize};
 
 /// Reads see every acknowledged write.
@@ -98,7 +100,15 @@ where
 
 /// Commits; `false` means that somebody else was quicker and the caller should look again.
 pub(crate) async fn commit(store: &dyn Store, txn: Txn) -> Result<bool, StoreError> {
-    Ok(matches!(commit_retrying(store, txn).await?, Settled::Done(_)))
+    Ok(commit_at(store, txn).await?.is_some())
+}
+
+/// As [`commit`], and tells the revision.
+pub(crate) async fn commit_at(store: &dyn Store, txn: Txn) -> Result<Option<Rev>, StoreError> {
+    match commit_retrying(store, txn).await? {
+        Settled::Done(rev) => Ok(Some(rev)),
+        Settled::Conflict { .. } => Ok(None),
+    }
 }
 
 /// The error of an optimistic write that lost [`WRITE_ATTEMPTS`] races in a row.

@@ -66,13 +66,13 @@ impl Control {
         match resource {
             Taggable::Cluster(name) => {
                 let cluster = self.active_cluster(scope, name).await?;
-                Ok(cluster.ok_or(TagError::NotFound)?.value.tags)
+                Ok(cluster.ok_or(TagError::NotFound)?.value.tags.clone())
             }
             Taggable::Definition(family, revision) => {
                 let revision = RevisionWanted::Exactly(*revision);
-                Ok(self.find_definition(scope, family, revision).await?.tags)
+                Ok(self.find_definition(scope, family, revision).await?.tags.clone())
             }
-            Taggable::Task(key) => Ok(self.task_record(key).await?.ok_or(TagError::NotFound)?.tags),
+            Taggable::Task(key) => Ok(self.task_record(key).await?.ok_or(TagError::NotFound)?.tags.clone()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Tasks: accepting, stopping, describing, listing and waiting for them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use neargate_model::{
@@ -7,13 +8,13 @@ use neargate_model::{
     LaunchType, NodeCommand, Scope, Stop, StopCode, Tags, Task, TaskDefinition, TaskId, TaskKey, TaskShape,
     TaskSpec, TaskStatus, Timestamp,
 };
-use neargate_store::{Key, StoreError, Txn, WatchItem};
+use neargate_store::{Key, StoreError, Txn, Versioned, WatchItem};
 use uuid::Uuid;
 
 use crate::place::{Demand, Refusal};
 use crate::tables::{
-    NOW, SPECS, STOPPED, TASKS, TOKENS, TokenRecord, WRITE_ATTEMPTS, cluster_key, commit, task_key,
-    token_key, too_contended,
+    NOW, SPECS, STOPPED, TASKS, TOKENS, TokenRecord, WRITE_ATTEMPTS, cluster_key, commit, commit_at,
+    task_key, token_key, too_contended,
 };
 use crate::{Control, DefinitionError, RevisionWanted, tags};
 
@@ -101,9 +102,9 @@ pub struct Accepted {
 #[derive(Clone, Debug, PartialEq)]
 pub struct DescribedTask {
     /// How it stands.
-    pub task: Task,
+    pub task: Arc<Task>,
     /// What it is made of.
-    pub spec: TaskSpec,
+    pub spec: Arc<TaskSpec>,
 }
 
 /// Why no task was accepted.
@@ -256,7 +257,7 @@ impl Control {
         Ok(Some(Accepted { tasks: described.into_iter().flatten().collect(), refused: Vec::new() }))
     }
 
-    async fn runnable(&self, request: &RunTasks) -> Result<TaskDefinition, RunError> {
+    async fn runnable(&self, request: &RunTasks) -> Result<Arc<TaskDefinition>, RunError> {
         let definition = self.find_definition(&request.scope, &request.family, request.revision).await?;
         let (family, revision) = (definition.family.clone(), definition.revision);
         if definition.status != DefinitionStatus::Active {
@@ -278,8 +279,7 @@ impl Control {
         let (mut tasks, mut refused) = (Vec::new(), Vec::new());
         let demand = Demand { memory_mib: memory_demand_mib(shape), cpu_units: shape.cpu_units.unwrap_or(0) };
         for _ in 0..request.count {
-            let mut described = self.new_task(request, definition, shape, demand.memory_mib);
-            described.spec.own_workers = own_workers;
+            let described = self.new_task(request, definition, shape, demand.memory_mib, own_workers);
             match self.shared.ledger.take(described.task.key(), demand) {
                 Ok(()) => tasks.push(described),
                 Err(refusal) => refused.push(refusal),
@@ -294,6 +294,7 @@ impl Control {
         definition: &TaskDefinition,
         shape: &TaskShape,
         memory_reserved_mib: u32,
+        own_workers: bool,
     ) -> DescribedTask {
         let id = TaskId::new(Uuid::new_v4().simple().to_string()).expect("a simple UUID is 32 hex digits");
         let names: Vec<_> = shape.containers.iter().map(|container| container.name.clone()).collect();
@@ -326,11 +327,11 @@ impl Control {
             shape: shape.clone(),
             container_ids: names.iter().map(|_| new_container_id()).collect(),
             launch_type: request.launch_type,
-            own_workers: false,
+            own_workers,
             deadline: request.deadline,
             face: request.face.clone(),
         };
-        DescribedTask { task, spec }
+        DescribedTask { task: Arc::new(task), spec: Arc::new(spec) }
     }
 
     async fn commit_tasks(
@@ -339,10 +340,11 @@ impl Control {
         mut txn: Txn,
         tasks: &[DescribedTask],
     ) -> Result<bool, StoreError> {
-        for DescribedTask { task, spec } in tasks {
-            let key = task.key();
-            txn = TASKS.put(txn, &task_key(&TASKS, &key), task)?;
-            txn = SPECS.put(txn, &task_key(&SPECS, &key), spec)?;
+        let keys_of = |key: &TaskKey| (task_key(&TASKS, key), task_key(&SPECS, key));
+        let keys: Vec<(Key, Key)> = tasks.iter().map(|described| keys_of(&described.task.key())).collect();
+        for (DescribedTask { task, spec }, (task_at, spec_at)) in tasks.iter().zip(&keys) {
+            txn = TASKS.put(txn, task_at, task)?;
+            txn = SPECS.put(txn, spec_at, spec)?;
         }
         if let Some((token, digest)) = &request.token {
             let key = token_key(&request.scope, &request.cluster, token);
@@ -353,7 +355,12 @@ impl Control {
             };
             txn = TOKENS.put(txn.absent(&key), &key, &record)?;
         }
-        commit(self.store(), txn).await
+        let Some(rev) = commit_at(self.store(), txn).await? else { return Ok(false) };
+        for (DescribedTask { task, spec }, (task_at, spec_at)) in tasks.iter().zip(&keys) {
+            self.memos().tasks.enter(task_at, Versioned { value: task.clone(), rev });
+            self.memos().specs.enter(spec_at, Versioned { value: spec.clone(), rev });
+        }
+        Ok(true)
     }
 
     fn forget_placed(&self, tasks: &[DescribedTask]) {
@@ -367,7 +374,7 @@ impl Control {
     async fn assign(&self, tasks: &[DescribedTask]) {
         for DescribedTask { task, spec } in tasks {
             let command = NodeCommand::Assign {
-                spec: Box::new(spec.clone()),
+                spec: Box::new(TaskSpec::clone(spec)),
                 status: Box::new(task.status.clone()),
                 created_at: task.created_at,
             };
@@ -440,29 +447,38 @@ impl Control {
     ) -> Result<Vec<Option<DescribedTask>>, StoreError> {
         let mut described = Vec::with_capacity(ids.len());
         for chunk in ids.chunks(DESCRIBE_CHUNK) {
-            let keys = chunk.iter().flat_map(|id| {
-                let key = TaskKey { scope: scope.clone(), cluster: cluster.clone(), id: id.clone() };
-                [task_key(&TASKS, &key), task_key(&STOPPED, &key), task_key(&SPECS, &key)]
-            });
-            let keys: Vec<Key> = keys.collect();
-            let found = self.store().get(&keys, NOW).await?;
-            for entries in found.chunks(3) {
-                let [live, stopped, spec] = entries else { continue };
-                let task = live.as_ref().or(stopped.as_ref()).map(|entry| TASKS.decode(entry)).transpose()?;
-                let spec = spec.as_ref().map(|entry| SPECS.decode(entry)).transpose()?;
-                described.push(match (task, spec) {
-                    (Some(task), Some(spec)) => Some(DescribedTask { task: task.value, spec: spec.value }),
-                    _ => None,
-                });
-            }
+            let key =
+                |id: &TaskId| TaskKey { scope: scope.clone(), cluster: cluster.clone(), id: id.clone() };
+            let keys: Vec<TaskKey> = chunk.iter().map(key).collect();
+            let tasks = self.task_records(&keys).await?;
+            let specs: Vec<Key> = keys.iter().map(|key| task_key(&SPECS, key)).collect();
+            let specs = self.memos().specs.get_many(self.store(), &specs).await?;
+            described.extend(tasks.into_iter().zip(specs).map(|(task, spec)| {
+                let (task, spec) = (task?, spec?.value);
+                Some(DescribedTask { task, spec })
+            }));
         }
         Ok(described)
     }
 
-    pub(crate) async fn task_record(&self, key: &TaskKey) -> Result<Option<Task>, StoreError> {
-        let keys = [task_key(&TASKS, key), task_key(&STOPPED, key)];
-        let found = TASKS.get_many(self.store(), &keys, NOW).await?;
-        Ok(found.into_iter().flatten().next().map(|found| found.value))
+    /// The records of tasks, running or stopped, in the order asked.
+    async fn task_records(&self, keys: &[TaskKey]) -> Result<Vec<Option<Arc<Task>>>, StoreError> {
+        let memo = &self.memos().tasks;
+        let live: Vec<Key> = keys.iter().map(|key| task_key(&TASKS, key)).collect();
+        let mut found = memo.get_many(self.store(), &live).await?;
+        // A task moves from one table to the other and never back, so that it is missed by no look at the second after
+        // the first.
+        let missing: Vec<usize> = (0..keys.len()).filter(|index| found[*index].is_none()).collect();
+        if !missing.is_empty() {
+            let stopped: Vec<Key> = missing.iter().map(|index| task_key(&STOPPED, &keys[*index])).collect();
+            let stopped = memo.get_many(self.store(), &stopped).await?;
+            missing.iter().zip(stopped).for_each(|(index, task)| found[*index] = task);
+        }
+        Ok(found.into_iter().map(|task| task.map(|task| task.value)).collect())
+    }
+
+    pub(crate) async fn task_record(&self, key: &TaskKey) -> Result<Option<Arc<Task>>, StoreError> {
+        Ok(self.task_records(std::slice::from_ref(key)).await?.pop().flatten())
     }
 
     /// A page of at most `limit` tasks after an id, in the order of ids.
