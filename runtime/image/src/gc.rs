@@ -1,6 +1,6 @@
 //! What keeps images, and what removes them: names, pins, and the collection of the rest.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -53,19 +53,39 @@ impl ImageStore {
     /// Keeps what `image` needs until the pin is dropped. Pin after resolving and before using the paths; if the
     /// image was removed in between, resolve again.
     pub fn pin(&self, image: &ResolvedImage) -> Result<Pin, PinError> {
+        let mut pinned = self.shared.pinned.lock().unwrap_or_else(|e| e.into_inner());
+        self.pin_under(FlockOperation::LockShared, image, &mut pinned)
+    }
+
+    /// What a reference leads to, pinned, if it was resolved before and nobody has to be waited for: one `stat`, and some
+    /// ten system calls more for the first of several pins.
+    pub fn resolve_known(&self, reference: &ImageReference) -> Option<(Arc<ResolvedImage>, Pin)> {
+        let image = self.shared.cached(reference)?;
+        // Whoever holds it may wait for a collection.
+        let mut pinned = self.shared.pinned.try_lock().ok()?;
+        let pin = self.pin_under(FlockOperation::NonBlockingLockShared, &image, &mut pinned).ok()?;
+        drop(pinned);
+        Some((image, pin))
+    }
+
+    fn pin_under(
+        &self,
+        operation: FlockOperation,
+        image: &ResolvedImage,
+        pinned: &mut HashMap<Digest, Weak<PinFile>>,
+    ) -> Result<Pin, PinError> {
         let mut digests = vec![image.manifest, image.digest];
         if let ImageKind::Wasm { digest, .. } = &image.kind {
             digests.push(*digest);
         }
         digests.dedup();
         let shared = &self.shared;
-        let mut pinned = shared.pinned.lock().unwrap_or_else(|e| e.into_inner());
         let live: Vec<_> = digests.iter().filter_map(|d| pinned.get(d).and_then(Weak::upgrade)).collect();
         if live.len() == digests.len() {
             return Ok(Pin { _files: live.into() });
         }
         // No collection is under way while the lock is held, so what is there stays.
-        let _lock = shared.lock(FlockOperation::LockShared)?;
+        let _lock = shared.lock(operation)?;
         let is_there = digests.iter().all(|d| shared.blob(*d).exists());
         let has_layers = match &image.kind {
             ImageKind::Oci { layers } => layers.iter().all(|l| l.exists()),

@@ -360,7 +360,7 @@ impl Shared {
         Ok(found.and_then(|(path, record)| Stamp::of(&path).map(|stamp| (path, stamp, record))))
     }
 
-    fn cached(&self, reference: &ImageReference) -> Option<Arc<ResolvedImage>> {
+    pub(crate) fn cached(&self, reference: &ImageReference) -> Option<Arc<ResolvedImage>> {
         let cached = self.cache.lock().unwrap_or_else(|e| e.into_inner()).get(reference).cloned()?;
         (Stamp::of(&cached.record) == Some(cached.stamp)).then_some(cached.image)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use neargate_driver::{Rootfs, WasmModule};
-use neargate_image::{ImageConfig, ImageKind, ImageStore, ResolveError};
+use neargate_image::{ImageConfig, ImageKind, ImageStore, Pin, ResolveError, ResolvedImage};
 use neargate_model::chain;
 use neargate_model::image::ImageReference;
 
@@ -63,8 +63,14 @@ impl LocalImages {
 #[async_trait]
 impl Images for LocalImages {
     async fn resolve(&self, image: &str) -> Result<TaskImage, ImageProblem> {
-        let (store, image) = (self.store.clone(), image.to_owned());
-        let resolved = tokio::task::spawn_blocking(move || resolve_in(&store, &image)).await;
+        let reference: ImageReference =
+            image.parse().map_err(|error| problem(&format!("invalid reference format: {error}")))?;
+        // A few system calls take less than handing them to another thread.
+        if let Some((resolved, pin)) = self.store.resolve_known(&reference) {
+            return Ok(task_image(&reference, &resolved, pin));
+        }
+        let store = self.store.clone();
+        let resolved = tokio::task::spawn_blocking(move || resolve_in(&store, &reference)).await;
         resolved.unwrap_or_else(|_| Err(problem("the image store failed unexpectedly")))
     }
 }
@@ -76,28 +82,29 @@ fn problem(why: &str) -> ImageProblem {
 /// Resolves and pins; an image that is removed between the two is resolved again.
 const PIN_ATTEMPTS: usize = 3;
 
-fn resolve_in(store: &ImageStore, image: &str) -> Result<TaskImage, ImageProblem> {
-    let reference: ImageReference =
-        image.parse().map_err(|error| problem(&format!("invalid reference format: {error}")))?;
+fn resolve_in(store: &ImageStore, reference: &ImageReference) -> Result<TaskImage, ImageProblem> {
     let mut attempt = 1;
-    let (resolved, pin) = loop {
-        let resolved = store.resolve(&reference).map_err(|error| resolve_problem(&reference, &error))?;
+    loop {
+        let resolved = store.resolve(reference).map_err(|error| resolve_problem(reference, &error))?;
         match store.pin(&resolved) {
-            Ok(pin) => break (resolved, pin),
+            Ok(pin) => return Ok(task_image(reference, &resolved, pin)),
             Err(error) if attempt == PIN_ATTEMPTS => return Err(problem(&chain(&error))),
             Err(_) => attempt += 1,
         }
-    };
+    }
+}
+
+fn task_image(reference: &ImageReference, resolved: &ResolvedImage, pin: Pin) -> TaskImage {
     let ImageConfig { entrypoint, cmd, env, working_dir, user, stop_signal, .. } = resolved.config.clone();
     let (rootfs, entrypoint) = match &resolved.kind {
         ImageKind::Oci { layers } => (Rootfs::Layers(layers.clone()), entrypoint),
         ImageKind::Wasm { path, digest, .. } => {
             let module = WasmModule { path: path.clone(), digest: digest.to_string() };
-            let named = if entrypoint.is_empty() { vec![program_name(&reference)] } else { entrypoint };
+            let named = if entrypoint.is_empty() { vec![program_name(reference)] } else { entrypoint };
             (Rootfs::Wasm(module), named)
         }
     };
-    Ok(TaskImage {
+    TaskImage {
         digest: resolved.manifest.to_string(),
         rootfs,
         entrypoint,
@@ -107,7 +114,7 @@ fn resolve_in(store: &ImageStore, image: &str) -> Result<TaskImage, ImageProblem
         user,
         stop_signal: stop_signal.as_deref().and_then(signal_number),
         pin: Arc::new(pin),
-    })
+    }
 }
 
 /// What a Wasm artifact, which names no program, sees as its own name.

@@ -181,9 +181,7 @@ pub fn log_stream(spec: &TaskSpec, container: usize) -> String {
 #[async_trait]
 impl StdioSource for LogStdio {
     async fn flush(&self) {
-        let store = self.store.clone();
-        // A flush that fails unexpectedly only makes output readable a little later.
-        let _ = tokio::task::spawn_blocking(move || store.flush()).await;
+        self.store.flush_async().await;
     }
 
     fn open(&self, spec: &TaskSpec, container: usize) -> Result<ContainerStdio, StdioError> {

@@ -10,7 +10,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::config::{HANDOVER_BYTES, HANDOVER_INTERVAL, SYNC_INTERVAL};
 use crate::group::{Group, Lost, Stream};
@@ -74,6 +74,8 @@ pub(crate) struct Batch {
     pub(crate) entries: Vec<Entry>,
     pub(crate) arena: Vec<u8>,
     pub(crate) waiters: Vec<Waiter>,
+    /// Who waits for the batch without a thread, whatever its outcome.
+    pub(crate) flushes: Vec<oneshot::Sender<()>>,
     pub(crate) commands: Vec<Command>,
     /// Streams that have lost events since they were last here.
     pub(crate) gaps: Vec<Arc<Stream>>,
@@ -105,6 +107,8 @@ struct State {
     since: Option<Instant>,
     urgent: bool,
     closing: bool,
+    /// Whether the writer is at work on what it took last.
+    writing: bool,
 }
 
 pub(crate) struct Queue {
@@ -237,6 +241,19 @@ impl Queue {
         true
     }
 
+    /// Asks to be told when everything queued so far is written; none when it is, or when the writer is gone.
+    pub(crate) fn written(&self) -> Option<oneshot::Receiver<()>> {
+        let mut state = self.lock();
+        if state.closing || (state.batch.entries.is_empty() && !state.writing) {
+            return None;
+        }
+        let (done, written) = oneshot::channel();
+        state.batch.flushes.push(done);
+        state.urgent = true;
+        self.filled.notify_one();
+        Some(written)
+    }
+
     pub(crate) fn command(&self, command: Command) -> bool {
         let mut state = self.lock();
         if state.closing {
@@ -277,6 +294,7 @@ impl Queue {
     /// Waits until something is due and takes it. `None` when the queue is closed and empty.
     pub(crate) fn take(&self) -> Option<Batch> {
         let mut state = self.lock();
+        state.writing = false;
         loop {
             let full = state.batch.arena.len() >= HANDOVER_BYTES;
             let age = state.since.map(|since| since.elapsed());
@@ -301,10 +319,11 @@ impl Queue {
         state.since = None;
         state.urgent = false;
         let batch = std::mem::take(&mut state.batch);
-        let nothing = batch.entries.is_empty() && batch.waiters.is_empty() && batch.commands.is_empty();
-        if state.closing && nothing && batch.gaps.is_empty() {
+        let nobody_waits = batch.waiters.is_empty() && batch.flushes.is_empty() && batch.commands.is_empty();
+        if state.closing && nobody_waits && batch.entries.is_empty() && batch.gaps.is_empty() {
             return None;
         }
+        state.writing = true;
         drop(state);
         self.make_room();
         Some(batch)

@@ -210,6 +210,13 @@ impl LogStore {
         }
     }
 
+    /// As [`flush`](Self::flush), without blocking; at once when nothing is queued.
+    pub async fn flush_async(&self) {
+        if let Some(written) = self.core().queue.written() {
+            let _ = written.await;
+        }
+    }
+
     /// Gives back the space of what has expired or was deleted, and enforces the limit on the whole store.
     pub fn sweep(&self) -> SweepReport {
         self.core().sweep()

@@ -169,6 +169,9 @@ impl Writer {
             // Who no longer waits does not want to know.
             let _ = waiter.done.try_send(error.map_or(Ok(()), Err));
         }
+        for flush in batch.flushes {
+            let _ = flush.send(());
+        }
         for command in batch.commands {
             self.obey(command);
         }
