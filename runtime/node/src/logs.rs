@@ -14,14 +14,13 @@ use neargate_driver::Stdio;
 use neargate_model::{LogConfiguration, Scope, TaskSpec, Timestamp};
 use neargate_telemetry::{Appended, Create, LogStore, StreamWriter};
 use nix::fcntl::OFlag;
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Bytes read from a container's pipe at once: what the kernel's pipe holds.
-const READ_BYTES: usize = 64 << 10;
+/// Bytes read from a container's pipe at once: few until it writes more, then what the kernel's pipe holds.
+const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
 
 /// A line longer than this is cut: CloudWatch Logs takes events of at most 256 KiB.
 const LINE_BYTES_MAX: usize = 256 << 10;
@@ -256,25 +255,31 @@ fn both_ways(write: &OwnedFd) -> io::Result<OwnedFd> {
 /// Reads until the container has closed the pipe, or until it is told to stop. A stream that was deleted meanwhile takes
 /// nothing any more; the container must not block on it, so reading goes on.
 async fn pump(
-    mut pipe: pipe::Receiver,
+    pipe: pipe::Receiver,
     writer: LineWriter,
     now: fn() -> Timestamp,
     stopping: CancellationToken,
 ) {
     let mut lines = Lines::default();
-    let mut buffer = vec![0; READ_BYTES];
+    // Many containers never write, and have none.
+    let mut buffer = Vec::new();
     loop {
-        let read = tokio::select! {
+        tokio::select! {
             biased;
             () = stopping.cancelled() => break,
-            read = pipe.read(&mut buffer) => read,
-        };
-        match read {
+            ready = pipe.readable() => if ready.is_err() { break },
+        }
+        buffer.resize(buffer.len().max(READ_BYTES.0), 0);
+        match pipe.try_read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(0) | Err(_) => break,
             Ok(count) => {
                 let at = now();
                 for line in lines.feed(&buffer[..count]) {
                     writer.append(at, &line).await;
+                }
+                if count == buffer.len() {
+                    buffer.resize(READ_BYTES.1, 0);
                 }
             }
         }
