@@ -11,7 +11,7 @@ use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
 use neargate_model::{Policy, TaskId, Timestamp};
-use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, StdioSource, TaskFiles};
+use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, Starts, StdioSource, TaskFiles};
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
 use tokio::sync::mpsc;
@@ -33,6 +33,7 @@ pub(crate) struct Ingredients {
     pub(crate) stdio: Arc<dyn StdioSource>,
     pub(crate) scratch: PathBuf,
     pub(crate) volumes: PathBuf,
+    pub(crate) starts: Arc<Starts>,
     pub(crate) files: Arc<dyn TaskFiles>,
     pub(crate) artifacts: Artifacts,
     pub(crate) files_of: ProcessUser,
@@ -65,6 +66,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         stdio,
         scratch,
         volumes,
+        starts,
         files,
         artifacts,
         files_of,
@@ -83,6 +85,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         sink: Arc::new(ControlSink { control: control.clone() }),
         scratch,
         volumes,
+        starts,
         files,
         sessions: sessions.clone(),
         artifacts,

@@ -8,6 +8,7 @@
 //! key-values.sqlite  what guests keep with `wasi:keyvalue`
 //! artifacts/         what ended Wasm containers left for the debugger
 //! scratch/           what running containers write
+//! starts/            which tasks may have been started, until their end is in control.db
 //! volumes/           named volumes, as ACCOUNT/REGION/CLUSTER/NAME; they outlive tasks
 //! run/               the supervisor's socket and journal
 //! root-key.json      the root access key, 0600
@@ -93,6 +94,10 @@ impl DataDir {
 
     pub(crate) fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
+    }
+
+    pub(crate) fn starts(&self) -> PathBuf {
+        self.root.join("starts")
     }
 
     pub(crate) fn volumes(&self) -> PathBuf {

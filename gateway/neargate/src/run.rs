@@ -26,7 +26,7 @@ use neargate_model::{
     AccountId, ClusterName, Family, LaunchType, Region, Scope, Stop, StopCode, Tags, TaskKey, TaskShape,
     TaskSpec,
 };
-use neargate_node::{Artifacts, ContainerStdio, OwnTaskFiles, StdioError, StdioSource};
+use neargate_node::{Artifacts, ContainerStdio, OwnTaskFiles, Starts, StdioError, StdioSource};
 use neargate_store::MemoryStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -105,6 +105,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             stdio: Arc::new(OwnStreams),
             scratch: scratch.path.join("containers"),
             volumes: scratch.path.join("volumes"),
+            starts: Arc::new(Starts::forgetful()),
             // This process is the user's own, and asks with the user's rights.
             files: Arc::new(OwnTaskFiles),
             artifacts: artifacts.clone(),

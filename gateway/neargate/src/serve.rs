@@ -15,7 +15,7 @@ use neargate_control::{Control, RetentionConfig};
 use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
 use neargate_model::{AccountId, Policy, Region, TaskId};
-use neargate_node::{Artifacts, LocalImages, LogStdio};
+use neargate_node::{Artifacts, LocalImages, LogStdio, Starts};
 use neargate_server::ecs::EcsApi;
 use neargate_server::logs::LogsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway, Native};
@@ -41,6 +41,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Connections that may wait to be accepted; std's own number is too small for a burst of clients.
 const BACKLOG: i32 = 1024;
+
+/// Names the machine's boot (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// How long tasks may take to end when the server is asked to.
 const STOP_DEADLINE: Duration = Duration::from_secs(8);
@@ -194,6 +197,9 @@ async fn serve(
     let wasm = wasm::driver(config, data, &launcher, containers.as_ref())?;
     clear_scratch(data, containers.as_ref(), &files)?;
     let artifacts = Artifacts::new(data.artifacts());
+    let boot = std::fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;
+    let starts = Starts::open(&data.starts(), boot.trim()).context("read the notes of starts")?;
+    let starts = Arc::new(starts);
     let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
     let Machine { control, sessions, mut node } = assembly::assemble(Ingredients {
         store: Arc::new(store),
@@ -204,6 +210,7 @@ async fn serve(
         stdio: stdio.clone(),
         scratch: data.scratch(),
         volumes: data.volumes(),
+        starts: starts.clone(),
         files: files.of_tasks(),
         artifacts: artifacts.clone(),
         files_of: ProcessUser::Volumes,
@@ -214,8 +221,9 @@ async fn serve(
         tracing::info!(allowed, "the policy allows tasks more than usual");
     }
     let recovered = control.recover().await.context("read the tasks of the last run")?;
-    if recovered.tasks > 0 {
-        tracing::info!(tasks = recovered.tasks, "tasks of the last run are looked after");
+    starts.begin(&recovered.tasks).context("write the notes of starts")?;
+    if !recovered.tasks.is_empty() {
+        tracing::info!(tasks = recovered.tasks.len(), "tasks of the last run are looked after");
     }
     let access = match args.dev {
         true => Access::Open { account },

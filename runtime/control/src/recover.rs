@@ -30,10 +30,10 @@ impl Default for RetentionConfig {
 }
 
 /// What was found at the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Tasks that had not stopped; the node was told of each.
-    pub tasks: usize,
+    pub tasks: BTreeSet<TaskId>,
 }
 
 /// What a sweep removed.
@@ -63,6 +63,7 @@ impl Control {
                 spec: Box::new(spec.value),
                 status: Box::new(task.status),
                 created_at: task.created_at,
+                is_fresh: false,
             };
             let stop = task.stop_requested.map(|stop| NodeCommand::Stop { task: key, stop });
             for command in std::iter::once(assign).chain(stop) {
@@ -70,7 +71,7 @@ impl Control {
                     tracing::warn!(task = %task.id, %error, "task waits for its node");
                 }
             }
-            recovered.tasks += 1;
+            recovered.tasks.insert(task.id);
         }
         Ok(recovered)
     }

@@ -377,6 +377,7 @@ impl Control {
                 spec: Box::new(TaskSpec::clone(spec)),
                 status: Box::new(task.status.clone()),
                 created_at: task.created_at,
+                is_fresh: true,
             };
             if let Err(error) = self.shared.node.send(command).await {
                 tracing::warn!(task = %task.id, %error, "task waits for its node");

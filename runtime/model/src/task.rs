@@ -114,7 +114,8 @@ pub struct TaskStatus {
     pub last: LastStatus,
     /// Its containers, in the order of the definition.
     pub containers: Vec<ContainerStatus>,
-    /// Whether a container may have run: set, and committed, before the first start is tried.
+    /// Whether a container may have run: set before the first start is tried, and committed before it unless the node
+    /// keeps a note of the start.
     pub start_intended: bool,
     /// Why it stops or stopped.
     pub stop: Option<Stop>,
@@ -154,10 +155,13 @@ pub struct Phases {
 }
 
 impl TaskStatus {
+    /// The version of the status with which a task is accepted.
+    pub const ACCEPTED_VERSION: u64 = 1;
+
     /// The status of a task that was just accepted.
     pub fn accepted(containers: &[ContainerName]) -> Self {
         Self {
-            version: 1,
+            version: Self::ACCEPTED_VERSION,
             last: LastStatus::Provisioning,
             containers: containers.iter().cloned().map(ContainerStatus::pending).collect(),
             start_intended: false,
@@ -310,7 +314,8 @@ pub enum StopCode {
 /// What control tells a node. On one machine this crosses a channel, on many an HTTP/2 stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum NodeCommand {
-    /// Run this task. A status with [`TaskStatus::start_intended`] means that it may run already.
+    /// Run this task. A status with [`TaskStatus::start_intended`] means that it may run already, and so may any that is
+    /// not fresh.
     Assign {
         /// What to run.
         spec: Box<TaskSpec>,
@@ -318,6 +323,8 @@ pub enum NodeCommand {
         status: Box<TaskStatus>,
         /// When it was accepted.
         created_at: Timestamp,
+        /// Whether no node was ever told of it before.
+        is_fresh: bool,
     },
     /// Tasks of these images will come; what can be made ready for them should be.
     Prepare {

@@ -64,7 +64,7 @@ impl Agent {
 
     fn take(&mut self, command: NodeCommand) {
         match command {
-            NodeCommand::Assign { spec, status, created_at } => {
+            NodeCommand::Assign { spec, status, created_at, is_fresh } => {
                 let key = spec.key();
                 if self.tasks.contains_key(&key) {
                     return;
@@ -72,7 +72,8 @@ impl Agent {
                 let (stop, stops) = mpsc::channel(STOPS_MAX);
                 self.tasks.insert(key.clone(), stop);
                 let measuring = self.measuring.clone();
-                let assignment = Assignment { spec: Arc::new(*spec), status: *status, created_at, measuring };
+                let (spec, status) = (Arc::new(*spec), *status);
+                let assignment = Assignment { spec, status, created_at, is_fresh, measuring };
                 let parts = self.parts.clone();
                 self.loops.spawn(async move {
                     task::run(parts, assignment, stops).await;

@@ -18,6 +18,7 @@ mod publish;
 mod scratch;
 mod sessions;
 mod start;
+mod starts;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use files::{OwnTaskFiles, TaskFiles};
 pub use image::{ImageProblem, Images, LocalImages, TaskImage};
 pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group, log_group, log_stream};
 pub use sessions::{AttendedCommand, Output, SESSIONS_MAX, SessionError, Sessions};
+pub use starts::Starts;
 pub use usage::UsageError;
 
 /// Takes statuses; the in-process end of the way to control.
@@ -76,6 +78,8 @@ pub struct Parts {
     pub scratch: PathBuf,
     /// A directory for volumes that outlive tasks; the node makes them and never removes one.
     pub volumes: PathBuf,
+    /// Which tasks may have been started.
+    pub starts: Arc<Starts>,
     /// What looks after files of containers in both.
     pub files: Arc<dyn TaskFiles>,
     /// Is told which containers run, for those who run commands in them.

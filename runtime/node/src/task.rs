@@ -39,6 +39,8 @@ pub(crate) struct Assignment {
     pub(crate) spec: Arc<TaskSpec>,
     pub(crate) status: TaskStatus,
     pub(crate) created_at: Timestamp,
+    /// Whether no node was ever told of it before.
+    pub(crate) is_fresh: bool,
     /// Held by the task whose disk usage is measured.
     pub(crate) measuring: Arc<Semaphore>,
 }
@@ -77,7 +79,8 @@ struct Owner {
 
 /// Runs a task to its end. Statuses go to the sink; the last is durable when this returns.
 pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mpsc::Receiver<Stop>) {
-    let Assignment { spec, status, created_at, measuring } = assignment;
+    let Assignment { spec, mut status, created_at, is_fresh, measuring } = assignment;
+    status.start_intended |= !is_fresh && parts.starts.may_have_run(&spec.id, &status);
     let containers = spec.shape.containers.len();
     let mut owner = Owner {
         publisher: Publisher::new(parts.sink.clone(), spec.key(), status.clone()),
@@ -117,6 +120,7 @@ pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mp
         owner.parts.sessions.remove(container);
     }
     owner.publisher.settle().await;
+    owner.parts.starts.forget(&owner.spec.id);
 }
 
 async fn sleep_until(due: Option<Instant>) {
@@ -214,18 +218,28 @@ impl Owner {
         let is_intent = state.status.start_intended && !self.state.status.start_intended;
         self.state = state;
         self.publisher.offer(&self.state.status);
-        if is_intent {
+        if is_intent && self.publisher.has_told() {
             self.publisher.hurry();
         }
         if actions.iter().any(|action| matches!(action, Action::Start(_))) {
-            // The intent to start is durable before anything starts, so that no restart of ours runs the
-            // task a second time.
             neargate_failpoint::reach("node::intent::before");
-            self.publisher.settle().await;
+            self.make_intent_last().await;
             neargate_failpoint::reach("node::intent::after");
         }
         for action in actions {
             self.perform(action);
+        }
+    }
+
+    /// Sees to it that no restart of ours runs the task a second time: the intent to start outlives this process before
+    /// anything starts, as a note if nothing else of the task has been committed since its acceptance.
+    async fn make_intent_last(&mut self) {
+        if self.publisher.has_told() {
+            return self.publisher.settle().await;
+        }
+        if let Err(error) = self.parts.starts.note(&self.spec.id) {
+            tracing::debug!(task = %self.spec.id, %error, "start cannot be noted and is committed");
+            self.publisher.settle().await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The whole node over the simulated driver, in virtual time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -28,6 +28,9 @@ struct SimImages;
 #[async_trait]
 impl Images for SimImages {
     async fn resolve(&self, image: &str) -> Result<TaskImage, ImageProblem> {
+        if image == "slow" {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         if image.starts_with("missing") {
             return Err(ImageProblem { reason: "CannotPullContainerError: not found".to_owned() });
         }
@@ -149,6 +152,7 @@ struct Bench {
     prepared: mpsc::Receiver<String>,
     witness: Arc<Witness>,
     commands: mpsc::Sender<NodeCommand>,
+    starts: Arc<Starts>,
     scratch: tempfile::TempDir,
     _agent: JoinSet<()>,
 }
@@ -156,6 +160,9 @@ struct Bench {
 fn bench() -> Bench {
     let (driver, witness) = (SimDriver::new(), Arc::new(Witness::default()));
     let scratch = tempfile::tempdir().unwrap();
+    let starts = || Starts::open(&scratch.path().join("starts"), "boot").unwrap();
+    starts().begin(&BTreeSet::new()).unwrap();
+    let starts = Arc::new(starts());
     let (prepare, prepared) = mpsc::channel(8);
     let wasm = WasmSim { driver: driver.clone(), told: Arc::default(), prepared: prepare };
     let agent = Agent::new(Parts {
@@ -167,6 +174,7 @@ fn bench() -> Bench {
         sink: witness.clone(),
         scratch: scratch.path().join("scratch"),
         volumes: scratch.path().join("volumes"),
+        starts: starts.clone(),
         files: Arc::new(OwnTaskFiles),
         sessions: Sessions::default(),
         artifacts: Artifacts::new(scratch.path().join("artifacts")),
@@ -178,7 +186,7 @@ fn bench() -> Bench {
     let (commands, inbox) = mpsc::channel(64);
     let mut running = JoinSet::new();
     running.spawn(agent.run(inbox));
-    Bench { driver, wasm, prepared, witness, commands, scratch, _agent: running }
+    Bench { driver, wasm, prepared, witness, commands, starts, scratch, _agent: running }
 }
 
 fn acts(name: &str, words: &str) -> ContainerDefinition {
@@ -203,14 +211,15 @@ fn numbered(number: usize, containers: Vec<ContainerDefinition>) -> TaskSpec {
 impl Bench {
     async fn assign(&self, spec: &TaskSpec) -> TaskKey {
         let names: Vec<_> = spec.shape.containers.iter().map(|c| c.name.clone()).collect();
-        self.assign_with(spec, TaskStatus::accepted(&names)).await
+        self.assign_with(spec, TaskStatus::accepted(&names), true).await
     }
 
-    async fn assign_with(&self, spec: &TaskSpec, status: TaskStatus) -> TaskKey {
+    async fn assign_with(&self, spec: &TaskSpec, status: TaskStatus, is_fresh: bool) -> TaskKey {
         let command = NodeCommand::Assign {
             spec: Box::new(spec.clone()),
             status: Box::new(status),
             created_at: Timestamp(900),
+            is_fresh,
         };
         self.commands.send(command).await.unwrap();
         spec.key()
@@ -370,10 +379,51 @@ async fn what_may_have_run_is_not_run_again() {
     let spec = numbered(1, vec![acts("a", "exit 0")]);
     let names: Vec<_> = spec.shape.containers.iter().map(|c| c.name.clone()).collect();
     let status = TaskStatus { start_intended: true, version: 4, ..TaskStatus::accepted(&names) };
-    let task = bench.assign_with(&spec, status).await;
+    let task = bench.assign_with(&spec, status, false).await;
     let status = bench.reached(&task, LastStatus::Stopped).await;
     assert_eq!(status.stop.unwrap().code, StopCode::InfrastructureHealth);
     assert_eq!(bench.driver.starts(), vec![]);
+    bench.assert_nothing_held();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_was_noted_is_not_made_again() {
+    let bench = bench();
+    let specs = [1, 2].map(|number| numbered(number, vec![acts("a", "exit 3")]));
+    bench.starts.note(&specs[0].id).unwrap();
+    let mut ends = Vec::new();
+    for spec in &specs {
+        let accepted = TaskStatus::accepted(&[spec.shape.containers[0].name.clone()]);
+        let task = bench.assign_with(spec, accepted, false).await;
+        let status = bench.reached(&task, LastStatus::Stopped).await;
+        ends.push((status.stop.unwrap().code, status.containers[0].exit_code));
+    }
+    assert_eq!(ends, [(StopCode::InfrastructureHealth, None), (StopCode::EssentialContainerExited, Some(3))]);
+    assert_eq!(bench.driver.starts().len(), 1);
+    bench.assert_nothing_held();
+}
+
+/// What is told before a start says that it is intended, or the start waits until something told says so.
+#[tokio::test(start_paused = true)]
+async fn a_start_is_noted_or_told() {
+    let bench = bench();
+    let quick = bench.assign(&numbered(1, vec![acts("a", "exit 3")])).await;
+    let slow = ContainerDefinition { image: "slow".to_owned(), ..acts("a", "exit 3") };
+    let slow = bench.assign(&numbered(2, vec![slow])).await;
+    let mut told = Vec::new();
+    for task in [&quick, &slow] {
+        bench.reached(task, LastStatus::Stopped).await;
+        let reports = bench.witness.reports.lock().unwrap()[&task.id].clone();
+        told.push(reports.iter().map(|status| (status.start_intended, status.last)).collect::<Vec<_>>());
+    }
+    assert_eq!(told[0], [(true, LastStatus::Stopped)]);
+    assert_eq!(told[1][0], (false, LastStatus::Provisioning));
+    assert!(told[1][1].0 && told[1][1].1 < LastStatus::Running, "{:?}", told[1]);
+    // The notes go when the loops end, which is after the last report.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let notes = std::fs::read_to_string(bench.scratch.path().join("starts")).unwrap();
+    let (first, second) = (format!("+{}", quick.id), format!("-{}", quick.id));
+    assert_eq!(notes.lines().collect::<Vec<_>>(), ["boot", &first, &second], "only the first needs a note");
     bench.assert_nothing_held();
 }
 

@@ -180,7 +180,7 @@ pub enum Action {
     /// Find a container's image; answer `ImageReady` or `ImageFailed`.
     FetchImage(usize),
     /// Start a container; answer `Started` or `StartFailed`, and `Exited` later.
-    /// The status with `start_intended` must be committed before.
+    /// After a restart it must be known that it may have been started, from the status with `start_intended` or a note.
     Start(usize),
     /// Ask a container to end.
     Signal(usize),

@@ -171,8 +171,8 @@ impl Step<'_> {
         let have_images = self.state.slots.iter().all(|slot| slot.phase != SlotPhase::WaitsForImage);
         if have_images && self.state.status.pull_stopped_at.is_none() && !self.state.slots.is_empty() {
             self.state.status.pull_stopped_at = Some(self.now);
-            // What follows is the sandbox and the start. The intent is told now, so that it becomes durable while the
-            // sandbox is made.
+            // What follows is the sandbox and the start. The intent is told now, so that where it has to be durable, it
+            // becomes so while the sandbox is made.
             self.state.status.start_intended |= self.state.status.stop.is_none();
         }
         if have_images && self.state.sandbox == SandboxPhase::Ready {
