@@ -468,23 +468,33 @@ impl Owner {
         let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
         self.jobs.spawn(async move {
             neargate_failpoint::reach("node::release::before");
-            if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
-                retry(&spec, || async { host.release(&spec.id).await.map_err(|error| chain(&error)) }).await;
-            }
-            neargate_failpoint::reach("node::release::sandbox");
-            // Most Wasm tasks have none, and a thread to remove nothing costs more than a look.
-            if scratch.exists() {
-                retry(&spec, || async {
-                    let (scratch, files) = (scratch.clone(), parts.files.clone());
-                    let removed = tokio::task::spawn_blocking(move || scratch.remove(&*files)).await;
-                    removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
-                })
-                .await;
-            }
+            let release = async {
+                if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
+                    retry(&spec, || async { host.release(&spec.id).await.map_err(|error| chain(&error)) })
+                        .await;
+                }
+                neargate_failpoint::reach("node::release::sandbox");
+            };
+            // Nothing of the task runs any more, so that the files need not wait for the sandbox.
+            tokio::join!(release, remove(&parts, &spec, &scratch));
             neargate_failpoint::reach("node::release::after");
             Outcome::Event(TaskEvent::Released)
         });
     }
+}
+
+/// Removes what the containers wrote.
+async fn remove(parts: &Parts, spec: &TaskSpec, scratch: &Scratch) {
+    // Most Wasm tasks have none, and a thread to remove nothing costs more than a look.
+    if !scratch.exists() {
+        return;
+    }
+    retry(spec, || async {
+        let (scratch, files) = (scratch.clone(), parts.files.clone());
+        let removed = tokio::task::spawn_blocking(move || scratch.remove(&*files)).await;
+        removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    })
+    .await;
 }
 
 /// Tries to give something back, and says what stays when that cannot be done.
