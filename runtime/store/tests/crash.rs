@@ -5,12 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "clippy allows it in #[test] functions, not in what they call")]
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use neargate_store::testing::ManualClock;
 use neargate_store::{
@@ -306,10 +307,11 @@ async fn a_full_store_refuses_and_recovers() {
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount() -> Option<Self> {
+    fn mount(mib: u32) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={mib}m");
         let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(dir.path()).status();
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).status();
         mount.is_ok_and(|status| status.success()).then_some(Self(dir))
     }
 }
@@ -326,7 +328,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test]
 async fn a_full_disk_refuses_and_recovers() {
-    let Some(disk) = SmallDisk::mount() else {
+    let Some(disk) = SmallDisk::mount(4) else {
         eprintln!("SKIPPED a_full_disk_refuses_and_recovers: mounting a tmpfs needs root");
         return;
     };
@@ -337,4 +339,47 @@ async fn a_full_disk_refuses_and_recovers() {
     fill_and_recover(&store, async || std::fs::remove_file(&ballast).unwrap()).await;
     drop(store);
     drop(SqliteStore::open(&path).unwrap());
+}
+
+/// Waits until a reserve of `bytes` is in the database.
+fn until_reserved(path: &Path, bytes: u64) {
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while std::fs::metadata(path).unwrap().len() < bytes {
+        assert!(Instant::now() < give_up, "no reserve was made");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[tokio::test]
+async fn a_reserve_takes_writes_on_a_full_disk() {
+    const RESERVE: u64 = 4 << 20;
+    let Some(disk) = SmallDisk::mount(48) else {
+        eprintln!("SKIPPED a_reserve_takes_writes_on_a_full_disk: mounting a tmpfs needs root");
+        return;
+    };
+    let path = disk.0.path().join("store.db");
+    let store = SqliteOptions::default().reserve(RESERVE, || true).open(&path).unwrap();
+    until_reserved(&path, RESERVE);
+    // What an earlier load has left in the WAL must not be in the way.
+    for n in 0..100 {
+        store.commit(Txn::fresh().put(format!("before/{n}"), vec![0; 5000])).await.unwrap();
+    }
+    let ballast = disk.0.path().join("ballast");
+    let mut file = File::create(&ballast).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+    let mut taken: u64 = 0;
+    let refused = loop {
+        match store.commit(Txn::fresh().put(format!("after/{taken}"), vec![0; 1000])).await {
+            Ok(done) => assert!(matches!(done, Commit::Done(_)), "{done:?}"),
+            Err(error) => break error,
+        }
+        taken += 1000;
+        assert!(taken < 10 * RESERVE, "the disk was never full");
+    };
+    assert!(matches!(refused, StoreError::Full { .. }), "{refused:?}");
+    assert!(taken > RESERVE / 2, "only {taken} bytes");
+    std::fs::remove_file(&ballast).unwrap();
+    let room = store.commit(Txn::fresh().put("room", "")).await;
+    assert!(matches!(room, Ok(Commit::Done(_))), "{room:?}");
 }

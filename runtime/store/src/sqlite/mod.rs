@@ -16,6 +16,7 @@
 mod open;
 mod reader;
 mod recent;
+mod reserve;
 mod writer;
 
 use std::path::Path;

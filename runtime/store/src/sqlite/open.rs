@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::reader::Readers;
 use super::recent::Recent;
+use super::reserve::Reserve;
 use super::writer::Writer;
 use super::{QUEUE, Shared, SqliteStore};
 use crate::changes::ChangeLog;
@@ -125,11 +126,12 @@ pub enum OpenError {
 pub struct SqliteOptions {
     clock: Arc<dyn Clock>,
     bytes_max: Option<u64>,
+    reserve: Option<(u64, Box<dyn Fn() -> bool + Send>)>,
 }
 
 impl Default for SqliteOptions {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock::default()), bytes_max: None }
+        Self { clock: Arc::new(SystemClock::default()), bytes_max: None, reserve: None }
     }
 }
 
@@ -145,6 +147,14 @@ impl SqliteOptions {
     #[must_use]
     pub fn bytes_max(mut self, bytes_max: u64) -> Self {
         self.bytes_max = Some(bytes_max);
+        self
+    }
+
+    /// Keeps `bytes` in the database and as many in the WAL for writes on a full disk. They are made, after the store
+    /// was opened and whenever they are used up, while `has_room` says that the disk takes three times as many.
+    #[must_use]
+    pub fn reserve(mut self, bytes: u64, has_room: impl Fn() -> bool + Send + 'static) -> Self {
+        self.reserve = Some((bytes, Box::new(has_room)));
         self
     }
 
@@ -176,7 +186,8 @@ impl SqliteOptions {
             recent: Recent::new(rev),
         });
         let (commands, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::new(db, lock, shared.clone(), queue, rev, fates);
+        let reserve = self.reserve.map(|(bytes, has_room)| Reserve::new(path, bytes, has_room));
+        let writer = Writer::new(db, lock, shared.clone(), queue, rev, fates).with(reserve);
         let writer = writer.spawn().map_err(|source| OpenError::Writer { path: path.to_owned(), source })?;
         Ok(Limited::new(SqliteStore {
             id,
@@ -334,9 +345,10 @@ impl LockFile {
     }
 
     fn write(&mut self, text: &str) -> io::Result<()> {
-        self.file.set_len(0)?;
         self.file.rewind()?;
+        // In this order it needs no room on a full disk where there was a pid.
         self.file.write_all(text.as_bytes())?;
+        self.file.set_len(text.len() as u64)?;
         self.file.sync_all()
     }
 }

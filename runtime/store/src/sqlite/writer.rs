@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use super::open::LockFile;
 use super::reader::{self, current_rev};
+use super::reserve::Reserve;
 use super::{Shared, classify};
 use crate::changes::Change;
 use crate::error::{Fence, StoreError};
@@ -140,6 +141,7 @@ pub(super) struct Writer {
     suspect: bool,
     /// Set when the keys of an ended lease could not be deleted.
     behind: bool,
+    reserve: Option<Reserve>,
 }
 
 impl Writer {
@@ -151,7 +153,12 @@ impl Writer {
         rev: Rev,
         fates: Fates,
     ) -> Self {
-        Self { db, lock, shared, queue, rev, fates, groups: 0, suspect: false, behind: false }
+        Self { db, lock, shared, queue, rev, fates, groups: 0, suspect: false, behind: false, reserve: None }
+    }
+
+    /// Keeps a reserve from now on.
+    pub(super) fn with(self, reserve: Option<Reserve>) -> Self {
+        Self { reserve, ..self }
     }
 
     /// Reads what the writer keeps in memory. Ages begin anew: a fate is then kept longer, never shorter.
@@ -181,10 +188,13 @@ impl Writer {
 
     fn run(mut self, runtime: &Runtime) {
         let mut group = Vec::with_capacity(MAX_GROUP);
+        if let Some(reserve) = &mut self.reserve {
+            reserve.begin(&self.db);
+        }
         loop {
             match runtime.block_on(self.first()) {
                 Wake::Command(first) => group.push(first),
-                Wake::Deadline => {}
+                Wake::Deadline => self.make_up_reserve(),
                 Wake::Closed => break,
             }
             let mut bytes = group.first().map_or(0, Command::bytes);
@@ -203,7 +213,10 @@ impl Writer {
             |command| if let Some(command) = command { Wake::Command(command) } else { Wake::Closed };
         let next = self.shared.deadlines.next(self.shared.clock.now());
         let wait = if self.behind || self.suspect { Some(RETRY) } else { next };
-        let Some(wait) = wait else { return received(self.queue.recv().await) };
+        let due_in = self.reserve.as_ref().and_then(Reserve::due_in);
+        let Some(wait) = wait.into_iter().chain(due_in).min() else {
+            return received(self.queue.recv().await);
+        };
         tokio::time::timeout(wait, self.queue.recv()).await.map_or(Wake::Deadline, received)
     }
 
@@ -215,7 +228,7 @@ impl Writer {
             commands.drain(..).for_each(|command| command.refuse(error.clone()));
             return;
         }
-        match self.write(commands) {
+        match self.write_or_make_room(commands) {
             Ok(verdicts) => {
                 commands.drain(..).zip(verdicts).for_each(|(command, verdict)| command.answer(verdict));
                 neargate_failpoint::reach("store::answer::after");
@@ -223,6 +236,20 @@ impl Writer {
             Err(failure) => self.fail(failure, commands),
         }
         self.checkpoint_if_long();
+    }
+
+    /// Writes; on a full disk once more, after the WAL was emptied: it is then written from its start again.
+    fn write_or_make_room(&mut self, commands: &[Command]) -> Result<Vec<Verdict>, Failure> {
+        let failure = match self.write(commands) {
+            Ok(verdicts) => return Ok(verdicts),
+            Err(failure) => failure,
+        };
+        let is_full = failure.source.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        let rolled_back = self.db.is_autocommit() || self.run_sql("ROLLBACK").is_ok();
+        match is_full && rolled_back && self.checkpoint("PRAGMA wal_checkpoint(PASSIVE)").is_ok() {
+            true => self.write(commands),
+            false => Err(failure),
+        }
     }
 
     /// One SQLite transaction with everything that is due.
@@ -411,6 +438,9 @@ impl Writer {
             self.shared.log.restart(rev);
         }
         (self.rev, self.fates, self.suspect) = (rev, fates, false);
+        if let Some(reserve) = &self.reserve {
+            reserve.hold_wal();
+        }
         tracing::info!(%rev, "the store can write again");
         Ok(())
     }
@@ -431,6 +461,19 @@ impl Writer {
         if let Err(error) = result {
             // The WAL keeps what was acknowledged and grows until a checkpoint succeeds.
             tracing::warn!(%error, "the store could not checkpoint");
+        }
+        match self.reserve.as_mut().map(|reserve| reserve.look(&self.db)) {
+            Some(Ok(true)) => self.make_up_reserve(),
+            Some(Err(error)) => tracing::warn!(%error, "the store's reserve could not be looked at"),
+            Some(Ok(false)) | None => {}
+        }
+    }
+
+    fn make_up_reserve(&mut self) {
+        if !self.suspect
+            && let Some(reserve) = self.reserve.as_mut().filter(|reserve| reserve.due_in().is_some())
+        {
+            reserve.make_up(&self.db);
         }
     }
 
