@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use neargate_model::Policy;
-use neargate_model::policy::{HostNamespace, Privileged};
+use neargate_model::policy::{HostNamespace, HostPath, Privileged};
 use sha2::{Digest, Sha256};
 
-use crate::protocol::{Allowed, Setup, VERSION};
+use crate::protocol::{Allowed, AllowedPath, Setup, VERSION};
 
 /// First host user id of the ranges that tasks get, by default.
 pub const DEFAULT_ID_BASE: u32 = neargate_driver::VOLUME_ID_BASE;
@@ -87,10 +87,6 @@ impl SupervisorConfig {
         self
     }
 
-    pub(crate) fn host_paths(&self) -> Vec<PathBuf> {
-        self.policy.host_paths.iter().map(|one| one.path.clone()).collect()
-    }
-
     pub(crate) fn server_uid(&self) -> u32 {
         self.server_uid
     }
@@ -103,12 +99,15 @@ impl SupervisorConfig {
     pub(crate) fn allowed(&self) -> Allowed {
         use std::os::unix::ffi::OsStrExt;
         let policy = &self.policy;
+        let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
+        let host_path = |one: &HostPath| AllowedPath { path: bytes(&one.path), read_only: one.read_only };
         Allowed {
             capabilities: policy.capabilities_max(),
             privileged: policy.privileged != Privileged::default(),
             host_network: policy.shares(HostNamespace::Network),
             host_ipc: policy.shares(HostNamespace::Ipc),
-            devices: policy.devices.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
+            devices: policy.devices.iter().map(bytes).collect(),
+            host_paths: policy.host_paths.iter().map(host_path).collect(),
         }
     }
 

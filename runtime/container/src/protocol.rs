@@ -8,7 +8,7 @@ use neargate_ipc::{wire_enum, wire_struct};
 use crate::failure::Failure;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
@@ -44,6 +44,18 @@ wire_struct! {
         host_ipc: bool,
         /// Device nodes of the host.
         devices: Vec<Vec<u8>>,
+        /// Directories of the host beneath which a server that is not root may mount; the longest that fits decides.
+        host_paths: Vec<AllowedPath>,
+    }
+}
+
+wire_struct! {
+    /// A directory of the host.
+    pub(crate) struct AllowedPath {
+        /// A real path, without links.
+        path: Vec<u8>,
+        /// Whether what is mounted from it must be read-only.
+        read_only: bool,
     }
 }
 
@@ -224,7 +236,7 @@ wire_enum! {
         12 => Renew { build: String },
         /// This server, which is root, becomes another user's: from now on it reaches no further than that one may, and
         /// mounts of the host's directories no others than these, and no set-up allows more than this.
-        13 => Resign { server_uid: u32, allowed: Allowed, host_paths: Vec<Vec<u8>> },
+        13 => Resign { server_uid: u32, allowed: Allowed },
     }
 }
 

@@ -84,8 +84,6 @@ pub(crate) struct Tenure {
     pub(crate) build: String,
     /// The most that a server which is not root may let containers have.
     pub(crate) allowed: Allowed,
-    /// Directories of the host beneath which such a server may mount.
-    pub(crate) host_paths: Vec<PathBuf>,
 }
 
 /// A process that was started as a supervisor.
@@ -133,8 +131,7 @@ pub fn role_from_args() -> Option<SupervisorRole> {
     let server_uid = args.next()?.into_string().ok()?.parse().ok()?;
     let build = args.next()?.into_string().ok()?;
     let allowed = decode(&hex::decode(args.next()?.into_string().ok()?).ok()?).ok()?;
-    let host_paths = args.map(PathBuf::from).collect();
-    let tenure = Tenure { server_uid, build, allowed, host_paths };
+    let tenure = Tenure { server_uid, build, allowed };
     Some(SupervisorRole(Role::Seat { directory, tenure }))
 }
 
@@ -143,7 +140,7 @@ pub(crate) fn command(program: &OwnedFd, directory: &Path, tenure: &Tenure) -> C
     let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
     command.arg0(NAME).arg(SEAT_ARGUMENT).arg(directory);
     command.arg(tenure.server_uid.to_string()).arg(&tenure.build);
-    command.arg(hex::encode(encode(&tenure.allowed))).args(&tenure.host_paths);
+    command.arg(hex::encode(encode(&tenure.allowed)));
     // Who reads the server's output must not wait for the end of a process that outlives it.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command

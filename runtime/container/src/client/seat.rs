@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -71,8 +70,8 @@ pub(super) fn attach(
     let lock = lock(directory).map_err(seat_error)?;
     let program = spawn::seal_own_binary().map_err(SpawnError::Seal)?;
     let build = spawn::build();
-    let (server_uid, allowed, host_paths) = (config.server_uid(), config.allowed(), config.host_paths());
-    let tenure = Tenure { server_uid, build: build.clone(), allowed, host_paths };
+    let (server_uid, allowed) = (config.server_uid(), config.allowed());
+    let tenure = Tenure { server_uid, build: build.clone(), allowed };
     neargate_failpoint::reach("container::attach::before");
     let present = supervisor::connect(directory).ok();
     let post = Post { program: &program, directory, tenure: &tenure };
@@ -91,8 +90,7 @@ pub(super) fn attach(
     .map_err(seat_error)?;
     if server_uid != rustix::process::geteuid().as_raw() {
         // From here on this connection, too, has no more rights than the user who will hold it.
-        let host_paths = tenure.host_paths.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect();
-        let resign = encode(&Request::Resign { server_uid, allowed: tenure.allowed.clone(), host_paths });
+        let resign = encode(&Request::Resign { server_uid, allowed: tenure.allowed.clone() });
         channel::send(socket.as_fd(), 0, &resign, &[], true).map_err(seat_error)?;
     }
     neargate_failpoint::reach("container::attach::after");

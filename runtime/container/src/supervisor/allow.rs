@@ -50,6 +50,7 @@ mod tests {
             host_network: false,
             host_ipc: false,
             devices: vec![],
+            host_paths: vec![],
         };
         let device =
             DevicePlan { source: b"/dev/x".to_vec(), target: b"/dev/x".to_vec(), read: true, write: true };
@@ -59,6 +60,7 @@ mod tests {
             host_network: true,
             host_ipc: true,
             devices: vec![b"/dev/x".to_vec()],
+            host_paths: vec![],
         };
         assert!(check_network(&nothing, &NetworkPlan::Host {}).is_err());
         assert!(check_network(&nothing, &NetworkPlan::Managed {}).is_ok());

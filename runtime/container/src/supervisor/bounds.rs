@@ -5,11 +5,11 @@
 //! beneath a directory here has no link in its path either; the mounts see to that
 //! ([`open_real`](crate::rootfs::open_real)).
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use crate::config::{self, DEFAULT_ID_BASE};
 use crate::failure::Failure;
-use crate::protocol::{Allowed, Setup, SourcePlan, StartPlan};
+use crate::protocol::{Allowed, AllowedPath, MountPlan, Setup, SourcePlan, StartPlan};
 use crate::rootfs::path_of;
 
 /// The directories of a server.
@@ -17,10 +17,8 @@ use crate::rootfs::path_of;
 pub(super) struct Bounds<'a> {
     /// Its data directory.
     pub(super) data: &'a Path,
-    /// The most that it may let containers have.
+    /// The most that it may let containers have, and where it may mount from.
     pub(super) allowed: &'a Allowed,
-    /// Directories of the host beneath which it may mount.
-    pub(super) host_paths: &'a [PathBuf],
 }
 
 impl Bounds<'_> {
@@ -38,22 +36,43 @@ impl Bounds<'_> {
 
     /// Refuses what lies elsewhere.
     pub(super) fn check_start(&self, plan: &StartPlan) -> Result<(), Failure> {
-        let own = |path: &[u8], name: &str| is_beneath(path_of(path), &self.data.join(name));
-        if !plan.layers.iter().all(|layer| own(layer, "images/layers")) || !own(&plan.scratch, "scratch") {
+        let is_own = |path: &[u8], name| self.is_own(path_of(path), name);
+        if !plan.layers.iter().all(|layer| is_own(layer, "images/layers"))
+            || !is_own(&plan.scratch, "scratch")
+        {
             return Err(refused("a container outside its data directory"));
         }
-        let may_mount = |path: &[u8]| {
-            let is_allowed = |dir: &PathBuf| path_of(path) == dir || is_beneath(path_of(path), dir);
-            own(path, "scratch") || own(path, "volumes") || self.host_paths.iter().any(is_allowed)
-        };
-        for mount in &plan.mounts {
-            if let SourcePlan::Host { path } = &mount.source
-                && !may_mount(path)
-            {
-                return Err(refused(&format!("to mount {}", path_of(path).display())));
-            }
+        plan.mounts.iter().try_for_each(|mount| self.check_mount(mount))
+    }
+
+    fn check_mount(&self, mount: &MountPlan) -> Result<(), Failure> {
+        let SourcePlan::Host { path } = &mount.source else { return Ok(()) };
+        let path = path_of(path);
+        if self.is_own(path, "scratch") || self.is_own(path, "volumes") {
+            return Ok(());
         }
-        Ok(())
+        match self.host_path(path) {
+            None => Err(refused(&format!("to mount {}", path.display()))),
+            Some(allowed) if allowed.read_only && !mount.read_only => {
+                Err(refused(&format!("to write to {}", path.display())))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn is_own(&self, path: &Path, name: &str) -> bool {
+        is_beneath(path, &self.data.join(name))
+    }
+
+    /// What the operator says of a path; the longest directory decides, and of two that are the same the one that allows
+    /// more, as in [`Policy::host_path`](neargate_model::Policy::host_path).
+    fn host_path(&self, path: &Path) -> Option<&AllowedPath> {
+        let fits = |allowed: &&AllowedPath| {
+            let directory = path_of(&allowed.path);
+            path == directory || is_beneath(path, directory)
+        };
+        let fitting = self.allowed.host_paths.iter().filter(fits);
+        fitting.max_by_key(|allowed| (path_of(&allowed.path).components().count(), !allowed.read_only))
     }
 }
 
@@ -73,6 +92,45 @@ pub(super) fn refused(what: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_read_only_is_not_written_to() {
+        let allowed = |path: &str, read_only| AllowedPath { path: path.as_bytes().to_vec(), read_only };
+        let host_paths = vec![
+            allowed("/srv", true),
+            allowed("/srv/data", false),
+            allowed("/srv/data/old", true),
+            allowed("/srv/data/old", false),
+        ];
+        let allowed = Allowed {
+            capabilities: 0,
+            privileged: false,
+            host_network: false,
+            host_ipc: false,
+            devices: vec![],
+            host_paths,
+        };
+        let bounds = Bounds { data: Path::new("/data"), allowed: &allowed };
+        let check = |path: &str, expect: [bool; 2]| {
+            let may_mount = [true, false].map(|read_only| {
+                let source = SourcePlan::Host { path: path.as_bytes().to_vec() };
+                bounds.check_mount(&MountPlan { source, target: b"/x".to_vec(), read_only }).is_ok()
+            });
+            assert_eq!(may_mount, expect, "{path}");
+        };
+        check("/srv", [true, false]);
+        check("/srv/static/a", [true, false]);
+        check("/srv/data", [true, true]);
+        check("/srv/data/a", [true, true]);
+        check("/srv/data/old", [true, true]);
+        check("/srv/database", [true, false]);
+        check("/srv/data/../static", [false, false]);
+        check("/srv/../etc", [false, false]);
+        check("/etc", [false, false]);
+        check("/data/volumes/a", [true, true]);
+        check("/data/scratch/a", [true, true]);
+        check("/data/scratch", [false, false]);
+    }
 
     #[test]
     fn only_what_is_inside() {

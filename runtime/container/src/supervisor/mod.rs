@@ -41,7 +41,6 @@ use rustix::event::{Timespec, epoll};
 use crate::failure::Failure;
 use crate::peer::Outbox;
 use crate::protocol::{Allowed, Request, Response, Setup, VERSION};
-use crate::rootfs;
 use crate::spawn::Tenure;
 use crate::sys;
 use bounds::Bounds;
@@ -272,9 +271,7 @@ impl Supervisor {
                 self.set_up(id, setup);
             }
             (Request::Farewell {}, _) => self.begin_farewell(),
-            (Request::Resign { server_uid, allowed, host_paths }, _) => {
-                self.resign(server_uid, allowed, &host_paths);
-            }
+            (Request::Resign { server_uid, allowed }, _) => self.resign(server_uid, allowed),
             (Request::Renew { .. }, _) if !self.is_trusted => {
                 let failure = bounds::refused("another program as supervisor");
                 self.answer(id, Response::Failed { failure });
@@ -298,12 +295,11 @@ impl Supervisor {
     }
 
     /// Hears from a server that is root that it is going to be another user's, and what that one may do.
-    fn resign(&mut self, server_uid: u32, allowed: Allowed, host_paths: &[Vec<u8>]) {
+    fn resign(&mut self, server_uid: u32, allowed: Allowed) {
         if let (true, Some(seat)) = (self.is_trusted, &mut self.seat) {
             let tenure = &mut seat.tenure;
             tenure.server_uid = server_uid;
             tenure.allowed = allowed;
-            tenure.host_paths = host_paths.iter().map(|path| rootfs::path_of(path).to_owned()).collect();
         }
         self.is_trusted = false;
     }
@@ -311,8 +307,7 @@ impl Supervisor {
     /// How far the server reaches, if it is not trusted.
     fn bounds(&self) -> Option<Bounds<'_>> {
         let seat = self.seat.as_ref().filter(|_| !self.is_trusted)?;
-        let Tenure { allowed, host_paths, .. } = &seat.tenure;
-        Some(Bounds { data: seat.directory.parent()?, allowed, host_paths })
+        Some(Bounds { data: seat.directory.parent()?, allowed: &seat.tenure.allowed })
     }
 
     /// Refuses a request that reaches further.

@@ -302,6 +302,7 @@ async fn another_user_reaches_no_further(fixture: &Fixture) {
         ("try-linked", "refused"),
         ("try-scratch", "refused"),
         ("try-mount", "refused"),
+        ("try-written", "refused"),
         ("try-nothing", "started"),
         ("try-allowed", "started"),
     ];
@@ -327,7 +328,7 @@ pub(crate) fn be_server(directory: &str) -> ExitCode {
         None => Supervisor::attach(&config(&directory), &directory).unwrap(),
         Some(user) => {
             let allowed = std::env::args().nth(4).map(PathBuf::from);
-            let host_paths = allowed.map(|path| HostPath { path, read_only: false }).into_iter().collect();
+            let host_paths = allowed.map(|path| HostPath { path, read_only: true }).into_iter().collect();
             let policy = Policy { host_paths, ..Policy::default() };
             let config = config(directory.parent().unwrap()).with_server_uid(user).with_policy(policy);
             let client = Supervisor::attach(&config, &directory).unwrap();
@@ -409,10 +410,10 @@ impl Role {
         let sandbox = self.sandbox(number).await;
         let data = self.directory.parent().unwrap();
         let mut spec = self.spec(number, "exec sleep 1000", &sandbox, &data.join("scratch"));
-        let mount = |source: &str| Mount {
+        let mount = |source: &str, read_only| Mount {
             source: MountSource::Host(source.into()),
             target: "/mnt".into(),
-            read_only: true,
+            read_only,
         };
         match what {
             "try-layers" => spec.rootfs = Rootfs::Layers(vec!["/usr".into()]),
@@ -422,8 +423,9 @@ impl Role {
                 spec.rootfs = Rootfs::Layers(vec![link]);
             }
             "try-scratch" => spec.scratch = data.join("run"),
-            "try-mount" => spec.mounts.push(mount("/etc")),
-            "try-allowed" => spec.mounts.push(mount("/usr/bin")),
+            "try-mount" => spec.mounts.push(mount("/etc", true)),
+            "try-allowed" => spec.mounts.push(mount("/usr/bin", true)),
+            "try-written" => spec.mounts.push(mount("/usr/bin", false)),
             _ => {}
         }
         match self.client.start(spec, &sandbox).await {
