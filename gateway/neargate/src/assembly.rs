@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use neargate_container::ContainerDriver;
-use neargate_control::{Capacity, Control, SystemClock};
+use neargate_control::{Capacity, Control, Disk, Host, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
 use neargate_model::{Policy, TaskId, Timestamp};
 use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, Starts, StdioSource, TaskFiles};
@@ -39,6 +39,7 @@ pub(crate) struct Ingredients {
     pub(crate) files_of: ProcessUser,
     pub(crate) listen_on: IpAddr,
     pub(crate) policy: Policy,
+    pub(crate) disk: Arc<dyn Disk>,
 }
 
 /// Control and its node, running.
@@ -72,9 +73,11 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         files_of,
         listen_on,
         policy,
+        disk,
     } = ingredients;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let control = Control::new(store, Arc::new(ChannelLink { commands }), Arc::new(SystemClock), capacity);
+    let host = Host { clock: Arc::new(SystemClock), disk };
+    let control = Control::new(store, Arc::new(ChannelLink { commands }), host, capacity);
     let sessions = Sessions::default();
     let agent = Agent::new(Parts {
         wasm,

@@ -137,7 +137,12 @@ impl DataDir {
 
     /// Notes where the server listens.
     pub(crate) fn write_endpoint(&self, url: &str) -> Result<()> {
-        self.write_new(&self.root.join("endpoint"), format!("{url}\n").as_bytes(), 0o644)
+        let (path, line) = (self.root.join("endpoint"), format!("{url}\n"));
+        // There may be no room for it, and none is needed.
+        if fs::read(&path).is_ok_and(|known| known == line.as_bytes()) {
+            return Ok(());
+        }
+        self.write_new(&path, line.as_bytes(), 0o644)
     }
 
     /// Writes a file so that it is there whole or not at all.

@@ -9,14 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use neargate_container::{Fences, Launcher, Policy, Role, Roles};
+use neargate_control::DiskRoom;
 use serde::Serialize;
 
 use crate::client::{Output, table};
 use crate::data_dir;
+use crate::disk::Space;
 use crate::policy;
-
-/// Free space below which the data directory is called nearly full, in bytes.
-const FREE_BYTES_MIN: u64 = 1 << 30;
 
 /// How long the launcher may take to say which fences there are.
 const FENCES_LIMIT: Duration = Duration::from_secs(5);
@@ -268,7 +267,7 @@ fn memory() -> Check {
 
 fn space(data: &Path) -> Check {
     let existing = data.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
-    let Ok(stat) = rustix::fs::statvfs(existing) else {
+    let Ok(space) = Space::of(existing) else {
         return check(
             "data directory",
             Status::Warn,
@@ -276,9 +275,13 @@ fn space(data: &Path) -> Check {
             "it cannot be looked at",
         );
     };
-    let free = stat.f_bavail * stat.f_frsize;
-    let status = if free >= FREE_BYTES_MIN { Status::Ok } else { Status::Warn };
-    let found = format!("{} with {} MiB free", data.display(), free / (1 << 20));
+    let (free_mib, low_mib) = (space.free_bytes >> 20, space.low_bytes() >> 20);
+    let (status, what) = match space.room() {
+        DiskRoom::Ample => (Status::Ok, "tasks are accepted down to"),
+        DiskRoom::Low => (Status::Warn, "no task is accepted below"),
+        DiskRoom::Full => (Status::Warn, "nothing new is accepted, and no task below"),
+    };
+    let found = format!("{} with {free_mib} MiB free; {what} {low_mib} MiB", data.display());
     check("data directory", status, found, "free some space, or name another directory with --data")
 }
 

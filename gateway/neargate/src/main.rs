@@ -7,6 +7,7 @@ mod assembly;
 mod client;
 mod containers;
 mod data_dir;
+mod disk;
 mod doctor;
 mod image;
 mod keeper;

@@ -37,6 +37,7 @@ use crate::adopt;
 use crate::assembly::{self, Ingredients, Machine};
 use crate::containers;
 use crate::data_dir::DataDir;
+use crate::disk::AnyDisk;
 use crate::policy;
 use crate::progress::Progress;
 use crate::wasm;
@@ -112,6 +113,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             files_of: ProcessUser::Invoker,
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
             policy: policy::of_invoker(),
+            disk: Arc::new(AnyDisk),
         });
         let code = run_task(args, shape, &machine, &artifacts, timeout).await;
         match containers {

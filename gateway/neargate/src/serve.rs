@@ -19,7 +19,7 @@ use neargate_node::{Artifacts, LocalImages, LogStdio, Starts};
 use neargate_server::ecs::EcsApi;
 use neargate_server::logs::LogsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway, Native};
-use neargate_store::SqliteStore;
+use neargate_store::SqliteOptions;
 use neargate_telemetry::{LogStore, LogStoreConfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +29,7 @@ use crate::adopt;
 use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
 use crate::containers;
 use crate::data_dir::DataDir;
+use crate::disk::{DataDisk, RESERVE_BYTES, Space};
 use crate::keeper::Files;
 use crate::notify;
 use crate::policy;
@@ -186,7 +187,11 @@ async fn serve(
     rustix::net::listen(&listener, BACKLOG).context("use the listening socket")?;
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut terminations = signal(SignalKind::terminate())?;
-    let store = SqliteStore::open(data.database()).context("open the control state")?;
+    let disk = Arc::new(DataDisk::new(data.root()));
+    let root = data.root().to_owned();
+    let takes_reserve = move || Space::of(&root).is_ok_and(Space::takes_reserve);
+    let store = SqliteOptions::default().reserve(RESERVE_BYTES, takes_reserve);
+    let store = store.open(data.database()).context("open the control state")?;
     let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
     let files = Files::of_all(data, Arc::new(launcher.clone()), is_root)?;
     let images =
@@ -216,6 +221,7 @@ async fn serve(
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         policy: policy.clone(),
+        disk: disk.clone(),
     });
     for allowed in policy::describe(&policy) {
         tracing::info!(allowed, "the policy allows tasks more than usual");
@@ -242,6 +248,10 @@ async fn serve(
     let end = CancellationToken::new();
     let serving = tokio::spawn(neargate_server::serve(listener, gateway, end.clone()));
     let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), artifacts, end.clone()));
+    let watching = tokio::spawn({
+        let end = end.clone();
+        async move { disk.watch(end).await }
+    });
     let ends_tasks = tokio::select! {
         _ = interrupts.recv() => true,
         _ = terminations.recv() => false,
@@ -255,6 +265,7 @@ async fn serve(
     end.cancel();
     let _ = serving.await;
     let _ = sweeping.await;
+    let _ = watching.await;
     let kept = match &containers {
         Some(containers) if !ends_tasks => containers.running(),
         _ => BTreeSet::new(),

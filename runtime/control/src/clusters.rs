@@ -53,6 +53,7 @@ impl Control {
         face: String,
     ) -> Result<Cluster, ClusterError> {
         tags::check(&tags)?;
+        self.check_disk()?;
         let key = cluster_key(scope, name);
         for _ in 0..WRITE_ATTEMPTS {
             let txn = match CLUSTERS.get(self.store(), &key, NOW).await? {

@@ -84,6 +84,7 @@ impl Control {
         new: NewDefinition,
     ) -> Result<TaskDefinition, DefinitionError> {
         tags::check(&new.tags)?;
+        self.check_disk()?;
         validate::check_shape(&new.shape)?;
         if new.requires.contains(&LaunchType::Fargate) {
             validate::check_fargate(&new.shape)?;

@@ -1,5 +1,6 @@
-//! What control asks for from above: a clock, and a way to its node.
+//! What control asks for from above: a clock, the state of the disk, and a way to its node.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -19,6 +20,33 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         SystemTime::now().into()
     }
+}
+
+/// How much is left of the disk that holds the store and what tasks write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskRoom {
+    /// Enough for new tasks.
+    #[default]
+    Ample,
+    /// Too little for new tasks.
+    Low,
+    /// Next to nothing: what the store keeps for itself is for the ends of what there is.
+    Full,
+}
+
+/// Measures the disk; asked whenever something is to be accepted.
+pub trait Disk: Send + Sync + 'static {
+    /// What is left now.
+    fn room(&self) -> DiskRoom;
+}
+
+/// What control asks of the machine that it runs on.
+#[derive(Clone)]
+pub struct Host {
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// The disk of its store and its tasks.
+    pub disk: Arc<dyn Disk>,
 }
 
 /// The way to the node: a channel on one machine, a stream on many.

@@ -24,13 +24,13 @@ mod tests;
 use std::sync::Arc;
 
 use neargate_model::{Cluster, Task, TaskDefinition, TaskSpec};
-use neargate_store::Store;
+use neargate_store::{Store, StoreError};
 
 use memo::Memo;
 
 pub use clusters::{ClusterCounts, ClusterError};
 pub use definitions::{DefinitionError, DefinitionStatusFilter, NewDefinition, RevisionWanted};
-pub use environment::{Clock, NodeLink, NodeLinkError, SystemClock};
+pub use environment::{Clock, Disk, DiskRoom, Host, NodeLink, NodeLinkError, SystemClock};
 pub use place::{Capacity, Refusal};
 pub use recover::{Recovered, RetentionConfig, Swept};
 pub use reports::ReportError;
@@ -50,7 +50,7 @@ pub struct Control {
 struct Shared {
     store: Arc<dyn Store>,
     node: Arc<dyn NodeLink>,
-    clock: Arc<dyn Clock>,
+    host: Host,
     ledger: place::Ledger,
     memos: Memos,
 }
@@ -77,14 +77,17 @@ impl Default for Memos {
 
 impl Control {
     /// Control over a store and one node with this capacity.
-    pub fn new(
-        store: Arc<dyn Store>,
-        node: Arc<dyn NodeLink>,
-        clock: Arc<dyn Clock>,
-        capacity: Capacity,
-    ) -> Self {
+    pub fn new(store: Arc<dyn Store>, node: Arc<dyn NodeLink>, host: Host, capacity: Capacity) -> Self {
         let ledger = place::Ledger::new(capacity);
-        Self { shared: Arc::new(Shared { store, node, clock, ledger, memos: Memos::default() }) }
+        Self { shared: Arc::new(Shared { store, node, host, ledger, memos: Memos::default() }) }
+    }
+
+    /// Refuses what makes the store larger while its disk is full.
+    fn check_disk(&self) -> Result<(), StoreError> {
+        match self.shared.host.disk.room() {
+            DiskRoom::Ample | DiskRoom::Low => Ok(()),
+            DiskRoom::Full => Err(StoreError::Full { source: Arc::new(OutOfRoom) }),
+        }
     }
 
     fn store(&self) -> &dyn Store {
@@ -96,6 +99,11 @@ impl Control {
     }
 
     fn now(&self) -> neargate_model::Timestamp {
-        self.shared.clock.now()
+        self.shared.host.clock.now()
     }
 }
+
+/// What is left of the disk is for the ends of what there is.
+#[derive(Debug, thiserror::Error)]
+#[error("the file system of the data directory is full")]
+struct OutOfRoom;

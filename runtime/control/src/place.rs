@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use neargate_model::TaskKey;
 
+use crate::DiskRoom;
+
 /// What the node can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -28,6 +30,8 @@ pub enum Refusal {
     Memory,
     /// There are too many tasks.
     Tasks,
+    /// The disk is nearly full.
+    Disk,
 }
 
 /// What one task asks for.
@@ -43,6 +47,7 @@ pub(crate) fn place(
     placed_mib: u64,
     placed: usize,
     demand: Demand,
+    disk: DiskRoom,
 ) -> Result<(), Refusal> {
     let memory_mib = u64::from(demand.memory_mib);
     if u64::from(demand.cpu_units) > capacity.cpu_units {
@@ -50,6 +55,9 @@ pub(crate) fn place(
     }
     if memory_mib > capacity.memory_mib || placed_mib + memory_mib > capacity.memory_promised_mib_max {
         return Err(Refusal::Memory);
+    }
+    if disk != DiskRoom::Ample {
+        return Err(Refusal::Disk);
     }
     if placed >= capacity.tasks_max { Err(Refusal::Tasks) } else { Ok(()) }
 }
@@ -75,10 +83,10 @@ impl Ledger {
         f(&mut self.placed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes room for a task, if there is.
-    pub(crate) fn take(&self, task: TaskKey, demand: Demand) -> Result<(), Refusal> {
+    /// Takes room for a task, if there is, the disk standing as it does.
+    pub(crate) fn take(&self, task: TaskKey, demand: Demand, disk: DiskRoom) -> Result<(), Refusal> {
         self.with(|placed| {
-            place(&self.capacity, placed.memory_mib, placed.tasks.len(), demand)?;
+            place(&self.capacity, placed.memory_mib, placed.tasks.len(), demand, disk)?;
             placed.add(task, demand.memory_mib);
             Ok(())
         })
@@ -116,8 +124,11 @@ mod tests {
     fn fits_or_says_why() {
         let capacity =
             Capacity { memory_mib: 1000, memory_promised_mib_max: 2000, cpu_units: 2048, tasks_max: 3 };
+        let with = |disk, placed_mib, placed, memory_mib, cpu_units, expect| {
+            assert_eq!(place(&capacity, placed_mib, placed, Demand { memory_mib, cpu_units }, disk), expect);
+        };
         let check = |placed_mib, placed, memory_mib, cpu_units, expect| {
-            assert_eq!(place(&capacity, placed_mib, placed, Demand { memory_mib, cpu_units }), expect);
+            with(DiskRoom::Ample, placed_mib, placed, memory_mib, cpu_units, expect);
         };
         check(0, 0, 1000, 2048, Ok(()));
         check(0, 0, 1001, 0, Err(Refusal::Memory));
@@ -125,5 +136,7 @@ mod tests {
         check(1500, 1, 501, 0, Err(Refusal::Memory));
         check(0, 0, 6, 2049, Err(Refusal::Cpu));
         check(0, 3, 6, 0, Err(Refusal::Tasks));
+        with(DiskRoom::Low, 0, 0, 6, 0, Err(Refusal::Disk));
+        with(DiskRoom::Full, 0, 0, 6, 0, Err(Refusal::Disk));
     }
 }

@@ -17,6 +17,7 @@ pub enum SettingError {
 impl Control {
     /// Sets a setting for a principal.
     pub async fn put_setting(&self, scope: &Scope, setting: &AccountSetting) -> Result<(), SettingError> {
+        self.check_disk()?;
         let key = setting_key(scope, &setting.principal, &setting.name);
         let txn = SETTINGS.put(Txn::fresh(), &key, setting)?;
         if commit(self.store(), txn).await? { Ok(()) } else { Err(too_contended().into()) }

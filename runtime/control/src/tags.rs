@@ -90,6 +90,9 @@ impl Control {
             tags.retain(|key, _| !remove.contains(key));
             tags
         };
+        if !add.is_empty() {
+            self.check_disk()?;
+        }
         check(&apply(&self.list_tags(scope, resource).await?))?;
         match resource {
             Taggable::Cluster(name) => {

@@ -278,9 +278,10 @@ impl Control {
     ) -> (Vec<DescribedTask>, Vec<Refusal>) {
         let (mut tasks, mut refused) = (Vec::new(), Vec::new());
         let demand = Demand { memory_mib: memory_demand_mib(shape), cpu_units: shape.cpu_units.unwrap_or(0) };
+        let disk = self.shared.host.disk.room();
         for _ in 0..request.count {
             let described = self.new_task(request, definition, shape, demand.memory_mib, own_workers);
-            match self.shared.ledger.take(described.task.key(), demand) {
+            match self.shared.ledger.take(described.task.key(), demand, disk) {
                 Ok(()) => tasks.push(described),
                 Err(refusal) => refused.push(refusal),
             }

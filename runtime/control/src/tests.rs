@@ -37,8 +37,19 @@ impl Clock for TestClock {
     }
 }
 
+/// A disk as full as it is told.
+#[derive(Default)]
+struct TestDisk(Mutex<DiskRoom>);
+
+impl Disk for TestDisk {
+    fn room(&self) -> DiskRoom {
+        *self.0.lock().unwrap()
+    }
+}
+
 struct Bench {
     control: Control,
+    disk: Arc<TestDisk>,
     node: Arc<Notebook>,
     clock: Arc<TestClock>,
     store: Arc<dyn Store>,
@@ -50,8 +61,10 @@ const CAPACITY: Capacity =
 fn bench_on(store: Arc<dyn Store>) -> Bench {
     let node = Arc::new(Notebook::default());
     let clock = Arc::new(TestClock(Mutex::new(1_000)));
-    let control = Control::new(store.clone(), node.clone(), clock.clone(), CAPACITY);
-    Bench { control, node, clock, store }
+    let disk = Arc::new(TestDisk::default());
+    let host = Host { clock: clock.clone(), disk: disk.clone() };
+    let control = Control::new(store.clone(), node.clone(), host, CAPACITY);
+    Bench { control, disk, node, clock, store }
 }
 
 fn cluster() -> ClusterName {
@@ -172,6 +185,33 @@ async fn what_does_not_fit_is_refused_and_room_comes_back() {
     bench.control.apply_report(&report).await.unwrap();
     let accepted = bench.control.run_tasks(&run(2)).await.unwrap();
     assert_eq!((accepted.tasks.len(), accepted.refused.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_ends_and_nothing_new() {
+    let bench = ready().await;
+    let accepted = bench.control.run_tasks(&run(3)).await.unwrap();
+    let task = accepted.tasks[0].task.clone();
+    for room in [DiskRoom::Low, DiskRoom::Full] {
+        *bench.disk.0.lock().unwrap() = room;
+        let accepted = bench.control.run_tasks(&run(2)).await.unwrap();
+        assert_eq!((accepted.tasks.len(), accepted.refused), (0, vec![Refusal::Disk; 2]), "{room:?}");
+    }
+    let name = ClusterName::new("new").unwrap();
+    let created = bench.control.create_cluster(&scope(), &name, Tags::new(), String::new()).await;
+    assert!(matches!(created, Err(ClusterError::Store(_))), "{created:?}");
+    let registered = bench.control.register_definition(&scope(), definition()).await;
+    assert!(matches!(registered, Err(DefinitionError::Store(_))), "{registered:?}");
+    let report = NodeReport { task: task.key(), status: stopped(&task) };
+    bench.control.apply_report(&report).await.unwrap();
+    bench.control.stop_task(&accepted.tasks[1].task.key(), "full").await.unwrap();
+    bench.control.deregister_definition(&scope(), &family(), 1).await.unwrap();
+
+    *bench.disk.0.lock().unwrap() = DiskRoom::Low;
+    bench.control.create_cluster(&scope(), &name, Tags::new(), String::new()).await.unwrap();
+    bench.control.register_definition(&scope(), definition()).await.unwrap();
+    *bench.disk.0.lock().unwrap() = DiskRoom::Ample;
+    assert_eq!(bench.control.run_tasks(&run(2)).await.unwrap().tasks.len(), 2);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod bombs;
 mod crash;
+mod disk;
 mod hostile;
 mod long;
 #[path = "../suite.rs"]
@@ -24,7 +25,8 @@ const CLUSTER: &str = "robust";
 const TASK_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [hostile::CASES, crash::CASES, wasm::CASES, bombs::CASES, long::CASES].concat();
+    let cases: Vec<Case> =
+        [hostile::CASES, disk::CASES, crash::CASES, wasm::CASES, bombs::CASES, long::CASES].concat();
     suite::main(&cases, Some(1))
 }
 

@@ -69,6 +69,10 @@ fn failure(cx: &RequestContext, cluster: &neargate_model::ClusterName, refusal: 
             "You've reached the limit on the number of tasks you can run concurrently",
             "the node holds as many tasks as it may",
         ),
+        Refusal::Disk => (
+            "Capacity is unavailable at this time. Please try again later or in a different availability zone",
+            "the disk of the data directory is nearly full; `neargate doctor` says how much has to be free",
+        ),
     };
     Failure {
         arn: Some(Arn::cluster(&cx.scope, cluster).to_string()),

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use neargate_driver::Limits;
 use neargate_ipc::wire::{decode, encode};
 use neargate_ipc::wire_enum;
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::protocol::{End, NetworkPlan, StartPlan};
 
@@ -107,7 +108,11 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Known::new(),
             Err(error) => return Err(error),
         };
-        let (file, bytes) = write_anew(&path, &boot, &known)?;
+        let (file, bytes) = match write_anew(&path, &boot, &known) {
+            // On a full disk the old one goes on.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull && !known.is_empty() => go_on(&path)?,
+            written => written?,
+        };
         Ok((Self { path, file, bytes, compacted_bytes: bytes }, known))
     }
 
@@ -165,11 +170,28 @@ fn write_anew(path: &Path, boot: &str, known: &Known) -> io::Result<(File, u64)>
     }
     let _ = fs::remove_file(&new);
     let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(&bytes)?;
+    if let Err(error) = file.write_all(&bytes) {
+        let _ = fs::remove_file(&new);
+        return Err(error);
+    }
+    // So that tasks that fill the disk do not keep their own ends from being noted. Where the file system cannot, or has
+    // no room any more, the ends are heard all the same.
+    let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, COMPACT_BYTES_MIN);
     neargate_failpoint::reach("container::renewal::before");
     fs::rename(&new, path)?;
     neargate_failpoint::reach("container::renewal::after");
     Ok((file, bytes.len() as u64))
+}
+
+/// Opens a journal to append to it as it is, without a record that was cut off.
+fn go_on(path: &Path) -> io::Result<(File, u64)> {
+    let bytes = fs::read(path)?;
+    let mut entries = Entries { rest: &bytes };
+    entries.by_ref().for_each(drop);
+    let whole = (bytes.len() - entries.rest.len()) as u64;
+    let file = OpenOptions::new().append(true).open(path)?;
+    file.set_len(whole)?;
+    Ok((file, whole))
 }
 
 fn entries(task: &str, sandbox: &KnownSandbox) -> Vec<Entry> {
@@ -354,6 +376,22 @@ mod tests {
         let mut damaged = whole.clone();
         *damaged.last_mut().unwrap() ^= 1;
         assert_eq!(told(&replay(&damaged, "now")), [("a", vec![])]);
+    }
+
+    #[test]
+    fn on_a_full_disk_the_old_one_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        journal.append(&prepared("a")).unwrap();
+        let bytes = journal.bytes;
+        let path = path(directory.path());
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"cut off").unwrap();
+        let (file, whole) = go_on(&path).unwrap();
+        assert_eq!(whole, bytes);
+        let mut journal = Journal { path, file, bytes: whole, compacted_bytes: whole };
+        journal.append(&started(1, "a", "x")).unwrap();
+        let (_, known) = Journal::open(directory.path()).unwrap();
+        assert_eq!(told(&known), [("a", vec![(1, None)])]);
     }
 
     #[test]
