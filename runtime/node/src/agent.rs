@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::Parts;
+use crate::scratch::{Scratch, Scratches};
 use crate::task::{self, Assignment};
 
 /// Stops that wait for one task's loop; more say nothing new.
@@ -27,12 +28,14 @@ pub struct Agent {
     turn: Arc<Semaphore>,
     /// What tasks have written is measured for one after the other, so that it takes one thread at most.
     measuring: Arc<Semaphore>,
+    scratches: Arc<Scratches>,
 }
 
 impl Agent {
     /// An agent without tasks.
     pub fn new(parts: Parts) -> Self {
         Self {
+            scratches: Arc::new(Scratches::new(&parts.scratch)),
             parts: Arc::new(parts),
             tasks: BTreeMap::new(),
             loops: JoinSet::new(),
@@ -71,9 +74,9 @@ impl Agent {
                 }
                 let (stop, stops) = mpsc::channel(STOPS_MAX);
                 self.tasks.insert(key.clone(), stop);
-                let measuring = self.measuring.clone();
+                let (measuring, scratch) = (self.measuring.clone(), Scratch::new(&self.scratches, &spec.id));
                 let (spec, status) = (Arc::new(*spec), *status);
-                let assignment = Assignment { spec, status, created_at, is_fresh, measuring };
+                let assignment = Assignment { spec, status, created_at, is_fresh, scratch, measuring };
                 let parts = self.parts.clone();
                 self.loops.spawn(async move {
                     task::run(parts, assignment, stops).await;

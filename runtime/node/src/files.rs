@@ -15,6 +15,9 @@ pub trait TaskFiles: Send + Sync + 'static {
     /// Removes a tree, following no link; that there is none is no error.
     fn remove(&self, dir: &Path) -> io::Result<()>;
 
+    /// Removes everything in a directory, following no link.
+    fn clear(&self, dir: &Path) -> io::Result<()>;
+
     /// Gives a directory to the containers' root, and lets every user of a container write to it. The one above must be
     /// closed to everybody else.
     fn give(&self, dir: &Path) -> io::Result<()>;
@@ -33,6 +36,17 @@ impl TaskFiles for OwnTaskFiles {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    fn clear(&self, dir: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
     }
 
     fn give(&self, dir: &Path) -> io::Result<()> {

@@ -254,12 +254,7 @@ fn both_ways(write: &OwnedFd) -> io::Result<OwnedFd> {
 
 /// Reads until the container has closed the pipe, or until it is told to stop. A stream that was deleted meanwhile takes
 /// nothing any more; the container must not block on it, so reading goes on.
-async fn pump(
-    pipe: pipe::Receiver,
-    writer: LineWriter,
-    now: fn() -> Timestamp,
-    stopping: CancellationToken,
-) {
+async fn pump(pipe: pipe::Receiver, writer: LineWriter, now: fn() -> Timestamp, stopping: CancellationToken) {
     let mut lines = Lines::default();
     // Many containers never write, and have none.
     let mut buffer = Vec::new();

@@ -41,6 +41,7 @@ pub(crate) struct Assignment {
     pub(crate) created_at: Timestamp,
     /// Whether no node was ever told of it before.
     pub(crate) is_fresh: bool,
+    pub(crate) scratch: Scratch,
     /// Held by the task whose disk usage is measured.
     pub(crate) measuring: Arc<Semaphore>,
 }
@@ -79,12 +80,12 @@ struct Owner {
 
 /// Runs a task to its end. Statuses go to the sink; the last is durable when this returns.
 pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mpsc::Receiver<Stop>) {
-    let Assignment { spec, mut status, created_at, is_fresh, measuring } = assignment;
+    let Assignment { spec, mut status, created_at, is_fresh, scratch, measuring } = assignment;
     status.start_intended |= !is_fresh && parts.starts.may_have_run(&spec.id, &status);
     let containers = spec.shape.containers.len();
     let mut owner = Owner {
         publisher: Publisher::new(parts.sink.clone(), spec.key(), status.clone()),
-        scratch: Scratch::new(&parts.scratch, &spec.id),
+        scratch,
         jobs: JoinSet::new(),
         timers: BTreeMap::new(),
         images: (0..containers).map(|_| None).collect(),

@@ -207,6 +207,10 @@ impl TaskFiles for Keeper {
         LayerFiles::remove(self, dir)
     }
 
+    fn clear(&self, dir: &Path) -> io::Result<()> {
+        self.done(&Request::Clear { path: self.place(dir)? })
+    }
+
     fn give(&self, dir: &Path) -> io::Result<()> {
         self.done(&Request::Give { path: self.place(dir)? })
     }

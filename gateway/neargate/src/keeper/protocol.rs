@@ -20,6 +20,8 @@ wire_enum! {
         3 => Give { path: Vec<u8> },
         /// Tell what a tree takes up on the disk, if it is not more than enough.
         4 => Usage { path: Vec<u8>, enough: u64 },
+        /// Remove everything in a directory.
+        5 => Clear { path: Vec<u8> },
     }
 }
 

@@ -46,6 +46,7 @@ fn answer(request: &Request) -> io::Result<Response> {
         Request::Remove { path } => LayerFiles::remove(&OwnLayerFiles, &real(path)?).map(done),
         Request::Rename { from, to } => OwnLayerFiles.rename(&real(from)?, &real(to)?).map(done),
         Request::Size { path } => OwnLayerFiles.size(&real(path)?).map(|bytes| Response::Bytes { bytes }),
+        Request::Clear { path } => OwnTaskFiles.clear(&real(path)?).map(done),
         Request::Give { path } => OwnTaskFiles.give(&real(path)?).map(done),
         Request::Usage { path, enough } => match OwnTaskFiles.usage(&real(path)?, *enough) {
             Ok(bytes) => Ok(Response::Bytes { bytes }),
