@@ -113,7 +113,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     let containers = containers::attach(&data, server_uid, &policy)?;
     let invoker = user.map(|user| (user.uid, user.gid));
     let kept = vec![data.images(), data.scratch(), data.volumes()];
-    let launcher = wasm::launch(LauncherPolicy { invoker, kept })?;
+    let launcher = wasm::launch_beside(containers.as_ref(), LauncherPolicy { invoker, kept })?;
     let listener = std::net::TcpListener::bind(args.listen).with_context(|| {
         format!("listen on {}; is another server running? Choose another port with --listen", args.listen)
     })?;

@@ -11,6 +11,7 @@ use neargate_wasm::{Config, Parts, WasmDriver};
 use crate::data_dir::DataDir;
 use crate::keeper;
 
+const LAUNCH: &str = "start the launcher of Wasm workers";
 /// What fenced processes do; they are copies of this one.
 pub(crate) const ROLES: Roles =
     Roles::new(neargate_wasm_worker::worker_main, neargate_wasm_worker::compiler_main)
@@ -19,7 +20,13 @@ pub(crate) const ROLES: Roles =
 
 /// Starts the launcher of fenced processes.
 pub(crate) fn launch(policy: Policy) -> Result<LauncherClient> {
-    Launcher::fork(ROLES, policy).context("start the launcher of Wasm workers")
+    Launcher::fork(ROLES, policy).context(LAUNCH)
+}
+
+/// Starts the launcher of fenced processes beside a supervisor, whose steward it replaces when that is killed.
+pub(crate) fn launch_beside(containers: Option<&ContainerDriver>, policy: Policy) -> Result<LauncherClient> {
+    let succession = containers.and_then(ContainerDriver::take_succession);
+    Launcher::fork_with(ROLES, policy, succession).context(LAUNCH)
 }
 
 /// The usual settings, with this binary's compiler.

@@ -48,8 +48,11 @@ const JOURNAL_ATTRIBUTE: &str = "trusted.neargate.journal";
 /// for directories.
 const TASK_ATTRIBUTE: &str = "trusted.neargate.task";
 
-/// The group of the container for which a process was made ahead. Others have the container's id and a number.
-const FIRST: &str = "first";
+/// The name of the group of the container for which a process was made ahead in a cell. Others have the container's id
+/// and a number.
+fn first_of(cell: &str) -> String {
+    format!("{cell}.0")
+}
 
 /// This server's part of all hierarchies, held by a lock.
 #[derive(Debug)]
@@ -182,7 +185,7 @@ impl Groups {
 
     /// Makes the group of its first container, which is not known either.
     pub(crate) fn make_first(&self, cell: &Group) -> Result<Group, Failure> {
-        self.make_container(cell, FIRST, &Limits::default(), &[])
+        self.make_container(cell, &first_of(cell.name()), &Limits::default(), &[])
     }
 
     /// Both, which another process has made.
@@ -190,7 +193,7 @@ impl Groups {
         let (limits, is_made) = (Limits::default(), |_: &Path| Ok(()));
         let mut cell = Group::at(format!("{}/{name}", self.path));
         self.gather_dirs(&mut cell, None, &limits, false, is_made)?;
-        let mut first = Group::at(format!("{}/{FIRST}", cell.path));
+        let mut first = Group::at(format!("{}/{}", cell.path, first_of(name)));
         self.gather_dirs(&mut first, Some(&cell), &limits, false, is_made)?;
         Ok((cell, first))
     }
@@ -272,7 +275,8 @@ impl Groups {
                 continue;
             }
             // The first container's is made before its limits are known.
-            let needed = controller.is_needed(limits) || group.name() == FIRST;
+            let needed = controller.is_needed(limits)
+                || parent.is_some_and(|parent| group.name() == first_of(parent.name()));
             let inherited = parent.filter(|_| !needed).and_then(|parent| parent.dir(*controller));
             if let Some(dir) = inherited {
                 group.member_of.push((*controller, dir.to_owned()));
@@ -675,7 +679,39 @@ fn remove_patiently(dir: &Path) {
     }
 }
 
+/// The name of the container's group that a process is in, also one that has ended and was not reaped, as far as v2 tells
+/// that; `None` for a process that is in none.
+pub(crate) fn container_of(pid: i32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(container_in).map(str::to_owned)
+}
+
+/// The container's group in a line of `/proc/PID/cgroup`: `0::/neargate/INSTANCE/TASK/CONTAINER` and perhaps more.
+fn container_in(line: &str) -> Option<&str> {
+    let mut parts = line.splitn(3, ':').nth(2)?.split('/').skip_while(|part| *part != TOP);
+    let name = parts.nth(3)?;
+    // What the kernel puts behind the path of a directory that is gone.
+    Some(name.strip_suffix(" (deleted)").unwrap_or(name))
+}
+
 /// Moves the calling thread into the groups of the opened `tasks` files.
 pub(crate) fn join(tasks: &mut [fs::File]) -> io::Result<()> {
     tasks.iter_mut().try_for_each(|file| file.write_all(b"0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::container_in;
+
+    #[test]
+    fn finds_the_container_in_a_line() {
+        let check = |line: &str, expect: Option<&str>| assert_eq!(container_in(line), expect, "{line}");
+        check("0::/neargate/0a/t1/c-1.7", Some("c-1.7"));
+        check("0::/neargate/0a/t1/c-1.7 (deleted)", Some("c-1.7"));
+        check("0::/outer/neargate/0a/t1/c-1.7/inner (deleted)", Some("c-1.7"));
+        check("4:pids:/neargate/0a/t1/c-1.7", Some("c-1.7"));
+        check("4:memory:/neargate/0a/t1", None);
+        check("0::/", None);
+        check("0::/system.slice/neargate.service", None);
+    }
 }

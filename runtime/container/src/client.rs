@@ -30,6 +30,7 @@ use crate::failure::Failure;
 use crate::peer;
 use crate::protocol::{End, ExecPlan, LendPlan, NetworkPlan, Request, Response};
 use crate::spawn::{self, SpawnError};
+use crate::steward::Succession;
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
 use seat::{Found, SeatClient, Snapshot};
@@ -478,6 +479,11 @@ impl SupervisorClient {
         self.connection.start_receiver();
         self.connection.shared.leave();
         let _ = self.connection.shared.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// What a launcher needs to replace the steward when that is killed; the first caller gets it.
+    pub fn take_succession(&self) -> Option<Succession> {
+        self.connection.shared.seat.as_ref()?.take_succession()
     }
 
     /// Tasks whose sandboxes were there before this process.

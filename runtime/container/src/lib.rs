@@ -4,6 +4,7 @@
 //!  client.rs   Driver and SandboxHost over a socket            (server, any runtime)
 //!  spawn.rs    the supervisor from a sealed copy of the binary (server, before threads)
 //!  steward.rs  starts it, and the next one                 (a fork of the server, before threads)
+//!  ends.rs     what the steward learns of containers       (steward, supervisor)
 //!  ─────────── protocol.rs, failure.rs ───────────
 //!  supervisor/ one thread, root: sandboxes, clone, reap        (supervisor)
 //!  launchpad.rs, rootfs.rs, cgroup.rs                          (supervisor, before the clone)
@@ -53,6 +54,7 @@ mod cgroup;
 mod client;
 mod config;
 mod devices;
+mod ends;
 mod failure;
 mod fence;
 mod id_range;
@@ -77,6 +79,7 @@ pub use identity::{Rights, become_user, make_files_of};
 pub use launcher::{Fences, Launcher, LauncherClient, Policy, Preparation, Role, Roles};
 pub use sandboxed::SandboxProcesses;
 pub use spawn::{SpawnError, SupervisorRole, role_from_args};
+pub use steward::Succession;
 
 /// How the devices of containers are fenced on this machine, where their absence is the first fence; an error says why
 /// they are not. Only root is answered rightly.

@@ -288,6 +288,13 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()>
     check(result).map(drop)
 }
 
+/// Whether the process of a pidfd has ended, reaped or not.
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&none)).is_ok_and(|count| count > 0)
+}
+
 /// Reaps a child: `pidfd` when given, else any. `None` when none has ended and `hang` is false.
 ///
 /// The code is the exit status, or 128 + n after signal n.
@@ -296,11 +303,25 @@ pub(crate) fn wait_child(pidfd: Option<BorrowedFd<'_>>, hang: bool) -> io::Resul
         Some(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
         None => (libc::P_ALL, 0),
     };
-    let options = libc::WEXITED | if hang { 0 } else { libc::WNOHANG };
+    wait(kind, id, if hang { 0 } else { libc::WNOHANG })
+}
+
+/// A child that has ended, which is not reaped: it is told again. `None` when there is none.
+pub(crate) fn peek_child() -> io::Result<Option<(i32, i32)>> {
+    wait(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT)
+}
+
+/// Reaps a child that has ended.
+pub(crate) fn reap_child(pid: i32) -> io::Result<()> {
+    wait(libc::P_PID, pid as libc::id_t, libc::WNOHANG).map(drop)
+}
+
+/// `waitid(2)` for children that have ended: which one, and its code as [`wait_child`] tells it.
+fn wait(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> io::Result<Option<(i32, i32)>> {
     // SAFETY: siginfo_t is plain data for which zero is valid, and the kernel fills it.
     let info = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();
-        check(libc::waitid(kind, id, &mut info, options).into())?;
+        check(libc::waitid(kind, id, &mut info, libc::WEXITED | options).into())?;
         info
     };
     // SAFETY: after a successful waitid the SIGCHLD fields are set (all zero when nothing ended).

@@ -112,6 +112,8 @@ pub const POINTS: &[Point] = &[
     point("container::factory::after", Role::Factory),
     point("container::steward::before", Role::Steward),
     short("container::steward::after", Role::Steward),
+    point("container::orphan::before", Role::Steward),
+    short("container::orphan::after", Role::Steward),
     // Images.
     short("image::layer::before", Role::ImageCommand),
     point("image::layer::after", Role::ImageCommand),

@@ -16,7 +16,7 @@ use crate::config::SupervisorConfig;
 use crate::failure::Failure;
 use crate::protocol::{End, Request, Response};
 use crate::spawn::{self, SpawnError, Tenure};
-use crate::steward::{self, Post};
+use crate::steward::{self, Post, Succession};
 use crate::{supervisor, sys};
 
 /// Name of the file that a living server has locked.
@@ -36,8 +36,10 @@ const REAP_WAIT: Duration = Duration::from_secs(1);
 pub(super) struct SeatClient {
     directory: PathBuf,
     setup: Vec<u8>,
-    /// The steward lives as long as this is open.
+    /// Stewards start supervisors as long as this is open.
     steward: Mutex<Option<OwnedFd>>,
+    /// What it takes to replace the steward, until somebody takes it.
+    succession: Mutex<Option<Succession>>,
     /// Keeps other servers off.
     _lock: File,
 }
@@ -74,13 +76,15 @@ pub(super) fn attach(
     let tenure = Tenure { server_uid, build: build.clone(), allowed };
     neargate_failpoint::reach("container::attach::before");
     let present = supervisor::connect(directory).ok();
-    let post = Post { program: &program, directory, tenure: &tenure };
-    let steward = steward::fork(&post, present.as_ref().map(|(_, pid)| *pid))?;
+    let copy = program.try_clone().map_err(SpawnError::Seal)?;
+    let (post, ours) = Post::new(copy, directory, tenure.clone()).map_err(SpawnError::Socket)?;
+    let steward = steward::fork(&post)?;
     let setup = encode(&Request::Setup { setup: config.to_setup() });
     let seat = SeatClient {
         directory: directory.to_owned(),
         setup,
-        steward: Mutex::new(Some(steward)),
+        steward: Mutex::new(Some(ours)),
+        succession: Mutex::new(Some(Succession { post, steward })),
         _lock: lock,
     };
     let (socket, snapshot) = match present {
@@ -156,6 +160,11 @@ impl SeatClient {
     /// Ends the steward, so that no other supervisor takes the place of this one.
     pub(super) fn dismiss_steward(&self) {
         drop(self.steward.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// What it takes to replace the steward. Only the first one gets it.
+    pub(super) fn take_succession(&self) -> Option<Succession> {
+        self.succession.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Attaches to the supervisor that is there, or will be soon.

@@ -39,6 +39,8 @@ use room::Room;
 
 /// The byte by which the supervisor says that the id maps are written.
 pub(crate) const GO: u8 = 1;
+/// Name of a process that ends without having come to its program.
+const UNBEGUN: &std::ffi::CStr = c"ng-unbegun";
 
 /// The id of the frame with our end of a new terminal; a failure's is 0.
 pub(crate) const TERMINAL: u64 = 1;
@@ -49,6 +51,9 @@ pub(crate) struct Ground<'a> {
     pub(crate) masked: &'a [MaskedPath],
     /// Whether containers see a cgroup2 file system.
     pub(crate) mount_cgroup2: bool,
+    /// The lock on the supervisor's seat, which no other supervisor gets before each of them has executed its program or
+    /// ended.
+    pub(crate) seat: Option<BorrowedFd<'a>>,
 }
 
 /// What the first process of a container is cloned with. Nothing of it depends on the image or the program.
@@ -113,16 +118,16 @@ pub(crate) enum Streams {
 /// Becomes the container's first process: furnishes its namespaces, then waits for its orders.
 pub(crate) fn start(ground: &Ground<'_>, shell: Shell, sync: OwnedFd) -> ! {
     finish(&sync, || {
-        // For good, and not only when the program is executed: this may wait for long, and neither would others learn
-        // that the supervisor is gone as long as a copy of its end of their socket is open, nor would its successor get
-        // the lock on its seat.
+        // For good, and not only when the program is executed: this may wait for long, and others would not learn that the
+        // supervisor is gone as long as a copy of its end of their socket is open. The seat is held until then.
         let mut kept = shell.raw_fds();
         kept.push(sync.as_raw_fd());
+        kept.extend(ground.seat.map(|seat| seat.as_raw_fd()));
         sys::close_all_but(&mut kept).step("close descriptors")?;
         wait_for_go(&sync)?;
         let room = room::furnish(ground, shell)?;
         // Without a supervisor there is no use in going on.
-        let Some((orders, parts)) = orders::receive(&sync)? else { sys::exit_now(126) };
+        let Some((orders, parts)) = orders::receive(&sync)? else { end_unbegun(126) };
         settle(ground, &room, &orders, &parts)
     })
 }
@@ -162,7 +167,30 @@ fn finish(sync: &OwnedFd, set_up: impl FnOnce() -> Result<Ready, Failure>) -> ! 
     };
     // Nobody is left to tell when this fails, and the exit status says it, too.
     let _ = neargate_ipc::channel::send(sync.as_fd(), 0, &neargate_ipc::wire::encode(&failure), &[], true);
-    sys::exit_now(127)
+    end_unbegun(127)
+}
+
+/// Ends a process that has not come to its program, so that who finds it afterwards sees that.
+fn end_unbegun(code: i32) -> ! {
+    let _ = rustix::thread::set_name(UNBEGUN);
+    sys::exit_now(code)
+}
+
+/// Whether the first process of a container, which has ended and was not reaped, never came to its program: starting the
+/// container again runs nothing twice.
+pub(crate) fn is_unbegun(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| tells_unbegun(&stat))
+}
+
+/// A name alone could be a program's; none can set the flag, which exec clears. Of proc_pid_stat(5).
+fn tells_unbegun(stat: &str) -> bool {
+    /// `PF_FORKNOEXEC` of the kernel's `linux/sched.h`.
+    const FORKED_ONLY: u64 = 0x40;
+    let Some((name, rest)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")) else {
+        return false;
+    };
+    let flags = rest.split(' ').nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    name.as_bytes() == UNBEGUN.to_bytes() && flags.is_some_and(|flags| flags & FORKED_ONLY != 0)
 }
 
 /// Waits until the id maps are written. Without a supervisor there is no use in going on.
@@ -170,7 +198,7 @@ fn wait_for_go(sync: &OwnedFd) -> Result<(), Failure> {
     let mut byte = [0];
     match rustix::io::retry_on_intr(|| rustix::io::read(sync, &mut byte)) {
         Ok(1) if byte[0] == GO => Ok(()),
-        _ => sys::exit_now(126),
+        _ => end_unbegun(126),
     }
 }
 
@@ -265,4 +293,22 @@ fn enter(mut exec: Exec<'_>, sync: &OwnedFd) -> Result<Ready, Failure> {
     environment::enter_working_dir(exec.working_dir)?;
     environment::drop_privileges(&user, exec.capabilities, exec.filter)?;
     Ok(Ready { program: exec.program, reaper: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_has_not_executed_is_unbegun() {
+        let check = |name: &str, flags: u64, expect: bool| {
+            let stat = format!("7 ({name}) Z 1 7 7 0 -1 {flags} 0 0 0 0");
+            assert_eq!(tells_unbegun(&stat), expect, "{stat}");
+        };
+        check("ng-unbegun", 0x40_0044, true);
+        check("ng-unbegun", 0x40_0004, false);
+        check("ng-supervisor", 0x40_0044, false);
+        check("a) Z (ng-unbegun", 0x40_0044, false);
+        assert!(!tells_unbegun(""));
+    }
 }

@@ -38,6 +38,9 @@
 //! cgroups and foreign ids. Where the kernel refuses that, processes have the fences from 3 on;
 //! [`LauncherClient::fences`] tells.
 //!
+//! Forked early and there as long as the program, it also replaces the [steward](crate::steward) of a supervisor when
+//! that is killed.
+//!
 //! When the program ends, its end of the socket closes; the launcher kills all processes and waits for them. When
 //! the launcher is killed, `PR_SET_PDEATHSIG` kills them: its usual gap, a parent that died before the call,
 //! is closed by looking at the launcher's socket after it, and it is set after the last change of
@@ -49,6 +52,7 @@ mod place;
 mod process;
 mod protocol;
 mod server;
+mod succession;
 
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
@@ -60,6 +64,7 @@ pub(crate) use client::Place;
 pub use client::{Fences, LauncherClient};
 
 use crate::spawn::{SpawnError, check_threads};
+use crate::steward::Succession;
 use crate::sys;
 
 /// What a process does: gets the input and the descriptors of its spec and returns its exit code.
@@ -143,6 +148,15 @@ impl Launcher {
     ///
     /// This succeeds wherever processes can be made at all; see [`LauncherClient::fences`].
     pub fn fork(roles: Roles, policy: Policy) -> Result<LauncherClient, SpawnError> {
+        Self::fork_with(roles, policy, None)
+    }
+
+    /// Forks a launcher that replaces the steward of a supervisor, too, when that is killed.
+    pub fn fork_with(
+        roles: Roles,
+        policy: Policy,
+        succession: Option<Succession>,
+    ) -> Result<LauncherClient, SpawnError> {
         check_threads()?;
         let (ours, theirs) = channel::pair().map_err(SpawnError::Socket)?;
         match sys::fork().map_err(SpawnError::Fork)? {
@@ -151,7 +165,7 @@ impl Launcher {
                 // rustix reads the auxiliary vector once, from /proc or by a prctl(2) that the fences refuse;
                 // its clock needs it. Whatever is started from here has what was read.
                 let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-                server::run(theirs, roles, policy)
+                server::run(theirs, roles, policy, succession)
             }
             pid => Ok(LauncherClient::new(ours, pid)),
         }

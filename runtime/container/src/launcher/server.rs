@@ -17,12 +17,14 @@ use super::ground::Ground;
 use super::place::Place;
 use super::process::{self, GO, Start};
 use super::protocol::{ProcessMountPlan, ProcessPlan, Report, Request, Response};
+use super::succession::Successor;
 use super::{Policy, Roles};
 use crate::cgroup::{Fencing, Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::fence::{Filters, Needs, THREADS_MAX};
 use crate::peer::Outbox;
 use crate::rootfs;
+use crate::steward::Succession;
 use crate::sys::{self, Clone};
 
 /// How long a launcher whose program is gone waits for its processes to die; what is left then hangs in the
@@ -41,6 +43,7 @@ const NAME: &[u8] = b"neargate-launcher";
 /// The loop's own tokens; processes have higher ones: 2n for its end, 2n + 1 for its reports.
 const SOCKET: u64 = 0;
 const SIGNALS: u64 = 1;
+const STEWARD: u64 = u64::MAX;
 
 /// Namespaces of each process besides those that it enters or makes itself.
 const NAMESPACES: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
@@ -74,11 +77,12 @@ struct Server {
     look_again: Duration,
     outbox: Outbox,
     closing: Option<Instant>,
+    successor: Option<Successor>,
 }
 
 /// Serves the socket until the program is gone; never returns.
-pub(super) fn run(socket: OwnedFd, roles: Roles, policy: Policy) -> ! {
-    let code = match Server::new(socket, roles, policy).and_then(Server::serve) {
+pub(super) fn run(socket: OwnedFd, roles: Roles, policy: Policy, succession: Option<Succession>) -> ! {
+    let code = match Server::new(socket, roles, policy, succession).and_then(Server::serve) {
         Ok(()) => 0,
         Err(error) => {
             tell("serve", &error);
@@ -89,7 +93,7 @@ pub(super) fn run(socket: OwnedFd, roles: Roles, policy: Policy) -> ! {
 }
 
 /// Tells a person about something that no response can carry.
-fn tell(what: &str, error: &dyn std::fmt::Display) {
+pub(super) fn tell(what: &str, error: &dyn std::fmt::Display) {
     // Without a standard error there is nobody to tell.
     let _ = writeln!(io::stderr(), "neargate-launcher: {what}: {error}");
 }
@@ -101,8 +105,13 @@ fn wipe(bytes: &mut [u8]) {
 }
 
 impl Server {
-    fn new(socket: OwnedFd, roles: Roles, policy: Policy) -> io::Result<Self> {
-        become_nobodys_child(&socket)?;
+    fn new(
+        socket: OwnedFd,
+        roles: Roles,
+        policy: Policy,
+        succession: Option<Succession>,
+    ) -> io::Result<Self> {
+        become_nobodys_child(&socket, succession.as_ref())?;
         let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         sys::set_blocked(&signals, libc::SIG_BLOCK);
         let signal_fd = sys::signalfd(&signals)?;
@@ -111,6 +120,8 @@ impl Server {
         epoll::add(&epoll, &signal_fd, epoll::EventData::new_u64(SIGNALS), epoll::EventFlags::IN)?;
         // Lives as long as the process.
         std::mem::forget(signal_fd);
+        let successor = succession.map(|succession| Successor::watch(succession, &epoll, STEWARD));
+        let successor = successor.transpose()?;
         // All this happens while the program starts up, on another core.
         let is_root = rustix::process::geteuid().is_root();
         let ground = Ground::make();
@@ -132,6 +143,7 @@ impl Server {
             look_again: LOOK_AGAIN_MIN,
             outbox: Outbox::default(),
             closing: None,
+            successor,
         })
     }
 
@@ -149,6 +161,7 @@ impl Server {
                 match event.data.u64() {
                     SOCKET => self.on_socket(&mut buffer)?,
                     SIGNALS => self.begin_farewell(),
+                    STEWARD => self.successor.iter_mut().for_each(|successor| successor.on_end(&self.epoll)),
                     token if token % 2 == 0 => self.on_end(token / 2),
                     token => {
                         self.on_report(token / 2);
@@ -157,6 +170,7 @@ impl Server {
             }
             self.flush()?;
             self.clean_up();
+            self.successor.iter_mut().for_each(|successor| successor.on_time(&self.epoll, STEWARD));
             if self.is_done() {
                 return Ok(());
             }
@@ -166,7 +180,8 @@ impl Server {
     fn timeout(&self) -> Option<Timespec> {
         let cleaning = (!self.leaving.is_empty()).then_some(self.look_again);
         let closing = self.closing.map(|until| until.saturating_duration_since(Instant::now()));
-        Timespec::try_from(cleaning.into_iter().chain(closing).min()?).ok()
+        let steward = self.successor.as_ref().and_then(Successor::due);
+        Timespec::try_from(cleaning.into_iter().chain(closing).chain(steward).min()?).ok()
     }
 
     fn on_socket(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
@@ -410,6 +425,7 @@ impl Server {
             return;
         }
         self.closing = Some(Instant::now() + FAREWELL);
+        self.successor = None;
         // A closed socket would be readable for ever.
         let _ = epoll::delete(&self.epoll, &self.socket);
         self.processes.values().for_each(|running| kill(&running.pidfd));
@@ -465,7 +481,7 @@ fn no_groups() -> Failure {
 }
 
 /// Gives up all that ties the launcher to the program and its terminal, but standard error and the socket.
-fn become_nobodys_child(socket: &OwnedFd) -> io::Result<()> {
+fn become_nobodys_child(socket: &OwnedFd, succession: Option<&Succession>) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     sys::reset_inherited_signals();
     // Out of reach of the terminal's signals, but in the program's session: with `sched_autogroup_enabled` each
@@ -481,7 +497,9 @@ fn become_nobodys_child(socket: &OwnedFd) -> io::Result<()> {
         sys::dup2(null.as_fd(), 2)?;
     }
     std::mem::forget(null);
-    sys::close_all_but(&mut [socket.as_raw_fd()])?;
+    let mut kept = vec![socket.as_raw_fd()];
+    kept.extend(succession.into_iter().flat_map(Succession::descriptors));
+    sys::close_all_but(&mut kept)?;
     // A launcher with the program's arguments in its memory is no worse than the program; its processes are.
     if let Err(error) = sys::wipe_arguments(NAME) {
         tell("wipe arguments", &error);

@@ -1,8 +1,8 @@
 //! Finding again what an earlier supervisor has left running, and telling a server what there is.
 //!
 //! The journal says what was started, the kernel what still runs: a container lives if its first process is in its
-//! group, whose name no other container ever gets. What died meanwhile has ended with an exit code that this
-//! supervisor cannot tell; a server that held its pidfd all the time can.
+//! group, whose name no other container ever gets. How what died meanwhile has ended the steward has written down, which
+//! was its parent then ([`ends`](crate::ends)); without one, a server that held its pidfd all the time knows.
 //!
 //! A container's pipes are found through its processes, which hold both directions of them (`O_RDWR`): that is also
 //! why a container whose supervisor and server are both gone waits for room instead of dying of SIGPIPE.
@@ -12,7 +12,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use neargate_driver::Stats;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -21,9 +20,10 @@ use super::host::{Container, Ended, Host, Process, Sandbox};
 use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
 use super::{report, start};
 use crate::cgroup::Group;
+use crate::ends::{Ends, Told};
 use crate::failure::{Failure, Step};
 use crate::protocol::{End, NetworkPlan, Response};
-use crate::sys;
+use crate::{init, sys};
 
 impl Host {
     /// Takes over what is known, and removes what is left of anything else.
@@ -50,6 +50,10 @@ impl Host {
             }
         }
         self.groups.sweep(&kept, Some(self.cells.prefix()));
+        // Of those that were found to have ended the journal tells now.
+        if let Some(Err(error)) = self.ends.as_ref().map(Ends::rotate) {
+            report("rotate the ends of containers", &error);
+        }
         neargate_failpoint::reach("container::adoption::after");
     }
 
@@ -60,13 +64,23 @@ impl Host {
         let (mut living, mut ended) = (Vec::new(), Vec::new());
         for (number, container) in containers {
             self.skip_number(number);
-            match self.find_process(&group, &container) {
-                Some(found) if container.end.is_none() => living.push((number, container, found)),
-                _ => ended.push((number, container)),
+            let found = self.find_group(&group, &container);
+            let pidfd = found.as_ref().and_then(|group| find_process(group, container.pid));
+            match (found, pidfd) {
+                // Nobody was told that it runs: who asked for it asks again.
+                (found, pidfd)
+                    if container.end.is_none()
+                        && pidfd.as_ref().is_none_or(|pidfd| sys::has_ended(pidfd.as_fd()))
+                        && self.is_unbegun(container.pid, found.as_ref()) => {}
+                (Some(group), Some(pidfd)) if container.end.is_none() => {
+                    living.push((number, container, (pidfd, group)));
+                }
+                (found, _) => ended.push((number, container, found)),
             }
         }
-        let namespaces = match living.first() {
-            Some((_, container, _)) => namespaces_of(container.pid, &network)?,
+        let processes = living.iter().map(|(_, container, (pidfd, _))| (container.pid, pidfd));
+        let namespaces = match find_namespaces(processes, &network)? {
+            Some(namespaces) => namespaces,
             None => {
                 let mut made = Namespaces::make(ids)?;
                 made.replace_network(&network, &self.launchpad)?;
@@ -74,20 +88,26 @@ impl Host {
             }
         };
         self.sandboxes.insert(task.to_owned(), Sandbox::new(hostname, ids, namespaces, group, None));
-        ended.into_iter().for_each(|(number, container)| self.adopt_ended(number, container));
+        for (number, container, group) in ended {
+            self.adopt_ended(number, container, group);
+        }
         for (number, container, found) in living {
             self.adopt_container(number, container, found)?;
         }
         Ok(())
     }
 
-    /// The first process of a container and the container's group; `None` if it does not live.
-    fn find_process(&self, task: &Group, container: &KnownContainer) -> Option<(OwnedFd, Group)> {
-        let KnownContainer { plan, group, pid, .. } = container;
-        let group = self.groups.find_container(task, group, &plan.limits, !plan.devices.is_empty())?;
-        let pidfd = pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
-        // Looked for after it was opened, so that it is no other process that got the id meanwhile.
-        group.holds(*pid).then_some((pidfd, group))
+    /// Whether a container's first process has ended before it came to its program. None does so from here on: each holds
+    /// the seat until it has executed or ended.
+    fn is_unbegun(&self, pid: i32, group: Option<&Group>) -> bool {
+        let Some(group) = group else { return false };
+        let is_told = |ends: &Ends| matches!(ends.read().of(group.name(), pid), Some(Told::Unbegun));
+        group.holds(pid) && init::is_unbegun(pid) || self.ends.as_ref().is_some_and(is_told)
+    }
+
+    fn find_group(&self, task: &Group, container: &KnownContainer) -> Option<Group> {
+        let KnownContainer { plan, group, .. } = container;
+        self.groups.find_container(task, group, &plan.limits, !plan.devices.is_empty())
     }
 
     fn adopt_container(
@@ -111,11 +131,15 @@ impl Host {
         Ok(())
     }
 
-    fn adopt_ended(&mut self, number: u64, container: KnownContainer) {
-        let KnownContainer { plan, end, .. } = container;
-        let unknown = End { code: None, oom: false, stats: Stats::default() };
+    fn adopt_ended(&mut self, number: u64, container: KnownContainer, group: Option<Group>) {
+        let KnownContainer { plan, group: name, pid, end, .. } = container;
         let is_news = end.is_none();
-        let (task, end) = (plan.task, end.unwrap_or(unknown));
+        let end = end.unwrap_or_else(|| {
+            let code = self.ends.as_ref().and_then(|ends| ends.read().code(&name, pid));
+            let oom = group.as_ref().is_some_and(|group| group.oom_kills() > 0);
+            End { code, oom, stats: group.map(|group| group.stats()).unwrap_or_default() }
+        });
+        let task = plan.task;
         if is_news
             && let Err(error) = self.note(|| Entry::Ended { number, task: task.clone(), end: end.clone() })
         {
@@ -153,6 +177,28 @@ fn copies(readers: Option<&[OwnedFd; 2]>) -> (Vec<OwnedFd>, bool) {
     let fds = readers.and_then(|readers| copy(readers).ok()).unwrap_or_default();
     let has_readers = !fds.is_empty();
     (fds, has_readers)
+}
+
+/// The first process of a container, if it lives or was not reaped.
+fn find_process(group: &Group, pid: i32) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    // Looked for after it was opened, so that it is no other process that got the id meanwhile.
+    group.holds(pid).then_some(pidfd)
+}
+
+/// A sandbox's namespaces, through one of the first processes of its containers; `None` when none of them lives any more:
+/// one that has ended is still found until it is reaped, but has no namespaces.
+fn find_namespaces<'p>(
+    processes: impl Iterator<Item = (i32, &'p OwnedFd)>,
+    network: &NetworkPlan,
+) -> Result<Option<Namespaces>, Failure> {
+    for (pid, pidfd) in processes {
+        match namespaces_of(pid, network) {
+            Err(_) if sys::has_ended(pidfd.as_fd()) => {}
+            found => return found.map(Some),
+        }
+    }
+    Ok(None)
 }
 
 /// A sandbox's namespaces, one of whose containers has this first process. The container's user namespace is its own,

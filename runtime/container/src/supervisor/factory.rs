@@ -70,6 +70,7 @@ impl Factory<'_> {
         const STEP: &str = "serve as factory of cells";
         let mut kept = self.launchpad.raw_fds();
         kept.push(socket.as_raw_fd());
+        kept.extend(self.ground.seat.map(|seat| seat.as_raw_fd()));
         sys::close_all_but(&mut kept).step(STEP)?;
         sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64).step(STEP)?;
         let _ = rustix::thread::set_name(c"ng-cells");

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,10 @@ use neargate_driver::Limits;
 use super::cells::{Cell, Cells, Namespaces, Parked};
 use super::journal::{self, Entry, Journal};
 use super::lend::Lent;
+use super::seat::Seat;
 use super::{FACTORY, allow, report, unwatch};
 use crate::cgroup::{Fencing, Group, Groups};
+use crate::ends::Ends;
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
 use crate::init::{self, Ground, MaskedPath, masked_paths};
@@ -183,15 +184,21 @@ pub(super) struct Host {
     last_number: u64,
     /// Only of a supervisor that outlives its server.
     journal: Option<Journal>,
+    /// As the journal.
+    pub(super) ends: Option<Ends>,
+    /// As the journal.
+    seat: Option<OwnedFd>,
 }
 
 impl Host {
-    /// Makes ready to run containers; a failure says what this host or this process lacks. With a `directory` for its
-    /// journal, it finds again what an earlier supervisor has left running.
-    pub(super) fn open(setup: Setup, directory: Option<&Path>, epoll: Rc<OwnedFd>) -> Result<Self, Failure> {
+    /// Makes ready to run containers; a failure says what this host or this process lacks. With a `seat`, in
+    /// whose directory its journal is, it finds again what an earlier supervisor has left running.
+    pub(super) fn open(setup: Setup, seat: Option<&Seat>, epoll: Rc<OwnedFd>) -> Result<Self, Failure> {
         if !rustix::process::geteuid().is_root() {
             return Err(not_permitted("run containers"));
         }
+        let directory = seat.map(|seat| seat.directory.as_path());
+        let seat = seat.map(Seat::hold).transpose().step("hold seat")?;
         let seed = u32::from_str_radix(setup.instance.get(..6).unwrap_or_default(), 16).unwrap_or(0);
         let launchpad = Launchpad::build().map_err(explain)?;
         let journal_path = directory.map(journal::path);
@@ -208,7 +215,8 @@ impl Host {
         known.values().for_each(|sandbox| ids.claim(sandbox.ids));
         let scratch = directory.map(|directory| directory.join(SCRATCH));
         let masked = masked_paths();
-        let ground = Ground { filters: &filters, masked: &masked, mount_cgroup2: groups.mounts_cgroup2() };
+        let (mount_cgroup2, held) = (groups.mounts_cgroup2(), seat.as_ref().map(OwnedFd::as_fd));
+        let ground = Ground { filters: &filters, masked: &masked, mount_cgroup2, seat: held };
         let mut host = Self {
             cells: Cells::start(ids, scratch, (&epoll, FACTORY), &launchpad, &groups, &ground),
             passing: if setup.layers_by_path { LayerPassing::Paths } else { LayerPassing::Descriptors },
@@ -233,6 +241,8 @@ impl Host {
             look_again: LOOK_AGAIN_MIN,
             last_number: 0,
             journal,
+            ends: directory.map(Ends::of),
+            seat,
         };
         if host.journal.is_some() {
             host.adopt(known);
@@ -379,8 +389,8 @@ impl Host {
 
     /// What the first processes of all containers have in common.
     pub(super) fn ground(&self) -> Ground<'_> {
-        let mount_cgroup2 = self.groups.mounts_cgroup2();
-        Ground { filters: &self.filters, masked: &self.masked, mount_cgroup2 }
+        let (mount_cgroup2, seat) = (self.groups.mounts_cgroup2(), self.seat.as_ref().map(OwnedFd::as_fd));
+        Ground { filters: &self.filters, masked: &self.masked, mount_cgroup2, seat }
     }
 
     /// Kills what runs in a sandbox; the answer comes when all is removed.
@@ -507,7 +517,7 @@ impl Host {
             Ok(Some((_, code))) => Some(code),
             Ok(None) => return,
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
-                match orphan_code(container, Instant::now()) {
+                match orphan_code(container, self.ends.as_ref(), Instant::now()) {
                     Ok(code) => code,
                     Err(StillUnreaped) => {
                         // Its pidfd stays readable; it is looked at again in a while instead.
@@ -666,6 +676,9 @@ impl Host {
         if let Some(journal) = &self.journal {
             journal.remove();
         }
+        if let Some(ends) = &self.ends {
+            ends.remove();
+        }
     }
 }
 
@@ -723,13 +736,22 @@ impl Container {
 struct StillUnreaped;
 
 /// The exit code of a container whose process another supervisor has started; none where nobody can tell it.
-fn orphan_code(container: &mut Container, now: Instant) -> Result<Option<i32>, StillUnreaped> {
+fn orphan_code(
+    container: &mut Container,
+    ends: Option<&Ends>,
+    now: Instant,
+) -> Result<Option<i32>, StillUnreaped> {
     let until = *container.orphan_until.get_or_insert(now + ORPHAN_WAIT);
-    match sys::pidfd_exit_code(container.process.pidfd.as_fd()) {
-        Ok(Some(code)) => Ok(Some(code)),
-        Ok(None) if now < until => Err(StillUnreaped),
-        // Before Linux 6.15 the kernel tells it to nobody but the parent.
-        Ok(None) | Err(_) => Ok(None),
+    // Before Linux 6.15 the kernel tells it to nobody but the parent.
+    if let Ok(Some(code)) = sys::pidfd_exit_code(container.process.pidfd.as_fd()) {
+        return Ok(Some(code));
+    }
+    let Container { process, group, .. } = container;
+    // Looked at first: the steward reaps when it has written.
+    let is_reaped = !group.holds(process.pid);
+    match ends.and_then(|ends| ends.read().code(group.name(), process.pid)) {
+        None if !is_reaped && now < until => Err(StillUnreaped),
+        told => Ok(told),
     }
 }
 

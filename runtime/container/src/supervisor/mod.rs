@@ -48,13 +48,15 @@ use host::{Event, Host};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
 use seat::Seat;
-pub(crate) use seat::connect;
+pub(crate) use seat::{connect, holder};
 
 /// How long a supervisor without a server waits for its containers to die; what is left then hangs in the
 /// kernel and is removed by the next start-up.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// How long a supervisor that has nothing to look after waits for a next server.
 const IDLE: Duration = Duration::from_secs(10);
+/// Its name among threads and processes (`/proc/PID/comm`).
+const NAME: &str = "ng-supervisor";
 /// Keeps the kernel from choosing the supervisor when memory runs out.
 const OOM_SCORE_ADJ: &str = "-999";
 
@@ -330,8 +332,7 @@ impl Supervisor {
             State::Ready(host) if !host.serves(&setup) => return self.answer(id, disagreement()),
             State::Ready(host) => host.setup = setup,
             State::New | State::Refusing(_) => {
-                let directory = self.seat.as_ref().map(|seat| seat.directory.as_path());
-                self.state = match Host::open(setup, directory, Rc::clone(&self.epoll)) {
+                self.state = match Host::open(setup, self.seat.as_ref(), Rc::clone(&self.epoll)) {
                     Ok(host) => State::Ready(Box::new(host)),
                     Err(failure) => State::Refusing(failure),
                 };
@@ -428,7 +429,9 @@ fn disagreement() -> Response {
 fn harden() {
     sys::reset_inherited_signals();
     let _ = rustix::process::setsid();
-    let _ = rustix::thread::set_name(c"ng-supervisor");
+    if let Ok(name) = std::ffi::CString::new(NAME) {
+        let _ = rustix::thread::set_name(&name);
+    }
     // Not dumpable, and so are the children that it clones until they exec: nobody but host root can attach
     // to them or read their memory, which has a copy of every running plan.
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);

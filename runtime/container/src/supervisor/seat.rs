@@ -1,8 +1,8 @@
 //! Where servers find a supervisor that outlives them: a socket in a directory.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::NAME;
 use crate::spawn::{self, Tenure};
+use crate::sys;
 
 /// Name of the socket in the directory.
 const SOCKET: &str = "supervisor.sock";
-/// Name of the file that a living supervisor has locked.
+/// Name of the file that a living supervisor has locked; it holds its process id.
 const LOCK: &str = "supervisor.lock";
 /// How long a predecessor that was killed may take to let go of its lock: its last children hold copies of it until
 /// they exec or notice.
@@ -31,17 +34,20 @@ pub(super) struct Seat {
     pub(super) listener: OwnedFd,
     /// Who may connect, and what this supervisor executes.
     pub(super) tenure: Tenure,
-    _lock: File,
+    /// Held by copies of it, too.
+    lock: File,
 }
 
 impl Seat {
     /// Takes a directory, which no other supervisor may have.
     pub(super) fn take(directory: PathBuf, tenure: Tenure) -> io::Result<Self> {
-        let lock = lock(&directory.join(LOCK))?;
+        let mut lock = lock(&directory.join(LOCK))?;
+        lock.set_len(0)?;
+        lock.write_all(std::process::id().to_string().as_bytes())?;
         neargate_failpoint::reach("container::seat::before");
         let listener = listen(&directory, tenure.server_uid)?;
         neargate_failpoint::reach("container::seat::after");
-        Ok(Self { directory, listener, tenure, _lock: lock })
+        Ok(Self { directory, listener, tenure, lock })
     }
 
     /// The next server, if one waits and is who it should be, and whether it is root.
@@ -55,6 +61,11 @@ impl Seat {
     pub(super) fn execute(&self, program: &OwnedFd, build: &str) -> io::Error {
         let tenure = Tenure { build: build.to_owned(), ..self.tenure.clone() };
         spawn::command(program, &self.directory, &tenure).exec()
+    }
+
+    /// A copy of what holds the directory.
+    pub(super) fn hold(&self) -> io::Result<OwnedFd> {
+        self.lock.try_clone().map(OwnedFd::from)
     }
 
     /// Leaves nothing in the directory that would promise a supervisor.
@@ -72,6 +83,22 @@ fn lock(path: &Path) -> io::Result<File> {
             other => return other.map(|()| file).map_err(io::Error::from),
         }
     }
+}
+
+/// The supervisor that has a directory: readable once it has ended. `None` if there is none, or it is just ending.
+pub(crate) fn holder(directory: &Path) -> Option<OwnedFd> {
+    let mut file = File::open(directory.join(LOCK)).ok()?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        return None;
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    let pid = Pid::from_raw(text.parse().ok()?)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // Looked at after it was opened: another process may have got the id of one that is gone.
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).ok()?;
+    // Its last children may hold the lock a moment longer than it lives.
+    (name.trim() == NAME && !sys::has_ended(pidfd.as_fd())).then_some(pidfd)
 }
 
 fn listen(directory: &Path, server_uid: u32) -> io::Result<OwnedFd> {

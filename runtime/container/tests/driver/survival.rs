@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio as ProcessStdio};
 use std::time::{Duration, Instant};
 
-use neargate_container::{Supervisor, SupervisorClient, SupervisorConfig};
+use neargate_container::{Launcher, Roles, Supervisor, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
     ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxHost, SandboxSpec, Signal,
     Stdio,
@@ -28,6 +28,9 @@ cases![
     killed_supervisor_is_replaced,
     end_without_supervisor,
     end_without_server,
+    end_without_either,
+    end_is_adopted_before_it_is_reaped,
+    killed_steward_is_replaced,
     start_after_death,
     newer_program,
     many_are_found_again,
@@ -140,6 +143,23 @@ fn kill(pid: i32) {
     .unwrap();
 }
 
+/// The steward that a server or its launcher has forked.
+fn steward_of(server: &Server) -> Option<i32> {
+    let server = server.process.id().cast_signed();
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let of_server = |parent: i32| parent == server || parent_of(parent, "ng-launcher") == Some(server);
+    pids.into_iter().find(|pid| parent_of(*pid, "ng-steward").is_some_and(of_server))
+}
+
+/// The parent of a process with this name that has not ended.
+fn parent_of(pid: i32, name: &str) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (own_name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+    let (state, rest) = rest.split_once(' ')?;
+    (own_name == name && state != "Z").then(|| rest.split(' ').next()?.parse().ok())?
+}
+
 /// Kills the supervisor of a directory and waits until it is gone.
 fn kill_supervisor(directory: &Path) {
     let pid = supervisor_of(directory).expect("a supervisor");
@@ -234,6 +254,59 @@ async fn end_without_server(fixture: &Fixture) {
     second.shut_down(&directory);
 }
 
+async fn end_without_either(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut first = Server::start(fixture, &directory);
+    first.check("start 1", "started");
+    first.check("start 2", "started");
+    let pids = ["pid 1", "pid 2"].map(|order| first.ask(order).parse::<i32>().unwrap());
+    first.kill();
+    kill_supervisor(&directory);
+    kill(pids[0]);
+    until(|| !Path::new(&format!("/proc/{}", pids[0])).exists());
+    let mut second = Server::start(fixture, &directory);
+    second.check("wait 1", "exit 137");
+    // It is the child of the first server's steward, and the second supervisor finds it before it ends.
+    kill(pids[1]);
+    second.check("wait 2", "exit 137");
+    second.shut_down(&directory);
+}
+
+async fn end_is_adopted_before_it_is_reaped(fixture: &Fixture) {
+    use rustix::process::{Pid, Signal as ProcessSignal, kill_process};
+    let directory = fixture.new_dir();
+    let mut first = Server::start(fixture, &directory);
+    first.check("start 1", "started");
+    let pid: i32 = first.ask("pid 1").parse().unwrap();
+    let steward = Pid::from_raw(steward_of(&first).expect("a steward")).unwrap();
+    // It is the parent of what its supervisor leaves, and reaps nothing now.
+    kill_process(steward, ProcessSignal::STOP).unwrap();
+    first.kill();
+    kill_supervisor(&directory);
+    kill(pid);
+    let mut second = Server::start(fixture, &directory);
+    second.check("count", "1");
+    kill_process(steward, ProcessSignal::CONT).unwrap();
+    second.check("wait 1", "exit 137");
+    second.shut_down(&directory);
+}
+
+async fn killed_steward_is_replaced(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut server = Server::start(fixture, &directory);
+    server.check("start 1", "started");
+    let first = steward_of(&server);
+    kill(first.expect("a steward"));
+    kill_supervisor(&directory);
+    server.check("stats 1", "some");
+    server.check("exec 1", "exit 3");
+    until(|| steward_of(&server).is_some_and(|steward| Some(steward) != first));
+    kill_supervisor(&directory);
+    server.check("usr1 1", "exit 7");
+    server.check("read 1", "first last");
+    server.shut_down(&directory);
+}
+
 async fn start_after_death(fixture: &Fixture) {
     let directory = fixture.new_dir();
     let mut server = Server::start(fixture, &directory);
@@ -325,13 +398,13 @@ pub(crate) fn be_server(directory: &str) -> ExitCode {
     let rootfs = PathBuf::from(std::env::args().nth(2).unwrap());
     let user: Option<u32> = std::env::args().nth(3).map(|user| user.parse().unwrap());
     let client = match user {
-        None => Supervisor::attach(&config(&directory), &directory).unwrap(),
+        None => with_launcher(Supervisor::attach(&config(&directory), &directory).unwrap()),
         Some(user) => {
             let allowed = std::env::args().nth(4).map(PathBuf::from);
             let host_paths = allowed.map(|path| HostPath { path, read_only: true }).into_iter().collect();
             let policy = Policy { host_paths, ..Policy::default() };
             let config = config(directory.parent().unwrap()).with_server_uid(user).with_policy(policy);
-            let client = Supervisor::attach(&config, &directory).unwrap();
+            let client = with_launcher(Supervisor::attach(&config, &directory).unwrap());
             neargate_container::become_user(user, user, neargate_container::Rights::Own).unwrap();
             client
         }
@@ -348,6 +421,14 @@ pub(crate) fn be_server(directory: &str) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Starts the launcher that replaces the steward; it ends with this process.
+fn with_launcher(client: SupervisorClient) -> SupervisorClient {
+    let (roles, policy) = (Roles::new(|_, _| 0, |_, _| 0), neargate_container::Policy::default());
+    let launcher = Launcher::fork_with(roles, policy, client.take_succession()).unwrap();
+    std::mem::forget(launcher);
+    client
 }
 
 struct Role {
