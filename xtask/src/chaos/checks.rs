@@ -21,6 +21,8 @@ const LEAK_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
 /// Tasks that are described at a time (API reference, DescribeTasks).
 const DESCRIBED_MAX: usize = 100;
+/// The exit code of a shell that could not start one more process.
+const NO_FORK_CODE: i64 = 2;
 /// The exit code of what the kernel has killed for its memory.
 const OUT_OF_MEMORY_CODE: i64 = 137;
 
@@ -154,11 +156,12 @@ pub(crate) fn judge(
 }
 
 fn verdict(kind: Kind, task: &Value, ran: usize) -> Verdict {
-    let (expected, of_limits) = match kind {
+    let (expected, of_memory) = match kind {
         Kind::Exit(code) => (code, false),
         Kind::Stopped => (STOPPED_CODE, false),
         Kind::Wasm => (0, false),
         Kind::Hog => (OUT_OF_MEMORY_CODE, true),
+        Kind::Crowd => (NO_FORK_CODE, false),
     };
     let container = &task["containers"][0];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -175,8 +178,11 @@ fn verdict(kind: Kind, task: &Value, ran: usize) -> Verdict {
             Verdict::Unknown(why(reasons))
         }
         Some(_) if ran == 0 => Verdict::Wrong(Invariant::Honest, "a task has an exit code and never ran"),
-        Some(code) if code == expected && of_limits == is_out_of_memory => Verdict::Right,
-        Some(_) if of_limits => Verdict::Wrong(Invariant::Limited, "a task over its memory ended otherwise"),
+        Some(code) if code == expected && of_memory == is_out_of_memory => Verdict::Right,
+        Some(_) if of_memory => Verdict::Wrong(Invariant::Limited, "a task over its memory ended otherwise"),
+        Some(_) if kind == Kind::Crowd => {
+            Verdict::Wrong(Invariant::Limited, "a task with too many processes ended otherwise")
+        }
         Some(_) => Verdict::Wrong(Invariant::Honest, "a task has a wrong exit code or reason"),
         None if reasons.iter().all(String::is_empty) => {
             Verdict::Wrong(Invariant::Honest, "a task has neither exit code nor reason")
@@ -218,6 +224,27 @@ pub(crate) fn leaks_of(data: &Path, jobs: &[Job]) -> Vec<Violation> {
         left
     };
     settle(look)
+}
+
+/// Waits until a server and its supervisor have no more descriptors than they may; else how many they have. Returns what
+/// they had last, too.
+pub(crate) fn descriptors(
+    counts: impl Fn() -> Option<[usize; 2]>,
+    most: [usize; 2],
+) -> (Option<[usize; 2]>, Option<Violation>) {
+    let is_within = |counts: &[usize; 2]| counts.iter().zip(&most).all(|(count, most)| count <= most);
+    let settled = eventually(LEAK_LIMIT, || counts().filter(is_within));
+    let last = settled.or_else(&counts);
+    let what = match (settled, last) {
+        (Some(_), _) => return (last, None),
+        (None, Some([server, supervisor])) => {
+            format!(
+                "open descriptors: {server} of the server, {supervisor} of the supervisor, at most {most:?}"
+            )
+        }
+        (None, None) => "there is no supervisor whose descriptors could be counted".to_owned(),
+    };
+    (last, Some((Invariant::Clean, what)))
 }
 
 /// Waits until nothing is left of a server that has ended with all tasks; `groups` is where its groups were.
@@ -313,6 +340,8 @@ mod tests {
         check(Kind::Hog, task("STOPPED", json!(OUT_OF_MEMORY_CODE), oom), 1, None);
         check(Kind::Hog, task("STOPPED", json!(OUT_OF_MEMORY_CODE), ""), 1, Some(Invariant::Limited));
         check(Kind::Hog, task("STOPPED", json!(0), ""), 1, Some(Invariant::Limited));
+        check(Kind::Crowd, task("STOPPED", json!(NO_FORK_CODE), ""), 1, None);
+        check(Kind::Crowd, task("STOPPED", json!(0), ""), 1, Some(Invariant::Limited));
         check(Kind::Exit(137), task("STOPPED", json!(137), oom), 1, Some(Invariant::Honest));
     }
 }

@@ -20,6 +20,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// Tasks that run all the time.
 const HEARTBEATS: usize = 3;
+/// Enough for as many processes as a task may have.
+const CROWD_MEMORY_MIB: u64 = 2048;
+
+/// Starts processes once it is told to; a shell that cannot fork ends with 2.
+const CROWD: &str = "echo ran >> /witness/ran-$0; while [ ! -e /witness/go-$0 ]; do sleep 0.05; done; i=0; while [ $i -lt 6000 ]; do sleep 100 & i=$((i+1)); done; exit 0";
 
 /// The exit code of a task that was stopped.
 pub(crate) const STOPPED_CODE: i64 = 7;
@@ -43,6 +48,8 @@ pub(crate) enum Kind {
     Stopped,
     /// A container that goes over its memory.
     Hog,
+    /// A container that starts more processes than it may.
+    Crowd,
     /// A Wasm module that ends with 0.
     Wasm,
 }
@@ -99,8 +106,9 @@ impl Load {
             ended: AtomicBool::new(false),
         });
         let mut caller = site.caller();
-        register(&mut caller, "container", "busybox")?;
-        register(&mut caller, "wasm", "probe")?;
+        register(&mut caller, "container", "busybox", 64)?;
+        register(&mut caller, "crowd", "busybox", CROWD_MEMORY_MIB)?;
+        register(&mut caller, "wasm", "probe", 64)?;
         let mut heartbeats = Vec::new();
         for _ in 0..HEARTBEATS {
             let number = shared.next_number();
@@ -146,18 +154,18 @@ impl Load {
         std::mem::take(&mut self.shared.ledger().accepted)
     }
 
-    /// Starts a task that will take more memory than it may, and waits until it runs.
-    pub(crate) fn start_hog(&self, caller: &mut Caller) -> Result<Job> {
-        let job = self.submit_until_accepted(caller, Kind::Hog)?;
+    /// Starts a task that will go over a limit, and waits until it runs.
+    pub(crate) fn start_waiting(&self, caller: &mut Caller, kind: Kind) -> Result<Job> {
+        let job = self.submit_until_accepted(caller, kind)?;
         let ran = self.shared.witness.join(format!("ran-{}", job.number));
         eventually(START_LIMIT, || ran.exists().then_some(()))
-            .context("start the task that goes over its memory")?;
+            .context("start the task that goes over a limit")?;
         Ok(job)
     }
 
     /// Lets it.
-    pub(crate) fn let_go(&self, hog: &Job) -> Result<()> {
-        let go = self.shared.witness.join(format!("go-{}", hog.number));
+    pub(crate) fn let_go(&self, waiting: &Job) -> Result<()> {
+        let go = self.shared.witness.join(format!("go-{}", waiting.number));
         fs::write(&go, "").with_context(|| format!("write {}", go.display()))
     }
 
@@ -215,6 +223,7 @@ impl Shared {
             Kind::Exit(code) => run(caller, "container", &["sh", "-c", EXIT, &text, &code.to_string()]),
             Kind::Stopped => run(caller, "container", &["sh", "-c", STOPPED, &text]),
             Kind::Hog => run(caller, "container", &["sh", "-c", HOG, &text]),
+            Kind::Crowd => run(caller, "crowd", &["sh", "-c", CROWD, &text]),
             Kind::Wasm => run(caller, "wasm", &["append", &format!("/witness/ran-{text}"), "ran"]),
         }?;
         let job = Job { arn, number, kind };
@@ -258,13 +267,13 @@ pub(crate) fn beats(witness: &Path, number: u64) -> Result<Vec<f64>> {
     Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
 }
 
-fn register(caller: &mut Caller, family: &str, image: &str) -> Result<()> {
+fn register(caller: &mut Caller, family: &str, image: &str, memory_mib: u64) -> Result<()> {
     let definition = json!({
         "family": family, "requiresCompatibilities": ["EC2"], "networkMode": "awsvpc",
-        "cpu": "256", "memory": "512",
+        "cpu": "256", "memory": memory_mib.max(512).to_string(),
         "volumes": [{"name": VOLUME, "dockerVolumeConfiguration": {"scope": "shared", "autoprovision": true}}],
         "containerDefinitions": [{
-            "name": "main", "image": image, "memory": 64, "command": ["true"],
+            "name": "main", "image": image, "memory": memory_mib, "command": ["true"],
             "mountPoints": [{"sourceVolume": VOLUME, "containerPath": "/witness"}],
         }],
     });

@@ -43,10 +43,13 @@ pub(crate) enum Victim {
     Supervisor,
     Both,
     Steward,
+    /// The steward, and then the supervisor, for which nobody is there at first.
+    Line,
 }
 
 /// Ways of killing that a seed chooses from.
-pub(crate) const VICTIMS: [Victim; 4] = [Victim::Server, Victim::Supervisor, Victim::Both, Victim::Steward];
+pub(crate) const VICTIMS: [Victim; 5] =
+    [Victim::Server, Victim::Supervisor, Victim::Both, Victim::Steward, Victim::Line];
 
 /// One data directory, and the server on it.
 pub(crate) struct Machine {
@@ -187,6 +190,10 @@ impl Machine {
                 self.kill_supervisor()?;
             }
             Victim::Steward => self.kill_steward()?,
+            Victim::Line => {
+                self.kill_steward()?;
+                self.kill_supervisor()?;
+            }
         }
         if self.server.has_ended()? {
             self.restart(at)?;
@@ -205,9 +212,21 @@ impl Machine {
     }
 
     fn kill_steward(&self) -> Result<()> {
-        let found = leaks::descendants(self.server.pid(), "ng-steward");
-        let steward = found.first().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        // One that was killed is the server's child, which does not reap it.
+        let has_ended = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+        };
+        let found = leaks::descendants(self.server.pid(), "ng-steward").into_iter();
+        let steward = found.filter(|pid| !has_ended(pid)).find_map(|pid| Pid::from_raw(pid.cast_signed()));
         kill_process(steward.context("find the steward")?, Signal::KILL).context("kill the steward")
+    }
+
+    /// How many descriptors the server and its supervisor have open; `None` while there is no supervisor.
+    pub(crate) fn descriptors(&self) -> Option<[usize; 2]> {
+        let count = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).ok().map(Iterator::count);
+        let supervisor = self.server.supervisor()?.as_raw_nonzero().get().cast_unsigned();
+        Some([count(self.server.pid())?, count(supervisor)?])
     }
 
     /// Kills the server and leaves it so.

@@ -92,8 +92,9 @@ fn points(words: &str) -> Result<Vec<&'static Point>> {
 /// The processes that are killed at random times, by their names.
 fn victims(words: &str) -> Result<Vec<Victim>> {
     let victim = |word| VICTIMS.into_iter().find(|victim| format!("{victim:?}").eq_ignore_ascii_case(word));
-    let unknown =
-        |word| format!("{word} is not among the victims; they are server, supervisor, both and steward");
+    let unknown = |word| {
+        format!("{word} is not among the victims; they are server, supervisor, both, steward and line")
+    };
     words.split(',').map(|word| victim(word).with_context(|| unknown(word))).collect()
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Row {
     pub(crate) calls: usize,
     /// The longest time without a beat of a task that ran all the while, in seconds.
     pub(crate) gap_s: f64,
+    /// Open descriptors of the server and of its supervisor once all tasks but the lasting ones have ended.
+    pub(crate) descriptors: Option<[usize; 2]>,
     /// From the kill to the first answer of the API.
     pub(crate) answers_ms: Option<f64>,
     /// From the kill to the end, rightly told, of a container task that was submitted after it.
@@ -90,7 +92,7 @@ impl Row {
             .collect();
         json!({
             "fault": self.fault, "struck": self.is_struck, "tasks": self.tasks, "unknown": self.unknown,
-            "calls": self.calls, "gap_s": self.gap_s, "answers_ms": self.answers_ms, "works_ms": self.works_ms,
+            "calls": self.calls, "gap_s": self.gap_s, "descriptors": self.descriptors, "answers_ms": self.answers_ms, "works_ms": self.works_ms,
             "violations": violations,
         })
     }
@@ -121,6 +123,12 @@ impl Board {
                 text.push_str(&format!(
                     "\nfrom the kill to the {name}: median {median:.0} ms, longest {most:.0} ms"
                 ));
+            }
+        }
+        for (name, at) in [("server", 0), ("supervisor", 1)] {
+            let counts = self.rows.iter().filter_map(|row| Some(row.descriptors?[at]));
+            if let (Some(first), Some(most)) = (counts.clone().next(), counts.max()) {
+                text.push_str(&format!("\nopen descriptors of the {name}: {first} at first, {most} at most"));
             }
         }
         text.push_str(&counted(

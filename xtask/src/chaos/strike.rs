@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use neargate_failpoint::{Point, Role};
@@ -18,8 +18,13 @@ use super::watch::{self, Watch};
 
 /// A point is reached within this under load.
 const STRUCK_LIMIT: Duration = Duration::from_secs(10);
+/// Between two kills of supervisors, so that one comes to look after its containers.
+const STRIKE_PAUSE: Duration = Duration::from_millis(500);
 /// A task that is submitted after a kill has ended within this.
 const WORKS_LIMIT: Duration = Duration::from_secs(20);
+/// What the descriptors of server and supervisor differ by at rest: connections of clients, segments of logs. A row has
+/// more tasks than that, so that one left by each shows.
+const DESCRIPTORS_MORE: usize = 24;
 /// How the task that shows that all works ends.
 const CANARY_CODE: i64 = 9;
 
@@ -33,6 +38,8 @@ struct Scene {
     looked_s: f64,
     /// All tasks that were accepted, and their ends known.
     done: Vec<Job>,
+    /// Descriptors of server and supervisor when they were counted first.
+    descriptors: Option<[usize; 2]>,
 }
 
 /// Does all faults on one server, and tells each row as soon as it is there.
@@ -57,12 +64,12 @@ impl Scene {
         let load = Load::start(&machine.site, &machine.witness())?;
         let watch = Watch::start(&machine.site, load.heartbeats.iter().map(|job| job.arn.clone()).collect());
         let caller = machine.site.caller();
-        Ok(Self { machine, load, watch, caller, looked_s: uptime_s()?, done: Vec::new() })
+        Ok(Self { machine, load, watch, caller, looked_s: uptime_s()?, done: Vec::new(), descriptors: None })
     }
 
     fn one(&mut self, fault: Fault) -> Result<Row> {
         let mut row = Row { fault: name(fault), ..Row::default() };
-        let hog = self.load.start_hog(&mut self.caller)?;
+        let hog = self.load.start_waiting(&mut self.caller, Kind::Hog)?;
         let struck_at = match fault {
             Fault::At(point, _) if point.role == Role::ImageCommand => {
                 row.violations = self.strike_image(point)?;
@@ -94,7 +101,8 @@ impl Scene {
                 let killed_at = self.machine.kill_server()?;
                 cut_off = self.machine.restart(killed_at)?;
             }
-            Role::NextSupervisor | Role::Steward => self.machine.kill_supervisor()?,
+            Role::NextSupervisor => self.machine.kill_supervisor()?,
+            Role::Steward => self.kill_supervisors_until_struck()?,
             Role::Server | Role::Supervisor | Role::Factory | Role::ImageCommand => {}
         }
         let Some(at) = self.machine.until_struck(STRUCK_LIMIT) else { return Ok(None) };
@@ -103,17 +111,29 @@ impl Scene {
                 self.machine.until_server_has_ended()?;
                 self.machine.restart(at)?;
             }
-            // Without a steward, what it was killed over stays as it is until the next server.
-            Role::Steward => drop(self.machine.kill(Victim::Server)?),
             _ => {}
         }
         Ok(Some(at))
     }
 
+    /// What a supervisor leaves has to end before the next one, for its steward to come to some points.
+    fn kill_supervisors_until_struck(&mut self) -> Result<()> {
+        let until = Instant::now() + STRUCK_LIMIT;
+        while Instant::now() < until {
+            self.machine.kill_supervisor()?;
+            if self.machine.until_struck(STRIKE_PAUSE).is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Kills what goes on without something that was killed, so that the next fault finds all as it was.
     fn make_whole(&mut self, fault: Fault) -> Result<()> {
         match fault {
-            Fault::Kill(Victim::Steward, _) => self.machine.kill(Victim::Server).map(drop),
+            // The supervisors of the launcher's stewards know of no points.
+            Fault::Kill(Victim::Steward | Victim::Line, _)
+            | Fault::At(Point { role: Role::Steward, .. }, _) => self.machine.kill(Victim::Both).map(drop),
             Fault::At(Point { role: Role::Factory, .. }, _) => {
                 self.machine.kill(Victim::Supervisor).map(drop)
             }
@@ -150,6 +170,11 @@ impl Scene {
         row.unknown = unknown;
         row.violations.extend(checks::leaks_of(&self.machine.data(), &jobs));
         row.tasks = jobs.len();
+        let most = self.descriptors.map_or([usize::MAX; 2], |counts| counts.map(|n| n + DESCRIPTORS_MORE));
+        let (counts, grown) = checks::descriptors(|| self.machine.descriptors(), most);
+        row.descriptors = counts;
+        self.descriptors = self.descriptors.or(counts);
+        row.violations.extend(grown);
         let (calls, wrong) = self.watch.judge(&self.machine.downs);
         row.calls = calls;
         row.violations.extend(wrong.into_iter().map(|what| (Invariant::Answering, what)));
@@ -231,9 +256,13 @@ impl Scene {
         Ok(())
     }
 
-    /// Ends the heartbeats and the server, and looks at what is left of all.
+    /// Ends the heartbeats and the server, and looks at what is left of all. A task that starts too many processes has
+    /// been found again by then.
     fn close(mut self) -> Result<(Row, Vec<String>)> {
         let mut row = Row { fault: "end of all".to_owned(), is_struck: true, ..Row::default() };
+        let crowd = self.load.start_waiting(&mut self.caller, Kind::Crowd)?;
+        self.machine.kill(Victim::Both)?;
+        self.load.let_go(&crowd)?;
         self.load.end();
         self.judge(&mut row)?;
         let heartbeats = self.load.heartbeats.clone();
