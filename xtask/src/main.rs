@@ -35,7 +35,7 @@ usage: cargo xtask COMMAND
   codegen [--check]   write the AWS wire layer from botocore's models; with --check, only compare
   bench [ROW...] [--peers] [--json FILE]
                       measure beside the peers that are installed, with --peers also wasmtime, which is built first;
-                      rows: container-start, container-idle, container-many, wasm-run, wasm-first-start, wasm-http, wasm-density, wasm-neighbour
+                      rows: container-start, container-idle, container-many, container-adopt, wasm-run, wasm-first-start, wasm-http, wasm-density, wasm-neighbour
   chaos [--short] [--seed N] [--faults NAME,...] [--rounds N] [--victims NAME,...] [--json FILE]
                       kill processes under load, at every step that must not be lost half-way and N times at random, and
                       check after each that nothing is lost, done twice, told wrongly, left over or disturbed

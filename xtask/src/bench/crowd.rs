@@ -14,7 +14,7 @@ use crate::statistics::{Figures, Row};
 /// Idle containers over which their memory is averaged.
 const IDLE: usize = 200;
 /// Containers that run while further ones start.
-const CROWD: usize = 1_000;
+pub(super) const CROWD: usize = 1_000;
 /// The start that is compared with the first.
 const LAST_START: usize = 2_000;
 /// Starts that count as the first, and as the last.
@@ -81,10 +81,19 @@ pub(super) fn many() -> Result<Figures> {
     Ok(Figures { columns: vec!["exec p50 ms", "exec p99 ms", "exit p50 ms", "exit p99 ms"], rows })
 }
 
+/// Options of a server that promises its memory to a crowd.
+pub(super) fn options() -> ServerOptions {
+    let arguments = ["--memory-overcommit", "100"].map(str::to_owned).to_vec();
+    ServerOptions { arguments, ..ServerOptions::default() }
+}
+
 fn server() -> Result<(Server, Client)> {
     ensure!(is_root(), "containers can be measured as root only");
-    let arguments = ["--memory-overcommit", "100"].map(str::to_owned).to_vec();
-    let server = ServerOptions { arguments, ..ServerOptions::default() }.start()?;
+    furnish(options().start()?)
+}
+
+/// Gives a new server a cluster, an image and the definition of idle containers.
+pub(super) fn furnish(server: Server) -> Result<(Server, Client)> {
     server.pack(&fixtures::busybox_root()?, "busybox", "/bin/busybox")?;
     let mut client = server.client();
     client.ecs("CreateCluster", &json!({"clusterName": CLUSTER}))?;
@@ -98,7 +107,7 @@ fn server() -> Result<(Server, Client)> {
 }
 
 /// Starts so many idle containers more and waits until they run.
-fn run_idle(client: &mut Client, count: usize) -> Result<()> {
+pub(super) fn run_idle(client: &mut Client, count: usize) -> Result<()> {
     let wanted = running(client)? + count as u64;
     for _ in 0..count / BATCH {
         let request = json!({"cluster": CLUSTER, "taskDefinition": "idle", "count": BATCH});
@@ -109,7 +118,7 @@ fn run_idle(client: &mut Client, count: usize) -> Result<()> {
 }
 
 /// Stops every task, because a server that is asked to end waits for only so long.
-fn stop_all(client: &mut Client) -> Result<()> {
+pub(super) fn stop_all(client: &mut Client) -> Result<()> {
     loop {
         let listed = client.ecs("ListTasks", &json!({"cluster": CLUSTER, "desiredStatus": "RUNNING"}))?;
         let tasks = listed["taskArns"].as_array().context("list tasks")?;

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: Neargate beside its peers, in turn on one machine in one run, because only ratios travel.
 
+mod adopt;
 mod container;
 mod crowd;
 mod density;
@@ -25,10 +26,11 @@ use crate::shell::{cargo, command, is_installed, run};
 use crate::statistics::{Figures, Row, table};
 
 /// The rows, in the order in which they are measured.
-const ROWS: [(&str, Measure); 8] = [
+const ROWS: [(&str, Measure); 9] = [
     ("container-start", Measure::Times(container::container_start)),
     ("container-idle", Measure::Figures(crowd::idle)),
     ("container-many", Measure::Figures(crowd::many)),
+    ("container-adopt", Measure::Figures(adopt::adopt)),
     ("wasm-run", Measure::Times(wasm_run::wasm_run)),
     ("wasm-first-start", Measure::Times(wasm_run::first_start)),
     ("wasm-http", Measure::Figures(http::http)),
