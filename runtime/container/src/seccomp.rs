@@ -8,6 +8,12 @@
 //! with SYS_ADMIN, as in moby's profile; what the kernel asks the host's own SYS_ADMIN for (bpf, perf_event_open,
 //! quotactl) does not.
 //!
+//! Where the host hands core dumps to a program, the kernel starts that program, as the host's root, for a crash in a
+//! container, too, and heeds no limit but one of exactly 1 byte, which stands for none (core(5); `coredump_pipe` in
+//! fs/coredump.c). Every process may lower its limit, to 0 for example. So a container whose definition names no such
+//! limit keeps 1: `setrlimit` and `prlimit64` say yes to another one and change nothing, because programs that guard
+//! secrets end when they cannot forbid core dumps, and nobody gets any here either way.
+//!
 //! The kernel remembers per system call number whether a filter always allows it (Linux 5.11), so most calls
 //! cost nothing later; but to find that out it runs the filter for every number when the filter is
 //! installed, which is at every start of a container. With the chain of comparisons that seccompiler makes of
@@ -15,6 +21,7 @@
 //! search here, and seccompiler compiles what looks at arguments.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::OnceLock;
 
 use neargate_model::capability::{SYS_ADMIN, SYS_PTRACE};
@@ -23,49 +30,116 @@ use seccompiler::{
     TargetArch,
 };
 
+use crate::failure::{Failure, Step};
+use crate::init::NO_CORE;
+use crate::protocol::StartPlan;
+
 /// Compiled filters, each made once.
 #[derive(Debug)]
 pub(crate) struct Filters {
     default: Vec<libc::sock_filter>,
     ptrace: Vec<libc::sock_filter>,
-    /// With SYS_ADMIN, which few operators ever allow: compiled at need.
-    admin: OnceLock<Vec<libc::sock_filter>>,
-    /// With both.
-    admin_ptrace: OnceLock<Vec<libc::sock_filter>>,
+    /// Those that few containers have, by [`Kind::index`]: compiled at need.
+    others: [OnceLock<Vec<libc::sock_filter>>; 8],
+}
+
+/// What tells filters apart.
+#[derive(Clone, Copy, Debug)]
+struct Kind {
+    /// The container's capabilities.
+    capabilities: u64,
+    /// Whether its definition names the limit of core dumps.
+    names_core: bool,
+}
+
+impl Kind {
+    fn has(self, capability: u64) -> bool {
+        self.capabilities & capability != 0
+    }
+
+    fn index(self) -> usize {
+        usize::from(self.has(SYS_PTRACE))
+            | usize::from(self.has(SYS_ADMIN)) << 1
+            | usize::from(self.names_core) << 2
+    }
 }
 
 impl Filters {
     /// Compiles the filters that most containers have.
     pub(crate) fn compile() -> Result<Self, seccompiler::BackendError> {
-        let (admin, admin_ptrace) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { default: compile(0)?, ptrace: compile(SYS_PTRACE)?, admin, admin_ptrace })
+        let usual = |capabilities| compile(Kind { capabilities, names_core: false });
+        Ok(Self { default: usual(0)?, ptrace: usual(SYS_PTRACE)?, others: Default::default() })
     }
 
-    /// The filter for a container with these capabilities.
-    pub(crate) fn get(&self, capabilities: u64) -> Result<&[libc::sock_filter], seccompiler::BackendError> {
-        let relevant = capabilities & (SYS_PTRACE | SYS_ADMIN);
-        let cell = match relevant {
-            0 => return Ok(&self.default),
-            SYS_PTRACE => return Ok(&self.ptrace),
-            SYS_ADMIN => &self.admin,
-            _ => &self.admin_ptrace,
-        };
+    /// The filter for a plan's container.
+    pub(crate) fn of(&self, plan: &StartPlan) -> Result<&[libc::sock_filter], Failure> {
+        let kind = Kind { capabilities: plan.capabilities, names_core: names_core(plan) };
+        let filter = self.get(kind).map_err(|error| io::Error::other(error.to_string()));
+        filter.step("compile seccomp filter")
+    }
+
+    fn get(&self, kind: Kind) -> Result<&[libc::sock_filter], seccompiler::BackendError> {
+        match (kind.names_core, kind.has(SYS_ADMIN), kind.has(SYS_PTRACE)) {
+            (false, false, false) => return Ok(&self.default),
+            (false, false, true) => return Ok(&self.ptrace),
+            _ => {}
+        }
+        let cell = &self.others[kind.index()];
         if let Some(filter) = cell.get() {
             return Ok(filter);
         }
-        let compiled = compile(relevant)?;
+        let compiled = compile(kind)?;
         Ok(cell.get_or_init(|| compiled))
     }
 }
 
-fn compile(capabilities: u64) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
-    let has = |capability, list| if capabilities & capability != 0 { list } else { &[][..] };
+/// Whether a definition asks for core dumps.
+pub(crate) fn names_core(plan: &StartPlan) -> bool {
+    plan.ulimits.iter().any(|&(resource, (_, hard))| resource == libc::RLIMIT_CORE && hard > NO_CORE)
+}
+
+fn compile(kind: Kind) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
+    let has = |capability, list| if kind.has(capability) { list } else { &[][..] };
     let with_ptrace: &[i64] = has(SYS_PTRACE, ALLOWED_WITH_PTRACE);
     let with_admin: &[i64] = has(SYS_ADMIN, ALLOWED_WITH_ADMIN);
     let allowed = [ALLOWED, ALLOWED_BY_NUMBER, ALLOWED_ON_ARCH, with_ptrace, with_admin].concat();
     let mut by_argument = filtered_by_argument()?;
     by_argument.retain(|(number, _)| !with_admin.contains(number));
-    compile_lists(&allowed, &[], by_argument)
+    let mut verdicts = verdicts(&allowed, &[]);
+    if kind.names_core {
+        return assemble(verdicts, &[], by_argument);
+    }
+    for number in [libc::SYS_prlimit64, libc::SYS_setrlimit] {
+        verdicts.insert(number as u32, Verdict::LookAtArguments);
+    }
+    assemble(verdicts, &keep_core_limit(), by_argument)
+}
+
+/// Answers success, and does nothing, where the limit of core dumps is to be another; allows the two calls otherwise.
+/// Finds the number of the call in the accumulator, and goes on behind its end with any other.
+fn keep_core_limit() -> [libc::sock_filter; 14] {
+    const DONE: u32 = libc::SECCOMP_RET_ERRNO;
+    // The low half of an argument: both architectures are little-endian.
+    let load = |argument: usize, half: usize| {
+        op(LOAD, 0, 0, (std::mem::offset_of!(libc::seccomp_data, args) + 8 * argument + 4 * half) as u32)
+    };
+    [
+        op(JUMP_EQ, 0, 8, libc::SYS_prlimit64 as u32),
+        load(1, 0),
+        op(JUMP_EQ, 0, 4, libc::RLIMIT_CORE),
+        // Without a new limit it only tells the old one.
+        load(2, 0),
+        op(JUMP_EQ, 0, 3, 0),
+        load(2, 1),
+        op(JUMP_EQ, 0, 1, 0),
+        op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+        op(RETURN, 0, 0, DONE),
+        op(JUMP_EQ, 0, 4, libc::SYS_setrlimit as u32),
+        load(0, 0),
+        op(JUMP_EQ, 0, 1, libc::RLIMIT_CORE),
+        op(RETURN, 0, 0, DONE),
+        op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 /// Compiles a filter that allows what is listed and what a rule lets through, kills at `killed`, and answers
@@ -75,9 +149,20 @@ pub(crate) fn compile_lists(
     killed: &[i64],
     by_argument: Rules,
 ) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
-    let mut verdicts: BTreeMap<u32, Verdict> =
-        allowed.iter().map(|number| (*number as u32, Verdict::Allow)).collect();
-    verdicts.extend(killed.iter().map(|number| (*number as u32, Verdict::Kill)));
+    assemble(verdicts(allowed, killed), &[], by_argument)
+}
+
+fn verdicts(allowed: &[i64], killed: &[i64]) -> BTreeMap<u32, Verdict> {
+    let allowed = allowed.iter().map(|number| (*number as u32, Verdict::Allow));
+    allowed.chain(killed.iter().map(|number| (*number as u32, Verdict::Kill))).collect()
+}
+
+/// Puts a filter together: the search tree, then `first` for calls whose arguments decide, then the rules.
+fn assemble(
+    mut verdicts: BTreeMap<u32, Verdict>,
+    first: &[libc::sock_filter],
+    by_argument: Rules,
+) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
     verdicts.extend(by_argument.iter().map(|(number, _)| (*number as u32, Verdict::LookAtArguments)));
     let filter = SeccompFilter::new(
         by_argument.into_iter().collect(),
@@ -88,6 +173,7 @@ pub(crate) fn compile_lists(
     let tail: BpfProgram = filter.try_into()?;
     let mut program = prelude();
     program.extend(search_tree(&ranges(&verdicts)));
+    program.extend(first);
     program.extend(tail.into_iter().map(|i| op(i.code, i.jt, i.jf, i.k)));
     Ok(program)
 }
@@ -321,13 +407,17 @@ mod tests {
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 
+    fn usual(capabilities: u64) -> Kind {
+        Kind { capabilities, names_core: false }
+    }
+
     fn check(number: i64, argument: (usize, u64), expect: u32) {
         static FILTERS: std::sync::LazyLock<Filters> =
             std::sync::LazyLock::new(|| Filters::compile().unwrap());
         let filters = &*FILTERS;
         let mut args = [0; 6];
         args[argument.0] = argument.1;
-        let got = run(filters.get(0).unwrap(), NATIVE, number as u32, args);
+        let got = run(filters.get(usual(0)).unwrap(), NATIVE, number as u32, args);
         assert_eq!(got, expect, "system call {number} with argument {argument:x?}");
     }
 
@@ -348,6 +438,31 @@ mod tests {
         check(libc::SYS_personality, (0, 0x2_0008), ALLOW);
         check(libc::SYS_personality, (0, 0x40_0000), EPERM);
         check(libc::SYS_clone3, (0, 0), libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
+    }
+
+    #[test]
+    fn the_limit_of_core_dumps_stays() {
+        const DONE: u32 = libc::SECCOMP_RET_ERRNO;
+        let filters = Filters::compile().unwrap();
+        let (core, files) = (u64::from(libc::RLIMIT_CORE), u64::from(libc::RLIMIT_NOFILE));
+        let check = |number: i64, args: [u64; 3], expect| {
+            let mut all = [7; 6];
+            all[..3].copy_from_slice(&args);
+            for capabilities in [0, SYS_PTRACE, SYS_ADMIN] {
+                let filter = filters.get(usual(capabilities)).unwrap();
+                assert_eq!(run(filter, NATIVE, number as u32, all), expect, "{number} {args:x?}");
+                let filter = filters.get(Kind { capabilities, names_core: true }).unwrap();
+                assert_eq!(run(filter, NATIVE, number as u32, all), ALLOW, "{number} {args:x?}");
+            }
+        };
+        check(libc::SYS_prlimit64, [0, core, 0x7fff_0000_0000], DONE);
+        check(libc::SYS_prlimit64, [0, core, 0x1000], DONE);
+        check(libc::SYS_prlimit64, [9, core | 1 << 32, 0x1000], DONE);
+        check(libc::SYS_prlimit64, [0, core, 0], ALLOW);
+        check(libc::SYS_prlimit64, [0, files, 0x1000], ALLOW);
+        check(libc::SYS_setrlimit, [core, 0x1000, 0], DONE);
+        check(libc::SYS_setrlimit, [core | 1 << 32, 0x1000, 0], DONE);
+        check(libc::SYS_setrlimit, [files, 0x1000, 0], ALLOW);
     }
 
     #[test]
@@ -398,11 +513,13 @@ mod tests {
         let listed = [ALLOWED, ALLOWED_BY_NUMBER, ALLOWED_ON_ARCH].concat();
         let by_argument: Vec<i64> =
             filtered_by_argument().unwrap().iter().map(|(number, _)| *number).collect();
-        for number in (0..2_000).filter(|n| !by_argument.contains(n) && *n != libc::SYS_clone3) {
+        let by_argument =
+            [by_argument, vec![libc::SYS_clone3, libc::SYS_setrlimit, libc::SYS_prlimit64]].concat();
+        for number in (0..2_000).filter(|n| !by_argument.contains(n)) {
             let expect = if listed.contains(&number) { ALLOW } else { EPERM };
             check(number, (0, 0), expect);
         }
-        let longest = filters.get(SYS_ADMIN | SYS_PTRACE).unwrap().len();
+        let longest = filters.get(usual(SYS_ADMIN | SYS_PTRACE)).unwrap().len();
         assert!(longest < 400, "{longest} instructions");
     }
 
@@ -424,10 +541,10 @@ mod tests {
     fn foreign_abis_are_killed() {
         let filters = Filters::compile().unwrap();
         let kill = libc::SECCOMP_RET_KILL_PROCESS;
-        assert_eq!(run(filters.get(0).unwrap(), 0x4000_0003, 1, [0; 6]), kill);
+        assert_eq!(run(filters.get(usual(0)).unwrap(), 0x4000_0003, 1, [0; 6]), kill);
         assert_eq!(
             run(
-                filters.get(SYS_PTRACE | SYS_ADMIN).unwrap(),
+                filters.get(usual(SYS_PTRACE | SYS_ADMIN)).unwrap(),
                 NATIVE,
                 0x4000_0000 | libc::SYS_read as u32,
                 [0; 6]
@@ -440,8 +557,8 @@ mod tests {
     fn ptrace_comes_with_its_capability() {
         let filters = Filters::compile().unwrap();
         for &number in ALLOWED_WITH_PTRACE {
-            assert_eq!(run(filters.get(SYS_PTRACE).unwrap(), NATIVE, number as u32, [0; 6]), ALLOW);
-            assert_eq!(run(filters.get(SYS_ADMIN).unwrap(), NATIVE, number as u32, [0; 6]), EPERM);
+            assert_eq!(run(filters.get(usual(SYS_PTRACE)).unwrap(), NATIVE, number as u32, [0; 6]), ALLOW);
+            assert_eq!(run(filters.get(usual(SYS_ADMIN)).unwrap(), NATIVE, number as u32, [0; 6]), EPERM);
         }
     }
 
@@ -454,7 +571,7 @@ mod tests {
             for (capabilities, expect) in
                 [(SYS_ADMIN, ALLOW), (SYS_ADMIN | SYS_PTRACE, ALLOW), (SYS_PTRACE, EPERM), (0, EPERM)]
             {
-                let filter = filters.get(capabilities).unwrap();
+                let filter = filters.get(usual(capabilities)).unwrap();
                 assert_eq!(
                     run(filter, NATIVE, number as u32, arguments),
                     expect,
@@ -463,9 +580,12 @@ mod tests {
             }
         }
         for number in [libc::SYS_bpf, libc::SYS_init_module, libc::SYS_open_by_handle_at] {
-            assert_eq!(run(filters.get(u64::MAX).unwrap(), NATIVE, number as u32, arguments), EPERM);
+            assert_eq!(run(filters.get(usual(u64::MAX)).unwrap(), NATIVE, number as u32, arguments), EPERM);
         }
         let socket = [libc::AF_ALG as u64, 0, 0, 0, 0, 0];
-        assert_eq!(run(filters.get(SYS_ADMIN).unwrap(), NATIVE, libc::SYS_socket as u32, socket), EPERM);
+        assert_eq!(
+            run(filters.get(usual(SYS_ADMIN)).unwrap(), NATIVE, libc::SYS_socket as u32, socket),
+            EPERM
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::kernel::{
-    Outcome, attempt, call, end_on_sigterm, error_name, fork, pointer, pointer_mut, say, text, wait,
+    Outcome, attempt, call, end_on_sigterm, error_name, fork, name, pointer, pointer_mut, say, text, wait,
 };
 
 /// No count goes further: a limit beyond it is none.
@@ -32,7 +32,6 @@ pub(crate) fn priorities() {
         ("RTPRIO", libc::RLIMIT_RTPRIO),
         ("NICE", libc::RLIMIT_NICE),
         ("NOFILE", libc::RLIMIT_NOFILE),
-        ("CORE", libc::RLIMIT_CORE),
         ("MSGQUEUE", libc::RLIMIT_MSGQUEUE),
         ("SIGPENDING", libc::RLIMIT_SIGPENDING),
         ("MEMLOCK", libc::RLIMIT_MEMLOCK),
@@ -51,13 +50,18 @@ pub(crate) fn priorities() {
 
 /// Crashes, with as much of a core dump as can be had.
 pub(crate) fn core_dump() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    let asked = call(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE as usize, 0, pointer_mut(&mut limit)]);
-    say("limit in pages", asked.map_or_else(error_name, |_| (limit.rlim_max / 4096).to_string()));
-    attempt("raise the limit", || {
-        let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-        call(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE as usize, pointer(&all)])
-    });
+    say_core_limit();
+    let own = call(libc::SYS_getpid, &[]).unwrap_or_default();
+    let both = |limit| libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    for (verb, limit) in [("raise", both(libc::RLIM_INFINITY)), ("lower", both(0))] {
+        say(&format!("{verb} it"), name(call(libc::SYS_prlimit64, &[0, CORE, pointer(&limit)])));
+        say(&format!("{verb} it by id"), name(call(libc::SYS_prlimit64, &[own, CORE, pointer(&limit)])));
+        // The kernel looks at the low half of the number of a resource.
+        let wide = CORE | 1 << 32;
+        say(&format!("{verb} it, written wide"), name(call(libc::SYS_prlimit64, &[0, wide, pointer(&limit)])));
+        say(&format!("{verb} it the old way"), name(call(libc::SYS_setrlimit, &[CORE, pointer(&limit)])));
+        say_core_limit();
+    }
     let _ = std::env::set_current_dir("/tmp");
     match fork() {
         Ok(0) => {
@@ -75,6 +79,15 @@ pub(crate) fn core_dump() {
         entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains("core")).count()
     });
     say("files", files.unwrap_or(usize::MAX));
+}
+
+const CORE: usize = libc::RLIMIT_CORE as usize;
+
+fn say_core_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let asked = call(libc::SYS_prlimit64, &[0, CORE, 0, pointer_mut(&mut limit)]);
+    let text = |limit: libc::rlimit| format!("{} of {} bytes", limit.rlim_cur, limit.rlim_max);
+    say("limit", asked.map_or_else(error_name, |_| text(limit)));
 }
 
 /// Takes as many of each kind as there are; prints how many, and what ended it.

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use neargate_driver::{ContainerSpec, Device, MountSource, Rootfs, StartError, Ulimit};
 
 use crate::capabilities;
+use crate::init::NO_CORE;
 use crate::protocol::{DevicePlan, MountPlan, SourcePlan, StartPlan, TmpfsPlan};
 
 /// `setrlimit(2)` numbers by ECS's names.
@@ -59,6 +60,8 @@ fn ulimit_of(limit: &Ulimit) -> Result<(u32, (u64, u64)), StartError> {
         Some((_, libc::RLIMIT_RTPRIO)) if limit.hard > 0 => {
             refuse("a task has no real-time priority, which would get around CPU limits")
         }
+        // Who wants no core dumps gets none, wherever the host sends them.
+        Some((_, libc::RLIMIT_CORE)) if limit.hard <= NO_CORE => Ok((libc::RLIMIT_CORE, (NO_CORE, NO_CORE))),
         Some((_, number)) => Ok((*number, (limit.soft, limit.hard))),
         None => refuse("there is no limit of that name"),
     }

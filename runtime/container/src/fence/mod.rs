@@ -14,6 +14,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, CpuSet, sched_setaffinity, s
 
 use crate::capabilities;
 use crate::failure::{Failure, Step};
+use crate::init::NO_CORE;
 use crate::sys;
 pub(crate) use filter::{Filters, Needs};
 
@@ -78,7 +79,7 @@ fn set_limits(fence: &Fence<'_>) -> Result<(), Failure> {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let files = most.min(NOFILE_MAX);
     sys::prlimit(0, libc::RLIMIT_NOFILE, files, files).step("limit open files")?;
-    sys::prlimit(0, libc::RLIMIT_CORE, 0, 0).step("forbid core dumps")?;
+    sys::prlimit(0, libc::RLIMIT_CORE, NO_CORE, NO_CORE).step("forbid core dumps")?;
     let most = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum.unwrap_or(u64::MAX);
     let threads = most.min(THREADS_MAX);
     sys::prlimit(0, libc::RLIMIT_NPROC, threads, threads).step("limit threads")?;

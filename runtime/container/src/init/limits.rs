@@ -3,6 +3,10 @@
 use crate::failure::{Failure, Step};
 use crate::sys;
 
+/// The limit of core dumps, in bytes, that lets the kernel make none: not into a file, which is at least a page, and not
+/// for a program of the host, for which it heeds no other limit (core(5); `coredump_pipe` in fs/coredump.c).
+pub(crate) const NO_CORE: u64 = 1;
+
 /// A resource limit of the processes of a container.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResourceLimit {

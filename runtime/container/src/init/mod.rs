@@ -32,7 +32,7 @@ use crate::seccomp::Filters;
 use crate::sys;
 use crate::user::{self, User};
 pub(crate) use files::{MaskedPath, masked_paths};
-pub(crate) use limits::ResourceLimit;
+pub(crate) use limits::{NO_CORE, ResourceLimit};
 pub(crate) use orders::{Orders, Parts, give};
 pub(crate) use program::Program;
 use room::Room;
@@ -205,12 +205,7 @@ fn wait_for_go(sync: &OwnedFd) -> Result<(), Failure> {
 /// Does what the container's plan says.
 fn settle(ground: &Ground<'_>, room: &Room, orders: &Orders, parts: &Parts) -> Result<Ready, Failure> {
     let program = Program::new(&orders.plan.argv, &orders.plan.env)?;
-    let capabilities = orders.plan.capabilities;
-    let filter = ground
-        .filters
-        .get(capabilities)
-        .map_err(|error| std::io::Error::other(error.to_string()))
-        .step("compile seccomp filter")?;
+    let filter = ground.filters.of(&orders.plan)?;
     attach_stdio(&parts.stdio)?;
     orders.limits().try_for_each(|limit| limit.set(0))?;
     let user = build_root(room, orders, parts)?;
@@ -218,7 +213,7 @@ fn settle(ground: &Ground<'_>, room: &Room, orders: &Orders, parts: &Parts) -> R
     if orders.plan.read_only_root {
         environment::make_root_read_only()?;
     }
-    environment::drop_privileges(&user, capabilities, filter)?;
+    environment::drop_privileges(&user, orders.plan.capabilities, filter)?;
     Ok(Ready { program, reaper: orders.plan.init })
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The server checks definitions, with better words. This is the last line, for mistakes of the server.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Step};
 use crate::protocol::{Allowed, NetworkPlan, StartPlan};
+use crate::seccomp::names_core;
 
 /// Checks the network that a sandbox is to have.
 pub(super) fn check_network(allowed: &Allowed, network: &NetworkPlan) -> Result<(), Failure> {
@@ -30,6 +31,25 @@ pub(super) fn check_plan(allowed: &Allowed, plan: &StartPlan) -> Result<(), Fail
     }
 }
 
+/// Refuses core dumps that the host would take: see [`seccomp`](crate::seccomp).
+pub(super) fn check_core(plan: &StartPlan) -> Result<(), Failure> {
+    if !names_core(plan) {
+        return Ok(());
+    }
+    let pattern = std::fs::read("/proc/sys/kernel/core_pattern").step("read where core dumps go")?;
+    if !is_handed_over(&pattern) {
+        return Ok(());
+    }
+    let why = "this machine hands core dumps to a program of its own, which the kernel would start as root for a crash \
+               in the task; `sysctl kernel.core_pattern` tells, and a name without | and @ makes them files of the task";
+    Err(Failure::Unsupported { what: "a ulimit of core".to_owned(), why: why.to_owned() })
+}
+
+/// Whether core dumps go to a program or a socket (core(5)).
+fn is_handed_over(pattern: &[u8]) -> bool {
+    matches!(pattern.first(), Some(b'|' | b'@'))
+}
+
 fn refuse(what: &str) -> Failure {
     let why = "the supervisor was not told that the operator allows it; name it in the file of \
                `neargate serve --policy`";
@@ -41,6 +61,21 @@ mod tests {
     use super::*;
     use crate::protocol::DevicePlan;
     use crate::supervisor::journal::testing::plan;
+
+    #[test]
+    fn core_dumps_that_the_host_takes() {
+        let check =
+            |pattern: &str, expect| assert_eq!(is_handed_over(pattern.as_bytes()), expect, "{pattern}");
+        check("core\n", false);
+        check("/tmp/core.%p\n", false);
+        check("", false);
+        check("|/usr/lib/systemd/systemd-coredump %P\n", true);
+        check("@/run/coredump.socket\n", true);
+        let names = |ulimits: Vec<(u32, (u64, u64))>| names_core(&StartPlan { ulimits, ..plan("t", "c") });
+        assert!(!names(vec![]));
+        assert!(!names(vec![(libc::RLIMIT_CORE, (0, 1)), (libc::RLIMIT_NOFILE, (9, 9))]));
+        assert!(names(vec![(libc::RLIMIT_CORE, (0, 4096))]));
+    }
 
     #[test]
     fn only_what_is_allowed() {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::host::{Event, Exec, Host, Process, read_sync};
-use super::start::{abandon, filter, go, resource_limits, set_oom_score, streams, sync_pair};
+use super::start::{abandon, go, resource_limits, set_oom_score, streams, sync_pair};
 use super::{report, unwatch, watch};
 use crate::failure::{Failure, Step};
 use crate::init::{self, Program, Streams};
@@ -79,7 +79,7 @@ impl Host {
             user: plan.user.as_deref().or(container.plan.user.as_deref()),
             working_dir: &container.plan.working_dir,
             capabilities: container.plan.capabilities,
-            filter: filter(&self.filters, container.plan.capabilities)?,
+            filter: self.filters.of(&container.plan)?,
             tasks: container.group.open_tasks().step("open cgroup tasks")?,
             streams,
         };

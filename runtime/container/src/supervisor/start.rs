@@ -19,10 +19,9 @@ use super::{allow, watch};
 use crate::cgroup::Group;
 use crate::devices;
 use crate::failure::{Failure, Step};
-use crate::init::{self, HostIpc, Orders, Parts, Program, ResourceLimit};
+use crate::init::{self, HostIpc, NO_CORE, Orders, Parts, Program, ResourceLimit};
 use crate::protocol::{Response, StartPlan};
 use crate::rootfs::{self, Scratch};
-use crate::seccomp::Filters;
 use crate::sys;
 use crate::user::ID_RANGE;
 
@@ -56,6 +55,7 @@ impl Host {
         }
         let (stdio, readers) = streams_and_readers(fds)?;
         allow::check_plan(&self.setup.allowed, &plan)?;
+        allow::check_core(&plan)?;
         let number = self.next_number();
         // Early, so that what cannot be executed anyway makes no work.
         Program::new(&plan.argv, &plan.env)?;
@@ -258,14 +258,6 @@ pub(super) fn streams(fds: Vec<OwnedFd>) -> Result<[OwnedFd; 3], Failure> {
     Ok(streams)
 }
 
-/// The filter of system calls for a container with these capabilities.
-pub(super) fn filter(filters: &Filters, capabilities: u64) -> Result<&[libc::sock_filter], Failure> {
-    filters
-        .get(capabilities)
-        .map_err(|error| std::io::Error::other(error.to_string()))
-        .step("compile seccomp filter")
-}
-
 /// A socket over which a new process is told to go on, and tells a failure. Message-based, so that a
 /// failure arrives whole; closed by exec.
 pub(super) fn sync_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
@@ -292,8 +284,7 @@ pub(super) fn resource_limits(plan: &StartPlan) -> Vec<ResourceLimit> {
     // Raising a hard limit takes SYS_RESOURCE, which even root lacks in some containers.
     let nofile = sys::own_hard_limit(libc::RLIMIT_NOFILE).min(DEFAULT_NOFILE);
     let is_named = |resource| plan.ulimits.iter().any(|(named, _)| *named == resource);
-    // A core dump would have to be taken by the host.
-    let ours = [(libc::RLIMIT_NOFILE, (nofile, nofile)), (libc::RLIMIT_CORE, (0, 0))];
+    let ours = [(libc::RLIMIT_NOFILE, (nofile, nofile)), (libc::RLIMIT_CORE, (NO_CORE, NO_CORE))];
     let raised = RAISED.iter().filter(|(capability, ..)| plan.capabilities & capability != 0);
     let raised = raised.map(|&(_, resource, most)| {
         let most = if sys::may_raise_limits() { most } else { most.min(sys::own_hard_limit(resource)) };

@@ -154,7 +154,7 @@ async fn row_46_attended_is_as_confined_as_the_container(fixture: &Fixture) {
         container.capabilities_drop = vec!["CHOWN".to_owned()];
         container.ulimits = vec![
             neargate_driver::Ulimit { name: "nofile".to_owned(), soft: 123, hard: 456 },
-            neargate_driver::Ulimit { name: "core".to_owned(), soft: 0, hard: 4096 },
+            neargate_driver::Ulimit { name: "memlock".to_owned(), soft: 0, hard: 4096 },
         ];
         let handle = task.start(container).await.unwrap();
         let first = read_until(streams.stdout.try_clone().unwrap(), "END\n").await;

@@ -222,12 +222,30 @@ async fn ulimits(fixture: &Fixture) {
     let nofile = own.min(65_535);
     assert_eq!(task.sh("ulimit -n; ulimit -Hn; ulimit -c").await.text(), format!("{nofile}\n{nofile}\n0"));
     let set = |spec: &mut neargate_driver::ContainerSpec| {
-        spec.ulimits = vec![
-            Ulimit { name: "nofile".to_owned(), soft: 100, hard: 200 },
-            Ulimit { name: "core".to_owned(), soft: u64::MAX, hard: u64::MAX },
-        ];
+        spec.ulimits = vec![Ulimit { name: "nofile".to_owned(), soft: 100, hard: 200 }];
     };
-    assert_eq!(task.sh_with("ulimit -n; ulimit -Hn; ulimit -c", set).await.text(), "100\n200\nunlimited");
+    assert_eq!(task.sh_with("ulimit -n; ulimit -Hn", set).await.text(), "100\n200");
+    // Of core dumps: a limit of 1 byte is what stands for none wherever they go (row 76).
+    let script = "ulimit -c 0; ulimit -c unlimited; grep 'core file' /proc/self/limits";
+    let with_core = |limit: u64| {
+        move |spec: &mut neargate_driver::ContainerSpec| {
+            spec.ulimits = vec![Ulimit { name: "core".to_owned(), soft: limit, hard: limit }];
+        }
+    };
+    let none = "Max core file size 1 1 bytes";
+    let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(words(task.sh(script).await.text()), none);
+    assert_eq!(words(task.sh_with(script, with_core(0)).await.text()), none);
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if pattern.starts_with(['|', '@']) {
+        let (mut spec, _streams) = task.spec(&["true"]);
+        with_core(u64::MAX)(&mut spec);
+        let refused = task.start(spec).await.map(|_| ());
+        assert!(matches!(refused, Err(StartError::Unsupported { .. })), "{refused:?}");
+    } else {
+        let text = task.sh_with("grep 'core file' /proc/self/limits", with_core(u64::MAX)).await.text();
+        assert_eq!(words(text), "Max core file size unlimited unlimited bytes");
+    }
     task.release().await;
 }
 

@@ -298,7 +298,7 @@ fn seen_from_outside(fixture: &Fixture) {
     if fixture.mode == Mode::Root {
         let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let limit = |name: &str| limits.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
-        assert!(limit("Max core file size").contains(" 0 "), "{limits}");
+        assert!(limit("Max core file size").contains(" 1 "), "{limits}");
         assert!(limit("Max processes").contains(" 1024 "), "{limits}");
     }
 }
