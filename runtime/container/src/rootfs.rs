@@ -17,12 +17,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, chmodat, chownat, fchown,
-    mkdirat, openat, openat2, renameat_with, statat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags, Uid, chmodat,
+    chownat, fchown, mkdirat, openat, openat2, renameat_with, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -374,6 +374,13 @@ pub(crate) fn clone_tree(from: BorrowedFd<'_>, flags: OpenTreeFlags) -> rustix::
     open_tree(from, c"", clone | flags)
 }
 
+/// Tells owner and kind as the kernel knows them. A file system in user space, or of another machine, is not asked
+/// (AT_STATX_DONT_SYNC, statx(2)): one that does not answer would hold up all containers.
+fn look_at(file: BorrowedFd<'_>) -> rustix::io::Result<Statx> {
+    let wanted = StatxFlags::TYPE | StatxFlags::UID | StatxFlags::GID;
+    statx(file, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, wanted)
+}
+
 fn open_volume(plan: &MountPlan, ids: u32, stored: u32) -> Result<Volume, Failure> {
     let SourcePlan::Host { path: source } = &plan.source else {
         return Ok(Volume { mount: None, is_dir: true, plan: plan.clone() });
@@ -385,15 +392,16 @@ fn open_volume(plan: &MountPlan, ids: u32, stored: u32) -> Result<Volume, Failur
     };
     let tree = open_real(path_of(source)).and_then(|real| clone_tree(real.as_fd(), OpenTreeFlags::empty()));
     let tree = tree.map_err(|e| fail(e.into()))?;
-    let metadata = fs::File::from(tree.try_clone().map_err(fail)?).metadata().map_err(fail)?;
+    let seen = look_at(tree.as_fd()).map_err(|e| fail(e.into()))?;
     let mut attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     if plan.read_only {
         attributes |= libc::MOUNT_ATTR_RDONLY;
     }
     let map = |owner| volume_map(owner, ids, stored);
-    let userns = make_userns(&map(metadata.uid()), &map(metadata.gid()))?;
+    let userns = make_userns(&map(seen.stx_uid), &map(seen.stx_gid))?;
     sys::mount_setattr(tree.as_fd(), attributes, Some(userns.as_fd())).map_err(fail)?;
-    Ok(Volume { mount: Some(tree), is_dir: metadata.is_dir(), plan: plan.clone() })
+    let is_dir = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory;
+    Ok(Volume { mount: Some(tree), is_dir, plan: plan.clone() })
 }
 
 /// The id map of a volume whose directory belongs to `owner`: lines of id on disk, host id, count.

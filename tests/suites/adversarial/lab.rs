@@ -48,15 +48,21 @@ pub(crate) fn close() {
 
 impl Lab {
     fn open() -> Result<Self> {
+        Self::open_on(|_| Ok(())).map(|(lab, ())| lab)
+    }
+
+    /// A lab of its own, for what must be in the directory of volumes before the server starts.
+    pub(crate) fn open_on<T>(prepare: impl FnOnce(&Path) -> Result<T>) -> Result<(Self, T)> {
         let scratch = neargate_tests::server::scratch_directory()?;
         let volumes = scratch.path().join("volumes");
         fs::create_dir(&volumes).context("create the directory of volumes")?;
+        let prepared = prepare(&volumes)?;
         let arguments = vec!["--allow-host-path".to_owned(), volumes.display().to_string()];
         let server = ServerOptions { arguments, ..ServerOptions::default() }.start()?;
         server.client().ecs("CreateCluster", &json!({"clusterName": CLUSTER}))?;
         let lab = Self { server, scratch, families: AtomicU32::new(0) };
         lab.pack(IMAGE, |_| Ok(()))?;
-        Ok(lab)
+        Ok((lab, prepared))
     }
 
     /// Below it tasks may mount what is there.

@@ -10,6 +10,7 @@ mod confinement;
 mod definitions;
 mod expect;
 mod files;
+mod hung;
 mod ids;
 mod images;
 mod lab;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         processes::CASES,
         ids::CASES,
         resources::CASES,
+        hung::CASES,
         images::CASES,
         definitions::CASES,
     ]
