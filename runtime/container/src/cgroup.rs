@@ -171,6 +171,11 @@ impl Groups {
             make_dir(&root.join(&path)).step("make cgroup directory")?;
         }
         layout.enable_controllers(&path)?;
+        // The kernel changes its own code when the first group counts sockets and when the last one ends; as long as this
+        // one is there no task has to wait for that.
+        if let Some((_, root)) = layout.v1.iter().find(|(controller, _)| *controller == Controller::Memory) {
+            limits::count_connections(&root.join(&path)).step("count connections")?;
+        }
         Ok(lock)
     }
 

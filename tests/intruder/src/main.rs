@@ -7,6 +7,7 @@
 mod bombs;
 mod calls;
 mod clocks;
+mod connections;
 mod escapes;
 mod files;
 mod identity;
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
         "ipc-hold" => ipc::hold(),
         "ipc-seek" => ipc::seek(),
         "clocks" => clocks::clocks(),
+        "connections" => connections::connections(),
+        "talk" => connections::talk(),
         "fork-bomb" => bombs::fork_bomb(),
         "memory-bomb" => bombs::memory_bomb(),
         "burn" => bombs::burn(rest),

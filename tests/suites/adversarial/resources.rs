@@ -15,6 +15,8 @@ pub(crate) const CASES: &[Case] = &[
     ("row_68_share_of_the_cpu", Needs::Root, row_68_share_of_the_cpu),
     ("row_68_priorities", Needs::Root, row_68_priorities),
     ("row_71_handles", Needs::Root, row_71_handles),
+    ("row_72_connections", Needs::Root, row_72_connections),
+    ("row_73_disk_hog", Needs::Root, row_73_disk_hog),
     ("row_76_core_dumps", Needs::Root, row_76_core_dumps),
 ];
 
@@ -27,6 +29,16 @@ const BOMB_KILL_LIMIT: Duration = Duration::from_secs(1);
 const CALLS: usize = 100;
 /// A request takes a few milliseconds; on a machine that other tests use, too, one may wait for its turn.
 const CALL_LIMIT: Duration = Duration::from_secs(1);
+/// What connections of a task of 512 MiB may hold: a quarter of its memory, and as much again for what the kernel lets each
+/// have beyond that. Without a limit those of the intruder hold a GiB.
+const TCP_BYTES_MAX: u64 = 256 << 20;
+/// A page, as far as the machines have it that the suite runs on.
+const PAGE_BYTES: u64 = 4096;
+/// Writes of the server beside a task that writes; none may take longer than [`WRITE_LIMIT`].
+const WRITES: usize = 20;
+/// A write takes a millisecond. A disk that somebody else uses up gives it less, and how much less is its own affair; to
+/// wait longer than this would be noticed.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// A quarter of a CPU, in thousandths, and what a period and the end of the measurement may add to it.
 const SHARE_MAX: u32 = 250 + 100;
 
@@ -124,6 +136,52 @@ fn row_71_handles() -> Result<()> {
 /// What a neighbour gets of the same things.
 fn a_few(lab: &Lab) -> Result<String> {
     lab.run(&["a-few"])
+}
+
+/// What a task holds in connections is memory of the kernel; it ends somewhere, and there for nobody else.
+fn row_72_connections() -> Result<()> {
+    let lab = lab()?;
+    let before = tcp_bytes()?;
+    let holder = lab.start(&lab.definition(&["connections"]))?;
+    let output = holder.until_printed("held")?;
+    let held = tcp_bytes()?.saturating_sub(before);
+    let (reached, held_mib) = output.rsplit_once("MiB in connections: ").with_context(|| output.clone())?;
+    expect(include_str!("expected/connections.txt"), reached)?;
+    let held_mib: u64 = held_mib.trim().parse()?;
+    ensure!(held_mib > 0, "nothing went into the connections: {output}");
+    ensure!(held < TCP_BYTES_MAX, "{held} bytes of the kernel are in connections of a task");
+    expect("talk: success", &lab.run(&["talk"])?)?;
+    holder.stop()?;
+    nothing_is_left(&holder)
+}
+
+/// What all connections of the machine hold, in bytes (proc_net(5)).
+fn tcp_bytes() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/net/sockstat").context("read sockstat")?;
+    let pages = text.lines().find_map(|line| line.strip_prefix("TCP: ")?.rsplit_once("mem "));
+    let (_, pages) = pages.with_context(|| text.clone())?;
+    Ok(pages.trim().parse::<u64>()? * PAGE_BYTES)
+}
+
+/// The disk is not divided among tasks; what the server must write goes on all the same.
+fn row_73_disk_hog() -> Result<()> {
+    let lab = lab()?;
+    let mut definition = lab.definition(&[]);
+    let script = "trap 'exit 0' TERM; echo writing; while :; do dd if=/dev/zero of=/hog bs=1M count=64 conv=fsync; done 2>/dev/null";
+    definition["containerDefinitions"][0]["entryPoint"] = json!(["sh", "-c", script]);
+    let hog = lab.start(&definition)?;
+    hog.until_printed("writing")?;
+    let mut client = lab.client();
+    let mut slowest = Duration::ZERO;
+    for number in 0..WRITES {
+        let start = Instant::now();
+        client.ecs("CreateCluster", &json!({"clusterName": format!("beside-a-hog-{number}")}))?;
+        slowest = slowest.max(start.elapsed());
+    }
+    ensure!(slowest < WRITE_LIMIT, "a write took {slowest:?} beside the hog");
+    // A neighbour starts and ends.
+    expect("0: /dev/null\n1: pipe\n2: pipe", &lab.run(&["descriptors"])?)?;
+    hog.stop().map(drop)
 }
 
 fn row_76_core_dumps() -> Result<()> {

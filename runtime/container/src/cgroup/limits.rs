@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::error::Error;
@@ -20,6 +21,16 @@ const PERIOD_US: u64 = 100_000;
 /// The kernel refuses a quota below one millisecond.
 const QUOTA_MIN_US: i64 = 1_000;
 
+/// What connections of a group may hold in the kernel: one part in so many of its memory limit. The kernel allows all
+/// connections of a machine a tenth of its memory (`tcp_mem`, tcp(7)). It is no hard bound: where it is reached, each
+/// connection may still have what one write puts into an empty queue (`sk_stream_moderate_sndbuf`).
+const CONNECTIONS_PART: u64 = 4;
+/// And at least this, in bytes, so that small tasks can talk: a hundred connections with full buffers.
+const CONNECTIONS_BYTES_MIN: u64 = 16 << 20;
+/// The file of v1 that bounds it. In spite of its name it counts all sockets; those of a group's processes only once it
+/// was written to in that very group, and then in all groups above.
+const CONNECTIONS: &str = "memory.kmem.tcp.limit_in_bytes";
+
 /// Sets `limits` on `group`. A container's v2 group is also killed as one when it runs out of memory.
 pub(super) fn apply(
     layout: &Layout,
@@ -30,6 +41,9 @@ pub(super) fn apply(
     const STEP: &str = "set cgroup limits";
     if is_container && layout.unified_controls {
         write_v2(group, "memory.oom.group", "1").step(STEP)?;
+    }
+    if !layout.unified_controls {
+        bound_connections(group, limits).step("limit the memory of connections")?;
     }
     if *limits == Limits::default() {
         return Ok(());
@@ -87,6 +101,31 @@ fn apply_memory(cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
         memory.set_soft_limit(clamp(bytes)).map_err(cause)?;
     }
     Ok(())
+}
+
+/// Bounds what sockets hold in the kernel, which v2 counts as memory of the group and v1 does not: a task could use up
+/// what all connections of the machine share.
+fn bound_connections(group: &Group, limits: &Limits) -> io::Result<()> {
+    let Some(dir) = group.dir(Controller::Memory) else { return Ok(()) };
+    match limits.memory_bytes {
+        Some(memory) => write_connections(dir, (memory / CONNECTIONS_PART).max(CONNECTIONS_BYTES_MIN)),
+        None => count_connections(dir),
+    }
+}
+
+/// Has sockets of a group counted, for a limit above it.
+pub(super) fn count_connections(dir: &Path) -> io::Result<()> {
+    write_connections(dir, i64::MAX as u64)
+}
+
+fn write_connections(dir: &Path, bytes: u64) -> io::Result<()> {
+    match fs::write(dir.join(CONNECTIONS), bytes.to_string()) {
+        // A kernel without it. kernfs refuses to create a file that does not exist with EACCES or EPERM.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EACCES | libc::EPERM)) => {
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 /// Bounds the swap of a group with a memory limit, which it would otherwise use to get around that limit. A
