@@ -268,7 +268,7 @@ impl Watch<'_> {
         while rustix::io::read(self.children.as_fd(), &mut info).is_ok_and(|count| count > 0) {}
         let mut well = None;
         loop {
-            let (pid, code) = match sys::peek_child() {
+            let (pid, code) = match sys::peek_child(None) {
                 Ok(Some(found)) => found,
                 Ok(None) => return Ok(Reaped { well, is_alone: false }),
                 Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {

@@ -306,9 +306,13 @@ pub(crate) fn wait_child(pidfd: Option<BorrowedFd<'_>>, hang: bool) -> io::Resul
     wait(kind, id, if hang { 0 } else { libc::WNOHANG })
 }
 
-/// A child that has ended, which is not reaped: it is told again. `None` when there is none.
-pub(crate) fn peek_child() -> io::Result<Option<(i32, i32)>> {
-    wait(libc::P_ALL, 0, libc::WNOHANG | libc::WNOWAIT)
+/// A child that has ended, `pidfd` when given, which is not reaped: it is told again. `None` when there is none.
+pub(crate) fn peek_child(pidfd: Option<BorrowedFd<'_>>) -> io::Result<Option<(i32, i32)>> {
+    let (kind, id) = match pidfd {
+        Some(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+        None => (libc::P_ALL, 0),
+    };
+    wait(kind, id, libc::WNOHANG | libc::WNOWAIT)
 }
 
 /// Reaps a child that has ended.
@@ -357,8 +361,29 @@ pub(crate) fn pidfd_exit_code(pidfd: BorrowedFd<'_>) -> io::Result<Option<i32>> 
     if info.mask & PIDFD_INFO_EXIT == 0 {
         return Ok(None);
     }
-    let (signal, status) = (info.exit_code & 0x7f, (info.exit_code >> 8) & 0xff);
-    Ok(Some(if signal == 0 { status } else { 128 + signal }))
+    Ok(Some(code_of(info.exit_code)))
+}
+
+/// The code, as [`wait_child`] tells it, of a process that has ended and was not reaped; `None` for others, and without
+/// the right to know, for which the kernel tells 0 (exit_code in proc_pid_stat(5)).
+pub(crate) fn unreaped_exit_code(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let capabilities = rustix::thread::capabilities(None).ok()?;
+    let may_know = capabilities.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE);
+    may_know.then(|| zombie_code(&stat))?
+}
+
+fn zombie_code(stat: &str) -> Option<i32> {
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
+    // Fields of which the first is the third.
+    let status: i32 = fields.get(52 - 3)?.parse().ok()?;
+    (fields.first() == Some(&"Z")).then(|| code_of(status))
+}
+
+/// The exit status, or 128 + n after signal n, in the status word of wait(2).
+fn code_of(status: i32) -> i32 {
+    let signal = status & 0x7f;
+    if signal == 0 { (status >> 8) & 0xff } else { 128 + signal }
 }
 
 /// `fork(2)` of a process with one thread: the reaper, and a program that starts its launcher.
@@ -617,4 +642,28 @@ fn argument_area(stat: &str) -> Option<(usize, usize)> {
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse().ok();
     Some((field(48)?, field(51)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_an_unreaped_process_is_told() {
+        let stat = |state: &str, status: i32| format!("7 (a) b) {state} {}{status}", "0 ".repeat(48));
+        let check = |stat: &str, expect: Option<i32>| assert_eq!(zombie_code(stat), expect, "{stat}");
+        check(&stat("Z", 5 << 8), Some(5));
+        check(&stat("Z", 9), Some(137));
+        check(&stat("Z", 11 | 0x80), Some(139));
+        check(&stat("S", 0), None);
+        check("7 (a) Z 0", None);
+        let mut child = std::process::Command::new("sh").args(["-c", "exit 5"]).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        while !std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let may_know = rustix::process::geteuid().is_root();
+        assert_eq!(unreaped_exit_code(pid), may_know.then_some(5));
+        child.wait().unwrap();
+    }
 }

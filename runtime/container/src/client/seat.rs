@@ -67,6 +67,12 @@ pub(super) fn attach(
     directory: &Path,
 ) -> Result<(SeatClient, OwnedFd, Snapshot), SpawnError> {
     spawn::check_threads()?;
+    // A container takes some ten descriptors of the supervisor and three of the server, and shells give them 1,024 of
+    // those that they may have. A container's own limits are set by themselves.
+    let files = sys::own_hard_limit(libc::RLIMIT_NOFILE);
+    if let Err(error) = sys::prlimit(0, libc::RLIMIT_NOFILE, files, files) {
+        tracing::warn!(%error, "the limit of open files stays low, and with it the number of containers");
+    }
     let seat_error = |source| SpawnError::Seat { directory: directory.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o711).create(directory).map_err(seat_error)?;
     let lock = lock(directory).map_err(seat_error)?;

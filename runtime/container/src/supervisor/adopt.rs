@@ -78,7 +78,7 @@ impl Host {
                 (found, _) => ended.push((number, container, found)),
             }
         }
-        let processes = living.iter().map(|(_, container, (pidfd, _))| (container.pid, pidfd));
+        let processes = living.iter().map(|(_, container, _)| container.pid);
         let namespaces = match find_namespaces(processes, &network)? {
             Some(namespaces) => namespaces,
             None => {
@@ -187,14 +187,15 @@ fn find_process(group: &Group, pid: i32) -> Option<OwnedFd> {
 }
 
 /// A sandbox's namespaces, through one of the first processes of its containers; `None` when none of them lives any more:
-/// one that has ended is still found until it is reaped, but has no namespaces.
-fn find_namespaces<'p>(
-    processes: impl Iterator<Item = (i32, &'p OwnedFd)>,
+/// one that ends has no namespaces any more while it takes its namespace's processes along, and after that is found until
+/// it is reaped.
+fn find_namespaces(
+    processes: impl Iterator<Item = i32>,
     network: &NetworkPlan,
 ) -> Result<Option<Namespaces>, Failure> {
-    for (pid, pidfd) in processes {
+    for pid in processes {
         match namespaces_of(pid, network) {
-            Err(_) if sys::has_ended(pidfd.as_fd()) => {}
+            Err(Failure::System { errno: libc::ENOENT | libc::ESRCH, .. }) => {}
             found => return found.map(Some),
         }
     }

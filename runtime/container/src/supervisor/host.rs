@@ -513,12 +513,13 @@ impl Host {
 
     fn end_container(&mut self, n: u64) {
         let Some(container) = self.containers.get_mut(&n) else { return };
-        let code = match sys::wait_child(Some(container.process.pidfd.as_fd()), false) {
-            Ok(Some((_, code))) => Some(code),
+        // Reaped only when its end is in the journal: until then somebody can still learn it.
+        let (code, is_child) = match sys::peek_child(Some(container.process.pidfd.as_fd())) {
+            Ok(Some((_, code))) => (Some(code), true),
             Ok(None) => return,
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
                 match orphan_code(container, self.ends.as_ref(), Instant::now()) {
-                    Ok(code) => code,
+                    Ok(code) => (code, false),
                     Err(StillUnreaped) => {
                         // Its pidfd stays readable; it is looked at again in a while instead.
                         unwatch(&self.epoll, container.process.pidfd.as_fd());
@@ -544,6 +545,7 @@ impl Host {
             unwatch(&self.epoll, event.as_fd());
         }
         let Container { process, plan, group, start_request, readers, .. } = container;
+        let pid = process.pid;
         let answer = match (process.failure, start_request) {
             (Some(failure), Some(request)) => Some((request, Response::Failed { failure })),
             (_, pending) => {
@@ -562,6 +564,9 @@ impl Host {
                 None
             }
         };
+        if is_child && let Err(error) = sys::reap_child(pid) {
+            report("reap container", &error);
+        }
         self.leave(n, plan.task, group, None, answer);
     }
 
@@ -747,10 +752,14 @@ fn orphan_code(
         return Ok(Some(code));
     }
     let Container { process, group, .. } = container;
-    // Looked at first: the steward reaps when it has written.
-    let is_reaped = !group.holds(process.pid);
+    let unreaped = sys::unreaped_exit_code(process.pid);
+    // Looked at in this order: what was read is this process's if that is still there, and the steward reaps when it has
+    // written.
+    let is_unreaped = group.holds(process.pid);
     match ends.and_then(|ends| ends.read().code(group.name(), process.pid)) {
-        None if !is_reaped && now < until => Err(StillUnreaped),
+        None if is_unreaped && now < until => Err(StillUnreaped),
+        // Its parent does not care.
+        None if is_unreaped => Ok(unreaped),
         told => Ok(told),
     }
 }

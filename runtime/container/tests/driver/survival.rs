@@ -301,9 +301,11 @@ async fn killed_steward_is_replaced(fixture: &Fixture) {
     server.check("stats 1", "some");
     server.check("exec 1", "exit 3");
     until(|| steward_of(&server).is_some_and(|steward| Some(steward) != first));
+    server.check("start 2", "started");
     kill_supervisor(&directory);
-    server.check("usr1 1", "exit 7");
-    server.check("read 1", "first last");
+    server.check("stats 1", "some");
+    server.check("usr1 2", "exit 7");
+    server.check("read 2", "first last");
     server.shut_down(&directory);
 }
 
