@@ -1,4 +1,6 @@
 //! One start of one container: from a task's specification to a driver's handle.
+//!
+//! What a container needs of this host, its [`Furnishing`], depends on no sandbox, and can be made while that is.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,12 +21,33 @@ const OURS: i32 = 125;
 pub(crate) struct Start {
     pub(crate) parts: Arc<Parts>,
     pub(crate) spec: Arc<TaskSpec>,
-    pub(crate) scratch: Scratch,
+    pub(crate) furnish: Furnish,
+    /// What was made already.
+    pub(crate) furnishing: Option<Result<Furnishing, Failed>>,
     pub(crate) container: usize,
     pub(crate) image: TaskImage,
     pub(crate) sandbox: Sandbox,
     /// What is known of the container's life before this start.
     pub(crate) earlier: ContainerStatus,
+}
+
+/// How directories and streams of a container are made.
+#[derive(Clone)]
+pub(crate) struct Furnish {
+    pub(crate) parts: Arc<Parts>,
+    pub(crate) spec: Arc<TaskSpec>,
+    pub(crate) scratch: Scratch,
+    pub(crate) container: usize,
+    /// Whether it has a root of layers; else it is Wasm.
+    pub(crate) has_root: bool,
+}
+
+/// Directories and streams of a container.
+pub(crate) struct Furnishing {
+    /// For what it writes; none for Wasm.
+    dir: PathBuf,
+    volumes: Vec<PathBuf>,
+    streams: ContainerStdio,
 }
 
 /// A container that runs.
@@ -58,7 +81,7 @@ impl Failed {
 
 impl Start {
     /// Starts the container; on an error nothing of it is left.
-    pub(crate) async fn run(self) -> Result<Started, Failed> {
+    pub(crate) async fn run(mut self) -> Result<Started, Failed> {
         // Also of a container that is started again, perhaps under another policy than the first time.
         self.parts.policy.check(&self.spec.family, &self.spec.shape).map_err(|error| Failed::of(&error))?;
         let driver = self.driver()?;
@@ -114,19 +137,14 @@ impl Start {
     }
 
     async fn start(
-        &self,
+        &mut self,
         driver: Arc<dyn Driver>,
         wasm: Option<WasmSpec>,
     ) -> Result<(Arc<dyn Handle>, JoinSet<()>), Failed> {
+        let furnishing = self.furnishing.take().unwrap_or_else(|| self.furnish.make())?;
+        let Furnishing { dir, volumes, streams: ContainerStdio { stdio, pumps } } = furnishing;
         let (spec, image) = (&*self.spec, &self.image);
         let definition = &spec.shape.containers[self.container];
-        let (dir, volumes) = self.directories()?;
-        neargate_failpoint::reach("node::scratch::after");
-        let streams = match self.image.rootfs {
-            Rootfs::Layers(_) => self.parts.stdio.open_lasting(spec, self.container),
-            Rootfs::Wasm(_) => self.parts.stdio.open(spec, self.container),
-        };
-        let ContainerStdio { stdio, pumps } = streams.map_err(|error| Failed::of(&error))?;
         let plan = ContainerSpec {
             id: spec.container_ids[self.container].clone(),
             task: spec.id.clone(),
@@ -159,12 +177,24 @@ impl Start {
         let failed = |error: StartError| Failed { reason: chain(&error), shell_code: shell_code(&error) };
         Ok((handle.map_err(failed)?, pumps))
     }
+}
+
+impl Furnish {
+    /// Makes directories and streams; a few system calls each.
+    pub(crate) fn make(&self) -> Result<Furnishing, Failed> {
+        let (dir, volumes) = self.directories()?;
+        neargate_failpoint::reach("node::scratch::after");
+        let streams = match self.has_root {
+            true => self.parts.stdio.open_lasting(&self.spec, self.container),
+            false => self.parts.stdio.open(&self.spec, self.container),
+        };
+        Ok(Furnishing { dir, volumes, streams: streams.map_err(|error| Failed::of(&error))? })
+    }
 
     fn directories(&self) -> Result<(PathBuf, Vec<PathBuf>), Failed> {
-        let has_root = matches!(self.image.rootfs, Rootfs::Layers(_));
         let files = &*self.parts.files;
         let own = || self.scratch.container(self.container, files).map_err(|error| Failed::of(&error));
-        let dir = if has_root { own()? } else { PathBuf::new() };
+        let dir = if self.has_root { own()? } else { PathBuf::new() };
         let volume = |(index, volume): (usize, &Volume)| match (&volume.host_path, &volume.shared) {
             (Some(path), _) => Ok(PathBuf::from(path)),
             (None, Some(shared)) => {

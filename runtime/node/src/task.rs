@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::logs::ContainerStdio;
 use crate::publish::Publisher;
 use crate::scratch::Scratch;
-use crate::start::{Start, Started};
+use crate::start::{Failed, Furnish, Furnishing, Start, Started};
 use crate::{ImageProblem, Parts, TaskImage, plan, usage, wasm};
 
 /// How long a driver may take to start a container; compiling a large Wasm module is the slowest case.
@@ -50,12 +50,15 @@ pub(crate) struct Assignment {
 enum Outcome {
     Event(TaskEvent),
     Image(usize, Result<TaskImage, ImageProblem>),
-    Sandbox(Result<Sandbox, String>),
+    Sandbox(Result<Sandbox, String>, Furnishings),
     Started(usize, Started),
     /// The task has written more than it may; the reason is for people.
     StorageUsedUp(String),
     Nothing,
 }
+
+/// What was made for containers while the sandbox was, by their index.
+type Furnishings = Vec<(usize, Result<Furnishing, Failed>)>;
 
 struct Owner {
     parts: Arc<Parts>,
@@ -67,6 +70,7 @@ struct Owner {
     timers: BTreeMap<Timer, Instant>,
     images: Vec<Option<Result<TaskImage, ImageProblem>>>,
     handles: Vec<Option<Arc<dyn Handle>>>,
+    furnishings: Furnishings,
     sandbox: Option<Sandbox>,
     sandbox_wanted: bool,
     /// Whether the sandbox host may hold something of the task.
@@ -90,6 +94,7 @@ pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mp
         timers: BTreeMap::new(),
         images: (0..containers).map(|_| None).collect(),
         handles: (0..containers).map(|_| None).collect(),
+        furnishings: Vec::new(),
         sandbox: None,
         sandbox_wanted: false,
         sandbox_is_hosted: status.start_intended,
@@ -274,12 +279,12 @@ impl Owner {
                 self.handle(event).await;
             }
             Outcome::Image(container, image) => self.take_image(container, image).await,
-            Outcome::Sandbox(Ok(sandbox)) => {
-                self.sandbox = Some(sandbox);
+            Outcome::Sandbox(Ok(sandbox), furnishings) => {
+                (self.sandbox, self.furnishings) = (Some(sandbox), furnishings);
                 self.handle(TaskEvent::SandboxReady).await;
             }
             Outcome::StorageUsedUp(reason) => self.storage_used_up(reason).await,
-            Outcome::Sandbox(Err(reason)) => self.handle(TaskEvent::SandboxFailed { reason }).await,
+            Outcome::Sandbox(Err(reason), _) => self.handle(TaskEvent::SandboxFailed { reason }).await,
             Outcome::Started(container, started) => {
                 let (host_ports, runtime_id) = (started.host_ports.clone(), self.runtime_id(container));
                 self.enter(container, started);
@@ -316,17 +321,23 @@ impl Owner {
         // A stored definition must not outlive a policy that has become stricter.
         if let Err(forbidden) = self.parts.policy.check(&self.spec.family, &self.spec.shape) {
             let reason = format!("ResourceInitializationError: {forbidden}");
-            self.jobs.spawn(async move { Outcome::Sandbox(Err(reason)) });
+            self.jobs.spawn(async move { Outcome::Sandbox(Err(reason), Vec::new()) });
             return;
         }
         self.sandbox_is_hosted |= linux;
         let (spec, parts) = (plan::sandbox(&self.spec, linux), self.parts.clone());
+        let first = self.first_to_start();
         self.jobs.spawn(async move {
+            let mut furnishings = Vec::new();
             let sandbox = match (&parts.sandboxes, linux) {
                 (_, false) => Ok(Sandbox { task: spec.task.clone(), limits: spec.limits.clone() }),
                 (Some(host), true) => {
                     neargate_failpoint::reach("node::sandbox::before");
-                    let prepared = host.prepare(&spec).await;
+                    // The host is asked first, and then has time.
+                    let furnish = async {
+                        furnishings.extend(first.iter().map(|furnish| (furnish.container, furnish.make())));
+                    };
+                    let (prepared, ()) = tokio::join!(biased; host.prepare(&spec), furnish);
                     neargate_failpoint::reach("node::sandbox::after");
                     prepared.map_err(|error| sandbox_reason(&error))
                 }
@@ -336,8 +347,26 @@ impl Owner {
                         .to_owned(),
                 })),
             };
-            Outcome::Sandbox(sandbox)
+            Outcome::Sandbox(sandbox, furnishings)
         });
+    }
+
+    /// The containers with a root of their own that wait for nothing but the sandbox.
+    fn first_to_start(&self) -> Vec<Furnish> {
+        let definitions = self.spec.shape.containers.iter().enumerate();
+        let first = definitions.filter(|(_, definition)| definition.depends_on.is_empty());
+        first.map(|(container, _)| self.furnish(container)).filter(|furnish| furnish.has_root).collect()
+    }
+
+    fn furnish(&self, container: usize) -> Furnish {
+        let rootfs = self.image(container).map(|image| &image.rootfs);
+        Furnish {
+            parts: self.parts.clone(),
+            spec: self.spec.clone(),
+            scratch: self.scratch.clone(),
+            container,
+            has_root: matches!(rootfs, Some(Rootfs::Layers(_))),
+        }
     }
 
     async fn fire_timers(&mut self) {
@@ -390,10 +419,12 @@ impl Owner {
         let (Some(image), Some(sandbox)) = (self.image(container).cloned(), self.sandbox.clone()) else {
             return self.answer(start_failed(container, "the task has no sandbox or image", 125));
         };
+        let made = self.furnishings.iter().position(|(made_for, _)| *made_for == container);
         let start = Start {
             parts: self.parts.clone(),
             spec: self.spec.clone(),
-            scratch: self.scratch.clone(),
+            furnish: self.furnish(container),
+            furnishing: made.map(|at| self.furnishings.swap_remove(at).1),
             container,
             image,
             sandbox,
