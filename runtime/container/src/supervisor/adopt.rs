@@ -16,8 +16,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::cells::Namespaces;
-use super::host::{Container, Ended, Host, Process, Sandbox};
+use super::host::{Container, Ended, Host, Process};
 use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
+use super::sandbox::Sandbox;
 use super::{report, start};
 use crate::cgroup::Group;
 use crate::ends::{Ends, Told};

@@ -1,25 +1,24 @@
 //! What runs on this host: sandboxes, their containers, and second commands in them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use neargate_driver::Limits;
-
-use super::cells::{Cell, Cells, Namespaces, Parked};
+use super::cells::Cells;
 use super::journal::{self, Entry, Journal};
 use super::lend::Lent;
+use super::sandbox::{Leaving, Sandbox};
 use super::seat::Seat;
-use super::{FACTORY, allow, report, unwatch};
+use super::{FACTORY, report, unwatch};
 use crate::cgroup::{Fencing, Group, Groups};
 use crate::ends::Ends;
 use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
 use crate::init::{self, Ground, MaskedPath, masked_paths};
 use crate::launchpad::Launchpad;
-use crate::protocol::{End, NetworkPlan, Request, Response, Setup, StartPlan};
+use crate::protocol::{End, Request, Response, Setup, StartPlan};
 use crate::rootfs::LayerPassing;
 use crate::seccomp::Filters;
 use crate::sys;
@@ -70,22 +69,6 @@ impl Event {
             Event::OutOfMemory(n) => n * 4 + 2,
         }
     }
-}
-
-/// What the containers of a task share.
-pub(super) struct Sandbox {
-    pub(super) hostname: String,
-    pub(super) ids: u32,
-    pub(super) namespaces: Namespaces,
-    pub(super) group: Group,
-    /// The process that waits to become its first container's.
-    pub(super) parked: Option<Parked>,
-    /// Its containers and commands that have not been reaped.
-    pub(super) live: HashSet<u64>,
-    /// How many groups of ended containers are not removed yet.
-    leaving: usize,
-    /// Requests to answer when it is gone; `Some` once its end was asked for.
-    releasing: Option<Vec<u64>>,
 }
 
 /// A process of the supervisor's and how it reports.
@@ -144,15 +127,6 @@ pub(super) struct Exec {
     pub(super) starts: bool,
 }
 
-/// A group to be removed, and what to answer then: a start that failed has left nothing behind.
-struct Leaving {
-    task: String,
-    group: Group,
-    /// A process in it that was killed and is not reaped yet.
-    process: Option<OwnedFd>,
-    answer: Option<(u64, Response)>,
-}
-
 /// Everything, keyed by task id, container id and process number.
 pub(super) struct Host {
     pub(super) setup: Setup,
@@ -176,14 +150,14 @@ pub(super) struct Host {
     pub(super) lent: HashMap<u64, Lent>,
     // The rest is what `deadline` and `clean_up` look through at every turn, so that a turn costs the same
     // with one container and with thousands.
-    leaving: Vec<Leaving>,
-    releasing: Vec<String>,
+    pub(super) leaving: Vec<Leaving>,
+    pub(super) releasing: Vec<String>,
     out_of_memory: Vec<u64>,
     orphans: Vec<u64>,
     look_again: Duration,
     last_number: u64,
     /// Only of a supervisor that outlives its server.
-    journal: Option<Journal>,
+    pub(super) journal: Option<Journal>,
     /// As the journal.
     pub(super) ends: Option<Ends>,
     /// As the journal.
@@ -257,7 +231,7 @@ impl Host {
 
     /// Writes a record of something that has happened already. Without it the next supervisor would look for what is
     /// gone, and find that out.
-    fn note_done(&mut self, entry: impl FnOnce() -> Entry) {
+    pub(super) fn note_done(&mut self, entry: impl FnOnce() -> Entry) {
         if let Err(error) = self.note(entry) {
             report("write journal", &error);
         }
@@ -318,70 +292,6 @@ impl Host {
         self.numbers.get(container).copied().ok_or(Failure::NotRunning {})
     }
 
-    fn prepare(
-        &mut self,
-        task: String,
-        hostname: String,
-        limits: &Limits,
-        network: &NetworkPlan,
-    ) -> Result<(), Failure> {
-        match self.sandboxes.get(&task) {
-            Some(sandbox) if sandbox.releasing.is_none() => return Ok(()),
-            Some(_) => {
-                return Err(Failure::System { step: "wait for release".to_owned(), errno: libc::EBUSY });
-            }
-            None => {}
-        }
-        // A task's id becomes a directory name; the server has checked it, and so do we.
-        if task.is_empty() || !task.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            return Err(Failure::System { step: "check task id".to_owned(), errno: libc::EINVAL });
-        }
-        allow::check_network(&self.setup.allowed, network)?;
-        let Cell { ids, namespaces, group, parked } = self.cells.take(&self.groups)?;
-        neargate_failpoint::reach("container::cell::after");
-        // From now on it is the task's, and goes as a task goes.
-        let (name, is_own) = (group.name().to_owned(), *network == NetworkPlan::Own {});
-        let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, group, parked);
-        let readied = self.ready(&task, sandbox, limits, network).and_then(|()| {
-            neargate_failpoint::reach("container::cgroup::task");
-            let entry = || {
-                let (task, limits, network) = (task.clone(), limits.clone(), network.clone());
-                Entry::Prepared { task, group: name, hostname, ids, limits, network }
-            };
-            self.note(entry).step("write journal")
-        });
-        if readied.is_err() {
-            self.release(&task, None);
-        } else if !is_own {
-            self.discard_parked(&task);
-        }
-        readied
-    }
-
-    /// Enters a sandbox, and gives it the network and the limits of its task.
-    fn ready(
-        &mut self,
-        task: &str,
-        sandbox: Sandbox,
-        limits: &Limits,
-        network: &NetworkPlan,
-    ) -> Result<(), Failure> {
-        let sandbox = self.sandboxes.entry(task.to_owned()).insert_entry(sandbox).into_mut();
-        if *network != (NetworkPlan::Own {}) {
-            sandbox.namespaces.replace_network(network, &self.launchpad)?;
-        }
-        self.groups.give_to_task(&sandbox.group, task, limits)
-    }
-
-    /// Ends the process that waits in a sandbox and will not be needed.
-    pub(super) fn discard_parked(&mut self, task: &str) {
-        let sandbox = self.sandboxes.get_mut(task);
-        if let Some(parked) = sandbox.and_then(|sandbox| sandbox.parked.take()) {
-            parked.kill();
-            self.leave(0, task.to_owned(), parked.group, Some(parked.process.pidfd), None);
-        }
-    }
-
     /// Takes the cells that the factory has made.
     pub(super) fn on_factory(&mut self) {
         self.cells.on_factory(&self.epoll, &self.groups);
@@ -391,30 +301,6 @@ impl Host {
     pub(super) fn ground(&self) -> Ground<'_> {
         let (mount_cgroup2, seat) = (self.groups.mounts_cgroup2(), self.seat.as_ref().map(OwnedFd::as_fd));
         Ground { filters: &self.filters, masked: &self.masked, mount_cgroup2, seat }
-    }
-
-    /// Kills what runs in a sandbox; the answer comes when all is removed.
-    fn release(&mut self, task: &str, request: Option<u64>) -> Option<Response> {
-        let Some(sandbox) = self.sandboxes.get_mut(task) else { return Some(Response::Done {}) };
-        let is_first = sandbox.releasing.is_none();
-        sandbox.releasing.get_or_insert_default().extend(request);
-        sandbox.group.kill();
-        // Commands are processes of a container's namespace and die with it.
-        sandbox.live.iter().filter_map(|n| self.containers.get(n)).for_each(kill);
-        if is_first {
-            self.releasing.push(task.to_owned());
-            self.take_all_back(task);
-            self.discard_parked(task);
-        }
-        None
-    }
-
-    /// Releases every sandbox, because the server is gone.
-    pub(super) fn release_all(&mut self) {
-        let tasks: Vec<String> = self.sandboxes.keys().cloned().collect();
-        for task in tasks {
-            self.release(&task, None);
-        }
     }
 
     /// Goes on without the server that has sent the requests so far: nobody waits for their answers, commands end with
@@ -577,23 +463,6 @@ impl Host {
         }
     }
 
-    /// Notes that a group has no more processes of ours, but for a killed one that is to be reaped, and can be removed;
-    /// `answer` is given then.
-    pub(super) fn leave(
-        &mut self,
-        n: u64,
-        task: String,
-        group: Group,
-        process: Option<OwnedFd>,
-        answer: Option<(u64, Response)>,
-    ) {
-        if let Some(sandbox) = self.sandboxes.get_mut(&task) {
-            sandbox.live.remove(&n);
-            sandbox.leaving += 1;
-        }
-        self.leaving.push(Leaving { task, group, process, answer });
-    }
-
     /// Kills what is over its time.
     pub(super) fn on_time(&mut self, now: Instant) {
         for exec in self.execs.values_mut().filter(|exec| !exec.timed_out && exec.deadline <= now) {
@@ -625,49 +494,6 @@ impl Host {
         timeouts.chain(soon).chain(self.cells.refill_at()).min()
     }
 
-    /// Removes the groups of ended containers, and sandboxes that were released, and has cells made for the next.
-    pub(super) fn clean_up(&mut self) {
-        for leaving in std::mem::take(&mut self.leaving) {
-            neargate_failpoint::reach("container::removal::before");
-            if !leaving.is_reaped() || !leaving.group.remove() {
-                self.leaving.push(leaving);
-                continue;
-            }
-            neargate_failpoint::reach("container::removal::after");
-            self.responses.extend(leaving.answer);
-            if let Some(sandbox) = self.sandboxes.get_mut(&leaving.task) {
-                sandbox.leaving -= 1;
-            }
-        }
-        for task in std::mem::take(&mut self.releasing) {
-            if !self.try_remove(&task) {
-                self.releasing.push(task);
-            }
-        }
-        self.cells.refill(Instant::now());
-        if let Some(Err(error)) = self.journal.as_mut().map(Journal::compact) {
-            report("write journal anew", &error);
-        }
-    }
-
-    /// Removes a released sandbox whose processes and groups are gone, and answers those who wait for it.
-    fn try_remove(&mut self, task: &str) -> bool {
-        let Some(sandbox) = self.sandboxes.get(task) else { return true };
-        if !sandbox.live.is_empty() || sandbox.leaving > 0 || !sandbox.group.remove() {
-            return false;
-        }
-        if let Some(sandbox) = self.sandboxes.remove(task) {
-            self.ended.retain(|_, ended| ended.task != task);
-            neargate_failpoint::reach("container::release::before");
-            self.note_done(|| Entry::Released { task: task.to_owned() });
-            neargate_failpoint::reach("container::release::after");
-            self.cells.give_back(sandbox.ids);
-            let waiting = sandbox.releasing.unwrap_or_default();
-            self.responses.extend(waiting.into_iter().map(|request| (request, Response::Done {})));
-        }
-        true
-    }
-
     /// Whether nothing is left of any task.
     pub(super) fn is_empty(&self) -> bool {
         self.sandboxes.is_empty() && self.containers.is_empty() && self.leaving.is_empty()
@@ -684,40 +510,6 @@ impl Host {
         if let Some(ends) = &self.ends {
             ends.remove();
         }
-    }
-}
-
-impl Sandbox {
-    /// A sandbox in which nothing runs yet.
-    pub(super) fn new(
-        hostname: String,
-        ids: u32,
-        namespaces: Namespaces,
-        group: Group,
-        parked: Option<Parked>,
-    ) -> Self {
-        let (live, leaving, releasing) = (HashSet::new(), 0, None);
-        Self { hostname, ids, namespaces, group, parked, live, leaving, releasing }
-    }
-
-    /// Forgets who waits for its release, which goes on.
-    pub(super) fn forget_waiting(&mut self) {
-        if let Some(waiting) = &mut self.releasing {
-            waiting.clear();
-        }
-    }
-
-    /// Whether containers may still be started in it.
-    pub(super) fn is_open(&self) -> bool {
-        self.releasing.is_none()
-    }
-}
-
-impl Leaving {
-    /// Whether its process is gone.
-    fn is_reaped(&self) -> bool {
-        let ended = self.process.as_ref().map(|process| sys::wait_child(Some(process.as_fd()), false));
-        !matches!(ended, Some(Ok(None)))
     }
 }
 
@@ -766,7 +558,7 @@ fn orphan_code(
 
 /// Ends all processes of a container: its first one is PID 1 of a namespace that holds all others, and
 /// takes them along.
-fn kill(container: &Container) {
+pub(super) fn kill(container: &Container) {
     container.group.kill();
     let _ = sys::pidfd_signal(container.process.pidfd.as_fd(), libc::SIGKILL);
 }

@@ -13,8 +13,9 @@ use rustix::fs::{FileType, Mode};
 
 use super::cells::Parked;
 use super::factory::{self, First, Shape};
-use super::host::{Container, Event, Host, Process, Sandbox};
+use super::host::{Container, Event, Host, Process};
 use super::journal::Entry;
+use super::sandbox::Sandbox;
 use super::{allow, watch};
 use crate::cgroup::Group;
 use crate::devices;
