@@ -11,6 +11,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -41,7 +42,8 @@ enum Manner {
     Plain,
     /// `MSG_DONTWAIT`: a socket.
     Socket,
-    /// `RWF_NOWAIT` (preadv2(2)): a pipe, on kernels that know it for pipes (6.5).
+    /// `RWF_NOWAIT` (preadv2(2)): a pipe, until a kernel says that it does not know that for pipes, as before 6.5. It says
+    /// so only of a transfer that moves something.
     NoWait,
     /// Only when poll(2) says that it is ready: a terminal.
     Polled,
@@ -51,6 +53,8 @@ enum Manner {
 struct Descriptor {
     fd: Arc<OwnedFd>,
     manner: Manner,
+    /// Whether the kernel does not know `RWF_NOWAIT` for it, and it has `O_NONBLOCK` in its place.
+    is_old: AtomicBool,
     terminal: bool,
     interest: Interest,
     /// Set when it was first waited for; `None` inside means that it is always ready.
@@ -73,22 +77,39 @@ impl Descriptor {
         let manner = match kind {
             FileType::Socket => Manner::Socket,
             _ if flags.contains(OFlags::NONBLOCK) => Manner::Plain,
-            FileType::Fifo if knows_nowait(&fd, interest) => Manner::NoWait,
-            FileType::Fifo => {
-                // An older kernel leaves nothing but to change what others may share.
-                rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
-                Manner::Plain
-            }
+            FileType::Fifo => Manner::NoWait,
             _ if terminal => Manner::Polled,
             _ => Manner::Plain,
         };
-        Ok(Self { fd: Arc::new(fd), manner, terminal, interest, registered: OnceLock::new() })
+        let (is_old, registered) = (AtomicBool::new(false), OnceLock::new());
+        Ok(Self { fd: Arc::new(fd), manner, is_old, terminal, interest, registered })
+    }
+
+    fn manner(&self) -> Manner {
+        match self.manner {
+            Manner::NoWait if self.is_old.load(Ordering::Relaxed) => Manner::Plain,
+            manner => manner,
+        }
+    }
+
+    /// Goes on without `RWF_NOWAIT` where a transfer has shown that the kernel does not know it; true if it is to be
+    /// tried again.
+    fn is_refused<T>(&self, tried: &io::Result<T>) -> io::Result<bool> {
+        let errno = tried.as_ref().err().and_then(Errno::from_io_error);
+        if !matches!(errno, Some(Errno::OPNOTSUPP | Errno::NOSYS)) {
+            return Ok(false);
+        }
+        // An older kernel leaves nothing but to change what others may share.
+        let flags = rustix::fs::fcntl_getfl(&self.fd)?;
+        rustix::fs::fcntl_setfl(&self.fd, flags | OFlags::NONBLOCK)?;
+        self.is_old.store(true, Ordering::Relaxed);
+        Ok(true)
     }
 
     /// Reads what is there; an error of [`io::ErrorKind::WouldBlock`] when there is nothing yet.
     fn read(&self, size: usize) -> io::Result<Bytes> {
         let mut bytes: Vec<u8> = Vec::with_capacity(size.min(CHUNK));
-        match self.manner {
+        match self.manner() {
             Manner::Socket => {
                 retry(|| rustix::net::recv(&self.fd, spare_capacity(&mut bytes), RecvFlags::DONTWAIT))?;
             }
@@ -98,8 +119,11 @@ impl Descriptor {
                 let read = retry(|| {
                     let mut buffers = [IoSliceMut::new(&mut bytes)];
                     preadv2(&self.fd, &mut buffers, CURRENT_OFFSET, ReadWriteFlags::NOWAIT)
-                })?;
-                bytes.truncate(read);
+                });
+                if self.is_refused(&read)? {
+                    return self.read(size);
+                }
+                bytes.truncate(read?);
             }
             Manner::Polled if !self.is_ready() => return Err(io::ErrorKind::WouldBlock.into()),
             Manner::Polled | Manner::Plain => {
@@ -110,13 +134,15 @@ impl Descriptor {
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self.manner {
+        match self.manner() {
             Manner::Socket => {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 retry(|| rustix::net::send(&self.fd, bytes, flags))
             }
             Manner::NoWait => {
-                retry(|| pwritev2(&self.fd, &[IoSlice::new(bytes)], CURRENT_OFFSET, ReadWriteFlags::NOWAIT))
+                let buffers = [IoSlice::new(bytes)];
+                let written = retry(|| pwritev2(&self.fd, &buffers, CURRENT_OFFSET, ReadWriteFlags::NOWAIT));
+                if self.is_refused(&written)? { self.write(bytes) } else { written }
             }
             Manner::Polled if !self.is_ready() => Err(io::ErrorKind::WouldBlock.into()),
             Manner::Polled => {
@@ -179,15 +205,6 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
             done => return Ok(done?),
         }
     }
-}
-
-/// Whether the kernel knows `RWF_NOWAIT` for this pipe. An empty buffer is asked about, which moves nothing.
-fn knows_nowait(fd: &OwnedFd, interest: Interest) -> bool {
-    let tried = match interest.is_readable() {
-        true => preadv2(fd, &mut [IoSliceMut::new(&mut [])], CURRENT_OFFSET, ReadWriteFlags::NOWAIT),
-        false => pwritev2(fd, &[IoSlice::new(&[])], CURRENT_OFFSET, ReadWriteFlags::NOWAIT),
-    };
-    !matches!(tried, Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL))
 }
 
 impl AsFd for Descriptor {
