@@ -29,6 +29,14 @@ pub fn groups_of_tasks(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     found
 }
 
+/// Whether a directory belongs to a group that a server keeps in stock for a task to come.
+pub(crate) fn is_in_stock(directory: &Path) -> bool {
+    let is_cell = |path: &&Path| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("cell-"))
+    };
+    directory.ancestors().filter(is_cell).last().is_some_and(|cell| task_of(cell).is_none())
+}
+
 fn task_of(directory: &Path) -> Option<String> {
     let mut value = [0; VALUE_BYTES_MAX];
     let length = rustix::fs::getxattr(directory, ATTRIBUTE, &mut value[..]).ok()?;

@@ -6,9 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::eventually;
+use crate::groups::is_in_stock;
 
 /// Depth to which control groups are searched; ours lie near the top.
 const CGROUP_DEPTH_MAX: usize = 8;
+/// Processes that a server keeps in stock for tasks to come, by name.
+const IN_STOCK: &str = "ng-parked";
+/// Descriptors that a server holds of each: a process, its socket, two namespaces and two groups.
+const DESCRIPTORS_IN_STOCK: usize = 6;
 
 /// What there was at one moment, machine-wide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +22,26 @@ pub struct Snapshot {
     mounts: BTreeSet<String>,
     cgroups: BTreeSet<String>,
     network_namespaces: BTreeSet<String>,
+    stock: Stock,
+}
+
+/// What of it is there for tasks to come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Stock {
+    processes: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    network_namespaces: BTreeSet<String>,
+}
+
+impl Stock {
+    fn take(cgroups: &BTreeSet<String>) -> Self {
+        let processes: Vec<u32> = pids().into_iter().filter(|pid| is_called(*pid, IN_STOCK)).collect();
+        Self {
+            network_namespaces: processes.iter().filter_map(|pid| network_namespace(*pid)).collect(),
+            processes: processes.iter().map(u32::to_string).collect(),
+            cgroups: cgroups.iter().filter(|path| is_in_stock(Path::new(path))).cloned().collect(),
+        }
+    }
 }
 
 impl Snapshot {
@@ -24,7 +49,8 @@ impl Snapshot {
     pub fn take() -> Self {
         let mut cgroups = BTreeSet::new();
         find_cgroups(Path::new("/sys/fs/cgroup"), 0, &mut cgroups);
-        Self { processes: processes(), mounts: mounts(), cgroups, network_namespaces: network_namespaces() }
+        let (stock, network_namespaces) = (Stock::take(&cgroups), network_namespaces());
+        Self { processes: processes(), mounts: mounts(), cgroups, network_namespaces, stock }
     }
 
     /// What there is now and was not in `self`, as lines for a person.
@@ -50,18 +76,19 @@ impl Snapshot {
         }
     }
 
-    /// How many of each there are, for a server that keeps some in stock.
+    /// How many of each there are without what servers keep in stock, which is more at one time than at another.
     pub fn counts(&self) -> [(&'static str, usize); 4] {
+        let stock = &self.stock;
         [
-            ("processes", self.processes.len()),
+            ("processes", self.processes.difference(&stock.processes).count()),
             ("mounts", self.mounts.len()),
-            ("cgroups", self.cgroups.len()),
-            ("network namespaces", self.network_namespaces.len()),
+            ("cgroups", self.cgroups.difference(&stock.cgroups).count()),
+            ("network namespaces", self.network_namespaces.difference(&stock.network_namespaces).count()),
         ]
     }
 }
 
-/// Open descriptors and resident memory of a process and all its descendants.
+/// Open descriptors and resident memory of a process and all its descendants, without those in stock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Processes in the family.
@@ -74,12 +101,14 @@ pub struct Footprint {
 
 /// The footprint of a process and its descendants now.
 pub fn footprint(pid: u32) -> Footprint {
-    let family = family(pid);
+    let (stock, family): (Vec<u32>, Vec<u32>) =
+        family(pid).into_iter().partition(|pid| is_called(*pid, IN_STOCK));
     let mut total = Footprint { processes: family.len(), ..Footprint::default() };
     for pid in family {
         total.descriptors += fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         total.resident_kib += status_field(pid, "VmRSS:").unwrap_or(0);
     }
+    total.descriptors = total.descriptors.saturating_sub(stock.len() * DESCRIPTORS_IN_STOCK);
     total
 }
 
@@ -105,9 +134,16 @@ fn family(pid: u32) -> BTreeSet<u32> {
 
 /// The descendants of a process whose names begin like this, as process listings show them.
 pub fn descendants(pid: u32, name: &str) -> Vec<u32> {
-    let is_called =
-        |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name));
-    family(pid).into_iter().filter(is_called).collect()
+    family(pid).into_iter().filter(|pid| is_called(*pid, name)).collect()
+}
+
+/// Whether a process has a name that begins like this.
+fn is_called(pid: u32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name))
+}
+
+fn network_namespace(pid: u32) -> Option<String> {
+    Some(fs::read_link(format!("/proc/{pid}/ns/net")).ok()?.to_string_lossy().into_owned())
 }
 
 fn pids() -> Vec<u32> {
@@ -161,9 +197,7 @@ fn find_cgroups(directory: &Path, depth: usize, found: &mut BTreeSet<String>) {
 
 /// Network namespaces that a process is in or that are mounted somewhere.
 fn network_namespaces() -> BTreeSet<String> {
-    let of_process = |pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    let mut found: BTreeSet<String> =
-        pids().into_iter().filter_map(of_process).map(|link| link.to_string_lossy().into_owned()).collect();
+    let mut found: BTreeSet<String> = pids().into_iter().filter_map(network_namespace).collect();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     found.extend(
         table
