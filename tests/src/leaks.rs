@@ -112,6 +112,13 @@ pub fn footprint(pid: u32) -> Footprint {
     total
 }
 
+/// The open descriptors of a supervisor without those of what it keeps in stock; `None` when it is gone.
+pub fn descriptors_in_use(supervisor: u32) -> Option<usize> {
+    let stock = descendants(supervisor, IN_STOCK).len() * DESCRIPTORS_IN_STOCK;
+    let open = fs::read_dir(format!("/proc/{supervisor}/fd")).ok()?.count();
+    Some(open.saturating_sub(stock))
+}
+
 /// The ids of a process and its descendants.
 fn family(pid: u32) -> BTreeSet<u32> {
     let mut family = BTreeSet::from([pid]);

@@ -222,11 +222,12 @@ impl Machine {
         kill_process(steward.context("find the steward")?, Signal::KILL).context("kill the steward")
     }
 
-    /// How many descriptors the server and its supervisor have open; `None` while there is no supervisor.
+    /// How many descriptors the server and its supervisor have open, without those for tasks to come; `None` while there
+    /// is no supervisor.
     pub(crate) fn descriptors(&self) -> Option<[usize; 2]> {
-        let count = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).ok().map(Iterator::count);
+        let server = fs::read_dir(format!("/proc/{}/fd", self.server.pid())).ok()?.count();
         let supervisor = self.server.supervisor()?.as_raw_nonzero().get().cast_unsigned();
-        Some([count(self.server.pid())?, count(supervisor)?])
+        Some([server, leaks::descriptors_in_use(supervisor)?])
     }
 
     /// Kills the server and leaves it so.
