@@ -25,8 +25,8 @@ pub(crate) const CASES: &[Case] = &[
 const ROUNDS: usize = 5;
 /// After a kill the kernel is as before within this.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
-/// What the log may say of work that a kill cut off.
-const RECOVERY: &[&str] = &["interrupted", "recover", "another one is started"];
+/// What the log may say of work that a kill cut off; a worker in the middle of a message sees its server gone as a reset.
+const RECOVERY: &[&str] = &["interrupted", "recover", "another one is started", "talk to the server"];
 
 /// A data directory that outlives the servers on it.
 fn on(data: &Path) -> ServerOptions {
