@@ -299,29 +299,30 @@ pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 ///
 /// The code is the exit status, or 128 + n after signal n.
 pub(crate) fn wait_child(pidfd: Option<BorrowedFd<'_>>, hang: bool) -> io::Result<Option<(i32, i32)>> {
-    let (kind, id) = match pidfd {
-        Some(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
-        None => (libc::P_ALL, 0),
-    };
-    wait(kind, id, if hang { 0 } else { libc::WNOHANG })
+    wait(pidfd, if hang { 0 } else { libc::WNOHANG })
 }
 
 /// A child that has ended, `pidfd` when given, which is not reaped: it is told again. `None` when there is none.
 pub(crate) fn peek_child(pidfd: Option<BorrowedFd<'_>>) -> io::Result<Option<(i32, i32)>> {
-    let (kind, id) = match pidfd {
-        Some(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
-        None => (libc::P_ALL, 0),
-    };
-    wait(kind, id, libc::WNOHANG | libc::WNOWAIT)
+    wait(pidfd, libc::WNOHANG | libc::WNOWAIT)
 }
 
 /// Reaps a child that has ended.
 pub(crate) fn reap_child(pid: i32) -> io::Result<()> {
-    wait(libc::P_PID, pid as libc::id_t, libc::WNOHANG).map(drop)
+    wait_for((libc::P_PID, pid as libc::id_t), libc::WNOHANG).map(drop)
+}
+
+/// Waits for a child: `pidfd` when given, else any.
+fn wait(pidfd: Option<BorrowedFd<'_>>, options: libc::c_int) -> io::Result<Option<(i32, i32)>> {
+    let child = pidfd.map_or((libc::P_ALL, 0), |fd| (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t));
+    wait_for(child, options)
 }
 
 /// `waitid(2)` for children that have ended: which one, and its code as [`wait_child`] tells it.
-fn wait(kind: libc::idtype_t, id: libc::id_t, options: libc::c_int) -> io::Result<Option<(i32, i32)>> {
+fn wait_for(
+    (kind, id): (libc::idtype_t, libc::id_t),
+    options: libc::c_int,
+) -> io::Result<Option<(i32, i32)>> {
     // SAFETY: siginfo_t is plain data for which zero is valid, and the kernel fills it.
     let info = unsafe {
         let mut info: libc::siginfo_t = std::mem::zeroed();

@@ -90,9 +90,7 @@ impl Host {
         network: &NetworkPlan,
     ) -> Result<(), Failure> {
         let sandbox = self.sandboxes.entry(task.to_owned()).insert_entry(sandbox).into_mut();
-        if *network != (NetworkPlan::Own {}) {
-            sandbox.namespaces.replace_network(network, &self.launchpad)?;
-        }
+        sandbox.namespaces.replace_network(network, &self.launchpad)?;
         self.groups.give_to_task(&sandbox.group, task, limits)
     }
 
