@@ -658,4 +658,7 @@ def test_run_keeps_a_core_dump_of_a_handler(started, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 0, process.stderr.read()
     assert core.read_bytes()[:4] == b"\0asm"
-    assert process.stderr.read().count("its core dump is kept") == 1
+    # The handler runs on each core, and neither part knows what the other has left.
+    said = process.stderr.read()
+    assert 1 <= said.count("its core dump is kept unless another part") <= 2, said
+    assert said.count("the core dump is in") == 1, said

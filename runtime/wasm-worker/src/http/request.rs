@@ -82,7 +82,7 @@ pub(super) enum Failure {
     Trapped {
         /// wasmtime's words.
         what: String,
-        /// Whether its core dump is kept.
+        /// Whether its core dump was handed over.
         dumped: bool,
     },
     /// The guest ended its program.
@@ -100,7 +100,8 @@ pub(super) struct Calls {
     idle: Idle,
     places: Arc<Semaphore>,
     lingering: Mutex<JoinSet<()>>,
-    /// Whether the core dump of a request has been kept: one for a run.
+    /// Whether the core dump of a request has been handed over: one for a run, of which a handler has one on each
+    /// core. The first of them all is kept.
     dumped: AtomicBool,
     numbers: AtomicU64,
     reports: AtomicU32,
@@ -232,7 +233,7 @@ impl Calls {
             Err(failure) => {
                 self.report(ended.number, &failure.to_string());
                 if let Failure::Trapped { dumped: true, .. } = failure {
-                    self.report(ended.number, "its core dump is kept, the first of this handler");
+                    self.report(ended.number, "its core dump is kept unless another part of this handler left one before");
                 }
                 Err(())
             }
