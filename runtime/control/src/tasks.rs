@@ -330,6 +330,7 @@ impl Control {
             launch_type: request.launch_type,
             own_workers,
             deadline: request.deadline,
+            network: None,
             face: request.face.clone(),
         };
         DescribedTask { task: Arc::new(task), spec: Arc::new(spec) }

@@ -30,6 +30,11 @@ fn is_hex(value: &str, length: usize) -> bool {
     value.len() == length && value.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// The form that EC2 gives its resources.
+fn is_resource(value: &str, prefix: &str) -> bool {
+    value.strip_prefix(prefix).is_some_and(|digits| is_hex(digits, 17))
+}
+
 fn is_account(value: &str) -> bool {
     value.len() == 12 && value.bytes().all(|b| b.is_ascii_digit())
 }
@@ -128,6 +133,30 @@ id!(
 id!(
     /// A container of a task, a UUID.
     ContainerId, "container id", "a container id is a lower-case UUID", is_uuid
+);
+
+id!(
+    /// A VPC, `vpc-` and 17 hexadecimal digits.
+    VpcId, "VPC id", "a VPC id is vpc- and 17 hexadecimal digits", |v| is_resource(v, "vpc-")
+);
+id!(
+    /// A subnet, `subnet-` and 17 hexadecimal digits.
+    SubnetId, "subnet id", "a subnet id is subnet- and 17 hexadecimal digits", |v| is_resource(v, "subnet-")
+);
+id!(
+    /// A security group, `sg-` and 17 hexadecimal digits.
+    SecurityGroupId, "security group id", "a security group id is sg- and 17 hexadecimal digits",
+    |v| is_resource(v, "sg-")
+);
+id!(
+    /// A rule of a security group, `sgr-` and 17 hexadecimal digits.
+    SecurityGroupRuleId, "security group rule id", "a security group rule id is sgr- and 17 hexadecimal digits",
+    |v| is_resource(v, "sgr-")
+);
+id!(
+    /// A network interface, `eni-` and 17 hexadecimal digits.
+    NetworkInterfaceId, "network interface id", "a network interface id is eni- and 17 hexadecimal digits",
+    |v| is_resource(v, "eni-")
 );
 
 /// Where a resource lives: resources of two accounts or two regions never meet.

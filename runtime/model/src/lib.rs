@@ -13,6 +13,7 @@ mod command;
 mod id;
 pub mod image;
 pub mod lifecycle;
+mod network;
 pub mod policy;
 mod task;
 mod task_definition;
@@ -23,7 +24,11 @@ pub use arn::{Arn, InvalidArn};
 pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};
-pub use id::{AccountId, ClusterName, ContainerId, ContainerName, Family, InvalidId, Region, Scope, TaskId};
+pub use id::{
+    AccountId, ClusterName, ContainerId, ContainerName, Family, InvalidId, NetworkInterfaceId, Region, Scope,
+    SecurityGroupId, SecurityGroupRuleId, SubnetId, TaskId, VpcId,
+};
+pub use network::{Cidr, MacAddress, Peer, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic};
 pub use policy::Policy;
 pub use task::{
     ContainerLast, ContainerStatus, Health, LastStatus, NodeCommand, NodeReport, Phases, Stop, StopCode,

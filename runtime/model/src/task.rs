@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterName, ContainerId, ContainerName, Family, LaunchType, Scope, Tags, TaskId, TaskShape, Timestamp,
+    ClusterName, ContainerId, ContainerName, Family, LaunchType, Scope, SecurityGroupRules, Tags, TaskId,
+    TaskNetwork, TaskShape, Timestamp,
 };
 
 /// A task as it stands: written by control alone, small, and rewritten on every transition.
@@ -76,6 +77,9 @@ pub struct TaskSpec {
     /// When whoever runs it will stop it.
     #[serde(default)]
     pub deadline: Option<Timestamp>,
+    /// Its interface in a VPC; `None` of tasks that have none.
+    #[serde(default)]
+    pub network: Option<TaskNetwork>,
     /// What the API that accepted the task wants to show again, opaque to everyone else.
     pub face: String,
 }
@@ -330,6 +334,11 @@ pub enum NodeCommand {
     Prepare {
         /// The images as definitions name them.
         images: Vec<String>,
+    },
+    /// Security groups to enforce from now on, in the place of all that were told before.
+    Groups {
+        /// Every group that a task of the node may be in, or that a rule of such a group names.
+        groups: Vec<SecurityGroupRules>,
     },
     /// Stop this task.
     Stop {

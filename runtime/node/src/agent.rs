@@ -88,6 +88,9 @@ impl Agent {
                     self.prepare(image);
                 }
             }
+            NodeCommand::Groups { groups } => {
+                tracing::debug!(groups = groups.len(), "security groups");
+            }
             NodeCommand::Stop { task, stop } => {
                 // A task that is not here has stopped already; a full queue has the same wish in it.
                 if let Some(stops) = self.tasks.get(&task) {

@@ -89,6 +89,7 @@ pub fn spec(containers: Vec<ContainerDefinition>) -> TaskSpec {
         launch_type: LaunchType::Fargate,
         own_workers: false,
         deadline: None,
+        network: None,
         face: String::new(),
     }
 }

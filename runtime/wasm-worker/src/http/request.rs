@@ -233,7 +233,10 @@ impl Calls {
             Err(failure) => {
                 self.report(ended.number, &failure.to_string());
                 if let Failure::Trapped { dumped: true, .. } = failure {
-                    self.report(ended.number, "its core dump is kept unless another part of this handler left one before");
+                    self.report(
+                        ended.number,
+                        "its core dump is kept unless another part of this handler left one before",
+                    );
                 }
                 Err(())
             }
