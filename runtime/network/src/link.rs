@@ -1,0 +1,199 @@
+//! Links, addresses, routes and neighbours.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use neargate_model::{Cidr, MacAddress};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::netlink::{Batch, Netlink, NetlinkError};
+
+/// The interface inside a task.
+pub const TASK_INTERFACE: &str = "eth0";
+/// Its index: the first that a namespace gives after that of loopback.
+pub const TASK_INDEX: u32 = 2;
+/// The next hop of every task. No interface has this address; a permanent neighbour entry leads to the router.
+pub const TASK_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The hardware address of the router's end of every link.
+pub const ROUTER_MAC: MacAddress = MacAddress([0x0a, 0x6e, 0x67, 0, 0, 1]);
+/// The hardware address of the host's end of the uplink.
+pub const HOST_MAC: MacAddress = MacAddress([0x0a, 0x6e, 0x67, 0, 0, 2]);
+/// The next hop of the router towards the host, and of the host towards the router; as with [`TASK_GATEWAY`].
+pub const HOST_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+/// Largest packet that crosses a link, in bytes.
+pub const MTU: u32 = 1500;
+
+/// Longest name of an interface (`IFNAMSIZ` without the final zero).
+const NAME_BYTES_MAX: usize = 15;
+/// Type of the answer to a question about a link.
+const NEW_LINK: u16 = 16;
+
+/// One end of a pair of links.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its hardware address; a random one where there is none.
+    pub mac: Option<MacAddress>,
+    /// Its index; one that is free where there is none.
+    pub index: Option<u32>,
+}
+
+impl Batch {
+    /// Makes a pair of links, `near` in the socket's namespace and `far` in another one, both down. With an address for
+    /// IPv6 neither gets one of its own accord.
+    pub fn add_pair(&mut self, near: End<'_>, far: End<'_>, far_namespace: BorrowedFd<'_>) {
+        let mut peer = link(far);
+        peer.attributes.push(LinkAttribute::NetNsFd(far_namespace.as_raw_fd()));
+        let mut message = link(near);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]));
+        self.push("add link", NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message));
+    }
+
+    /// Makes an interface that leads nowhere, for addresses of the namespace itself.
+    pub fn add_dummy(&mut self, name: &str) {
+        let mut message = link(End { name, mac: None, index: None });
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
+        self.push("add interface", NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message));
+    }
+
+    /// Sets a link up, with a hardware address if one is given.
+    pub fn set_up(&mut self, index: u32, mac: Option<MacAddress>) {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        self.push("set link up", 0, RouteNetlinkMessage::SetLink(message));
+    }
+
+    /// Removes a link, and its other end with it.
+    pub fn remove_link(&mut self, index: u32) {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.push("remove link", 0, RouteNetlinkMessage::DelLink(message));
+    }
+
+    /// Gives an interface an address, without a route to its neighbours.
+    pub fn add_address(&mut self, index: u32, address: IpAddr) {
+        let mut message = AddressMessage::default();
+        message.header.family = family(address);
+        message.header.prefix_len = bits(address);
+        message.header.index = index;
+        message.header.scope = AddressScope::Universe;
+        message.attributes.extend([AddressAttribute::Local(address), AddressAttribute::Address(address)]);
+        if address.is_ipv6() {
+            // Nobody else can have it.
+            message
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+        }
+        self.push("add address", NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewAddress(message));
+    }
+
+    /// Routes a block to an interface, by a next hop on it if one is given, with a source address if one is given.
+    /// `exclusive` refuses a block that is routed already.
+    pub fn add_route(
+        &mut self,
+        block: Cidr,
+        index: u32,
+        hop: Option<Ipv4Addr>,
+        source: Option<IpAddr>,
+        exclusive: bool,
+    ) {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(block.first());
+        message.header.destination_prefix_length = block.prefix();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.kind = RouteType::Unicast;
+        message.header.scope = if hop.is_some() { RouteScope::Universe } else { RouteScope::Link };
+        if block.prefix() > 0 {
+            message.attributes.push(RouteAttribute::Destination(RouteAddress::from(block.first())));
+        }
+        if let Some(hop) = hop {
+            message.header.flags = RouteFlags::Onlink;
+            message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(hop)));
+        }
+        message
+            .attributes
+            .extend(source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
+        message.attributes.push(RouteAttribute::Oif(index));
+        let flags = if exclusive { NLM_F_EXCL } else { NLM_F_REPLACE };
+        self.push("add route", NLM_F_CREATE | flags, RouteNetlinkMessage::NewRoute(message));
+    }
+
+    /// Makes a neighbour known for good.
+    pub fn add_neighbour(&mut self, index: u32, address: IpAddr, mac: MacAddress) {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(address);
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::Permanent;
+        message.header.kind = RouteType::Unicast;
+        let destination = match address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        };
+        message.attributes.push(NeighbourAttribute::Destination(destination));
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        self.push("add neighbour", NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewNeighbour(message));
+    }
+}
+
+impl Netlink {
+    /// The index of an interface of the socket's namespace.
+    pub fn index_of(&self, name: &str) -> Result<u32, NetlinkError> {
+        const STEP: &str = "find interface";
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let mut batch = Batch::default();
+        batch.push(STEP, 0, RouteNetlinkMessage::GetLink(message));
+        let mut index = None;
+        self.ask(batch, |message_type, payload| {
+            if message_type == NEW_LINK {
+                // A link message begins with its family and type; the index is the second word.
+                index =
+                    payload.get(4..8).and_then(|bytes| bytes.first_chunk().copied()).map(u32::from_ne_bytes);
+            }
+        })?;
+        let missing = || NetlinkError { step: STEP, source: io::Error::from(io::ErrorKind::NotFound) };
+        index.ok_or_else(missing)
+    }
+}
+
+/// Whether a text can be the name of an interface.
+pub fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+fn link(end: End<'_>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = end.index.unwrap_or(0);
+    message.attributes.push(LinkAttribute::IfName(end.name.to_owned()));
+    message.attributes.push(LinkAttribute::Mtu(MTU));
+    message.attributes.extend(end.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    message
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}

@@ -1,0 +1,180 @@
+//! Netlink: batches of requests, and their answers (netlink(7)).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
+
+/// Room for the answers that the kernel has put together.
+const ANSWER_BYTES: usize = 64 << 10;
+/// Bytes of a netlink message before its payload.
+const HEADER_BYTES: usize = 16;
+/// An answer that tells whether a request has succeeded.
+const ERROR: u16 = 2;
+
+/// Which part of the kernel a socket speaks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subsystem {
+    /// Links, addresses, routes and neighbours (rtnetlink(7)).
+    Route,
+    /// The packet filter.
+    Netfilter,
+}
+
+/// A step of a batch that the kernel has refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct NetlinkError {
+    /// What was asked for, for example `add route`.
+    pub step: &'static str,
+    /// The kernel's reason.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A socket of the network namespace that its maker was in.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+}
+
+impl Netlink {
+    /// Opens a socket in the caller's network namespace.
+    pub fn open(subsystem: Subsystem) -> io::Result<Self> {
+        let protocol = match subsystem {
+            Subsystem::Route => None,
+            Subsystem::Netfilter => Some(netlink::NETFILTER),
+        };
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        Ok(Self { socket })
+    }
+
+    /// A socket that somebody else has opened.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    /// Sends a batch; returns once the kernel has answered every request of it, or with the first refusal. What was
+    /// before a refused request is done, except in the packet filter, where all is or nothing.
+    pub fn exchange(&self, batch: Batch) -> Result<(), NetlinkError> {
+        self.ask(batch, |_, _| {})
+    }
+
+    /// As [`Netlink::exchange`], and hands over every answer that is not about success: its type and payload.
+    pub(crate) fn ask(&self, batch: Batch, mut told: impl FnMut(u16, &[u8])) -> Result<(), NetlinkError> {
+        let Batch { bytes, steps, answers } = batch;
+        let first = steps.first().copied().unwrap_or("send nothing");
+        let failed = |step, source: rustix::io::Errno| NetlinkError { step, source: source.into() };
+        send(&self.socket, &bytes, SendFlags::empty()).map_err(|error| failed(first, error))?;
+        let mut buffer = vec![0; ANSWER_BYTES];
+        let (mut left, mut refusal) = (answers, None);
+        // The kernel has answered when `send` returns; were an answer missing, this must not wait for it.
+        while left > 0 {
+            let length = match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((length, _)) => length,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => {
+                    return Err(refusal.unwrap_or_else(|| failed("read the kernel's answer", error)));
+                }
+            };
+            for (header, payload) in Messages(&buffer[..length]) {
+                if header.message_type != ERROR {
+                    told(header.message_type, payload);
+                    continue;
+                }
+                left = left.saturating_sub(1);
+                let code = payload.first_chunk().map_or(-libc_eio(), |bytes| i32::from_ne_bytes(*bytes));
+                if code != 0 && refusal.is_none() {
+                    let step = steps.get(header.sequence_number as usize).copied().unwrap_or(first);
+                    refusal = Some(NetlinkError { step, source: io::Error::from_raw_os_error(-code) });
+                }
+            }
+            // A refused batch of the packet filter may leave requests unanswered.
+            if refusal.is_some() && left > 0 {
+                left = answers.min(left);
+                if recv(&self.socket, &mut buffer[..1], RecvFlags::DONTWAIT | RecvFlags::PEEK).is_err() {
+                    break;
+                }
+            }
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+}
+
+fn libc_eio() -> i32 {
+    rustix::io::Errno::IO.raw_os_error()
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Requests that are sent together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    /// What each request is for, by its sequence number.
+    steps: Vec<&'static str>,
+    answers: usize,
+}
+
+impl Batch {
+    /// Adds a request that the kernel answers.
+    pub(crate) fn push<M: NetlinkSerializable>(&mut self, step: &'static str, flags: u16, message: M) {
+        self.answers += 1;
+        self.add(step, flags | NLM_F_ACK, message);
+    }
+
+    /// Adds a request that is not answered.
+    pub(crate) fn push_silent<M: NetlinkSerializable>(&mut self, step: &'static str, message: M) {
+        self.add(step, 0, message);
+    }
+
+    fn add<M: NetlinkSerializable>(&mut self, step: &'static str, flags: u16, message: M) {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = u32::try_from(self.steps.len()).unwrap_or(u32::MAX);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let start = self.bytes.len();
+        self.bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
+        message.serialize(&mut self.bytes[start..start + message.buffer_len()]);
+        self.steps.push(step);
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+/// The messages of one datagram.
+struct Messages<'a>(&'a [u8]);
+
+/// What matters of a message's header.
+struct Header {
+    message_type: u16,
+    sequence_number: u32,
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (Header, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let header: &[u8; HEADER_BYTES] = self.0.first_chunk()?;
+        let word =
+            |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let length = usize::try_from(word(0)).ok().filter(|length| *length >= HEADER_BYTES)?;
+        let payload = self.0.get(HEADER_BYTES..length)?;
+        let message_type = u16::from_ne_bytes([header[4], header[5]]);
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((Header { message_type, sequence_number: word(8) }, payload))
+    }
+}

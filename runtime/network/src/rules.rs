@@ -1,0 +1,253 @@
+//! The rules of the router, as text for `nft` (nft(8)).
+//!
+//! ```text
+//!  task ─▶ prerouting ─▶ forward ─▶ from_task ─▶ out_<policy> ─▶ to_task ─▶ in_<policy> ─▶ task
+//!          own address?   new?      which policy?  let out?                   let in?
+//! ```
+//!
+//! What differs between tasks is in maps and sets alone: an address has a *policy*, the set of groups that a task is
+//! in, and rules exist once for each policy. So a task is two elements or a few more ([`elements`](crate::elements)),
+//! and a changed rule is one chain, however many tasks there are. An address without a policy and a policy without
+//! rules let nothing through.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+
+use neargate_model::{Cidr, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, Traffic};
+
+/// The name of the table, in the family `inet`.
+pub const TABLE: &str = "neargate";
+/// The map from addresses to policies.
+pub(crate) const POLICIES: &str = "policies";
+/// Where tasks find out about themselves, and their credentials.
+pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
+/// Where tasks ask for names.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
+/// What the names of the router's links to tasks begin with; the uplink's does not.
+pub const LINK_PREFIX: &str = "ng";
+/// The router's end of the uplink.
+pub const UPLINK: &str = "up0";
+
+/// A set of groups, as the packet filter knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId(u32);
+
+impl PolicyId {
+    /// The policy of sorted groups: the same wherever and whenever it is worked out (FNV-1a). Two sets may share one,
+    /// with a likelihood of one in four billion, which whoever enters them has to find out.
+    pub fn of(groups: &[SecurityGroupId]) -> Self {
+        let bytes = groups.iter().flat_map(|group| group.as_str().bytes().chain([b',']));
+        let hash =
+            bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        // A packet of no task has no mark.
+        Self(hash.max(1))
+    }
+
+    /// What packets are marked with.
+    pub(crate) fn mark(self) -> u32 {
+        self.0
+    }
+}
+
+/// What a policy is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The groups, sorted.
+    pub groups: Vec<SecurityGroupId>,
+    /// The block of the VPC that they are in: the rest of what is routed here is another's.
+    pub vpc: Cidr,
+}
+
+/// All that the rules depend on.
+#[derive(Debug, Default)]
+pub struct Picture {
+    /// The rules of groups. One that is not here lets nothing through.
+    pub groups: BTreeMap<SecurityGroupId, SecurityGroupRules>,
+    /// The policies in use.
+    pub policies: BTreeMap<PolicyId, Policy>,
+    /// The blocks of all VPCs.
+    pub vpcs: BTreeSet<Cidr>,
+    /// The addresses of the host, which no task reaches.
+    pub hosts: BTreeSet<Ipv4Addr>,
+}
+
+impl Picture {
+    /// The groups that rules of the policies name as the other side, each of which has a set of addresses.
+    pub fn named_groups(&self) -> BTreeSet<&SecurityGroupId> {
+        let groups = self.policies.values().flat_map(|policy| &policy.groups);
+        let rules = groups
+            .filter_map(|group| self.groups.get(group))
+            .flat_map(|one| one.ingress.iter().chain(&one.egress));
+        rules
+            .filter_map(|rule| if let Peer::Group(group) = &rule.peer { Some(group) } else { None })
+            .collect()
+    }
+
+    /// The whole table, in the place of what there is, with these tasks' addresses.
+    pub fn render(&self, members: &[(Ipv4Addr, PolicyId)]) -> String {
+        let mut text = String::new();
+        // Deleted only after it was made, so that it need not be there.
+        let _ = writeln!(text, "add table inet {TABLE}\ndelete table inet {TABLE}");
+        self.skeleton(&mut text);
+        self.add_sets(&mut text, &self.named_groups(), members);
+        for id in self.policies.keys() {
+            self.add_policy(&mut text, *id);
+        }
+        for (address, policy) in members {
+            let _ = writeln!(text, "add element inet {TABLE} {POLICIES} {{ {address} : {:#x} }}", policy.0);
+        }
+        text
+    }
+
+    /// New rules of some policies, and the sets that these have come to name.
+    pub fn render_change(
+        &self,
+        policies: &BTreeSet<PolicyId>,
+        new_sets: &BTreeSet<&SecurityGroupId>,
+        members: &[(Ipv4Addr, PolicyId)],
+    ) -> String {
+        let mut text = String::new();
+        self.add_sets(&mut text, new_sets, members);
+        for id in policies {
+            self.add_policy(&mut text, *id);
+        }
+        text
+    }
+
+    /// New blocks of VPCs and addresses of the host.
+    pub fn render_blocks(&self) -> String {
+        let mut text = format!("flush set inet {TABLE} vpcs\nflush set inet {TABLE} hosts\n");
+        self.add_blocks(&mut text);
+        text
+    }
+
+    fn skeleton(&self, text: &mut String) {
+        let _ = write!(
+            text,
+            r#"table inet {TABLE} {{
+    map {POLICIES} {{ type ipv4_addr : mark; }}
+    map egress {{ type mark : verdict; }}
+    map ingress {{ type mark : verdict; }}
+    set vpcs {{ type ipv4_addr; flags interval; auto-merge; }}
+    set hosts {{ type ipv4_addr; }}
+
+    chain prerouting {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname "{LINK_PREFIX}*" fib saddr . iif oif missing drop
+    }}
+    chain from_task {{
+        ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 }} drop
+        ip daddr @hosts drop
+        meta mark set ip saddr map @{POLICIES}
+        meta mark vmap @egress
+        drop
+    }}
+    chain to_task {{
+        meta mark set 0
+        meta mark set ip daddr map @{POLICIES}
+        meta mark vmap @ingress
+        drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        ct state vmap {{ established : accept, related : accept, invalid : drop }}
+        meta nfproto != ipv4 drop
+        iifname "{LINK_PREFIX}*" jump from_task
+        oifname "{LINK_PREFIX}*" jump to_task
+        iifname "{LINK_PREFIX}*" accept
+        oifname "{LINK_PREFIX}*" accept
+    }}
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        ct state vmap {{ established : accept, related : accept, invalid : drop }}
+        iifname "{LINK_PREFIX}*" ip daddr {METADATA} tcp dport 80 accept
+        iifname "{LINK_PREFIX}*" ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept
+    }}
+}}
+"#
+        );
+        self.add_blocks(text);
+    }
+
+    fn add_blocks(&self, text: &mut String) {
+        for vpc in self.vpcs.iter().filter(|vpc| vpc.is_v4()) {
+            let _ = writeln!(text, "add element inet {TABLE} vpcs {{ {vpc} }}");
+        }
+        for host in &self.hosts {
+            let _ = writeln!(text, "add element inet {TABLE} hosts {{ {host} }}");
+        }
+    }
+
+    fn add_sets(
+        &self,
+        text: &mut String,
+        groups: &BTreeSet<&SecurityGroupId>,
+        members: &[(Ipv4Addr, PolicyId)],
+    ) {
+        for group in groups {
+            let _ = writeln!(text, "add set inet {TABLE} {} {{ type ipv4_addr; }}", set_of(group));
+        }
+        for (address, policy) in members {
+            let of_member = self.policies.get(policy).into_iter().flat_map(|policy| &policy.groups);
+            for group in of_member.filter(|group| groups.contains(group)) {
+                let _ = writeln!(text, "add element inet {TABLE} {} {{ {address} }}", set_of(group));
+            }
+        }
+    }
+
+    fn add_policy(&self, text: &mut String, id: PolicyId) {
+        let Some(policy) = self.policies.get(&id) else { return };
+        let rules = policy.groups.iter().filter_map(|group| self.groups.get(group));
+        let (ingress, egress): (BTreeSet<&SecurityRule>, BTreeSet<&SecurityRule>) =
+            rules.fold((BTreeSet::new(), BTreeSet::new()), |(mut ingress, mut egress), rules| {
+                ingress.extend(&rules.ingress);
+                egress.extend(&rules.egress);
+                (ingress, egress)
+            });
+        for (direction, side, rules) in [("in", "saddr", ingress), ("out", "daddr", egress)] {
+            let chain = format!("{direction}_{:08x}", id.0);
+            let vpc = policy.vpc;
+            let _ = writeln!(text, "add chain inet {TABLE} {chain}\nflush chain inet {TABLE} {chain}");
+            let _ = writeln!(text, "add rule inet {TABLE} {chain} ip {side} != {vpc} ip {side} @vpcs drop");
+            for rule in rules.into_iter().filter_map(|rule| matching(rule, side)) {
+                let _ = writeln!(text, "add rule inet {TABLE} {chain} {rule} return");
+            }
+            let _ = writeln!(text, "add rule inet {TABLE} {chain} drop");
+            let map = if direction == "in" { "ingress" } else { "egress" };
+            let _ = writeln!(text, "add element inet {TABLE} {map} {{ {:#x} : goto {chain} }}", id.0);
+        }
+    }
+}
+
+/// The name of the set of a group's addresses.
+pub(crate) fn set_of(group: &SecurityGroupId) -> String {
+    format!("m_{}", group.as_str().trim_start_matches("sg-"))
+}
+
+/// The expressions that match what a rule lets through; `None` of what no packet here can be.
+fn matching(rule: &SecurityRule, side: &str) -> Option<String> {
+    let peer = match &rule.peer {
+        Peer::Block(block) if *block == Cidr::ANYWHERE_V4 => String::new(),
+        Peer::Block(block) => match block.first() {
+            IpAddr::V4(_) => format!("ip {side} {block} "),
+            IpAddr::V6(_) => return None,
+        },
+        Peer::Group(group) => format!("ip {side} @{} ", set_of(group)),
+    };
+    let icmp = |kind: Option<u8>, code: Option<u8>| match (kind, code) {
+        (None, _) => "meta l4proto icmp".to_owned(),
+        (Some(kind), None) => format!("icmp type {kind}"),
+        (Some(kind), Some(code)) => format!("icmp type {kind} icmp code {code}"),
+    };
+    let traffic = match rule.traffic {
+        Traffic::All => String::new(),
+        Traffic::Tcp(first, last) => format!("tcp dport {first}-{last}"),
+        Traffic::Udp(first, last) => format!("udp dport {first}-{last}"),
+        Traffic::Icmp(kind, code) => icmp(kind, code),
+        Traffic::IcmpV6(..) => return None,
+        Traffic::Protocol(number) => format!("meta l4proto {number}"),
+    };
+    Some(format!("{peer}{traffic}"))
+}

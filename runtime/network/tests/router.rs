@@ -1,0 +1,226 @@
+//! A router and two tasks in network namespaces of the test's own: what the rules let through, and what not.
+//!
+//! Needs root and `nft`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use neargate_model::{Cidr, MacAddress, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, Traffic};
+use neargate_network::elements::{self, Member};
+use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INDEX, TASK_INTERFACE};
+use neargate_network::netlink::{Batch, Netlink, Subsystem};
+use neargate_network::rules::{Picture, Policy, PolicyId};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// How long a connection that is dropped is tried: longer than one that is let through takes.
+const DROPPED: Duration = Duration::from_millis(300);
+
+struct Namespace(OwnedFd);
+
+impl Namespace {
+    fn new() -> Self {
+        thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("network namespace");
+            Self(File::open("/proc/thread-self/ns/net").expect("open namespace").into())
+        })
+        .join()
+        .expect("thread")
+    }
+
+    fn within<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let entered = || {
+                setns(&self.0, CloneFlags::CLONE_NEWNET).expect("enter namespace");
+                act()
+            };
+            scope.spawn(entered).join().expect("thread")
+        })
+    }
+
+    fn netlink(&self, subsystem: Subsystem) -> Netlink {
+        self.within(|| Netlink::open(subsystem).expect("netlink"))
+    }
+}
+
+struct Router {
+    namespace: Namespace,
+    route: Netlink,
+    filter: Netlink,
+}
+
+impl Router {
+    fn new() -> Self {
+        let namespace = Namespace::new();
+        namespace.within(|| {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forward");
+        });
+        let (route, filter) = (namespace.netlink(Subsystem::Route), namespace.netlink(Subsystem::Netfilter));
+        Self { namespace, route, filter }
+    }
+
+    /// Links a namespace with this address, as a task is linked.
+    fn link(&self, number: u8, address: Ipv4Addr) -> Namespace {
+        let task = Namespace::new();
+        let name = format!("ng{number}");
+        let near = End { name: &name, mac: Some(ROUTER_MAC), index: None };
+        let far = End { name: TASK_INTERFACE, mac: None, index: Some(TASK_INDEX) };
+        let mut batch = Batch::default();
+        batch.add_pair(near, far, task.0.as_fd());
+        self.route.exchange(batch).expect("pair");
+        let (mac, inside) = (MacAddress::of(address), task.netlink(Subsystem::Route));
+        let mut batch = Batch::default();
+        batch.set_up(TASK_INDEX, Some(mac));
+        batch.add_address(TASK_INDEX, address.into());
+        batch.add_neighbour(TASK_INDEX, TASK_GATEWAY.into(), ROUTER_MAC);
+        batch.add_route(Cidr::ANYWHERE_V4, TASK_INDEX, Some(TASK_GATEWAY), Some(address.into()), false);
+        inside.exchange(batch).expect("inside");
+        let index = self.route.index_of(&name).expect("index");
+        let mut batch = Batch::default();
+        batch.set_up(index, None);
+        batch.add_route(Cidr::containing(address.into(), 32).unwrap(), index, None, None, false);
+        batch.add_neighbour(index, address.into(), mac);
+        self.route.exchange(batch).expect("outside");
+        task
+    }
+
+    fn load(&self, text: &str) {
+        self.namespace.within(|| {
+            let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("nft");
+            nft.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            assert!(nft.wait().unwrap().success(), "nft refused:\n{text}");
+        });
+    }
+
+    fn enter(&self, member: Member<'_>) {
+        self.filter.exchange(elements::enter(member)).expect("enter");
+    }
+
+    fn leave(&self, member: Member<'_>) {
+        self.filter.exchange(elements::leave(member)).expect("leave");
+    }
+}
+
+fn group(digit: char) -> SecurityGroupId {
+    SecurityGroupId::new(format!("sg-{}", digit.to_string().repeat(17))).unwrap()
+}
+
+fn rule(traffic: Traffic, peer: Peer) -> SecurityRule {
+    SecurityRule { traffic, peer }
+}
+
+/// Connects from one namespace to a listener in another; tells whether it came about.
+fn connects(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16) -> bool {
+    let listener = to.within(|| TcpListener::bind((address, port)).expect("listen"));
+    let connected = from.within(|| TcpStream::connect_timeout(&(address, port).into(), DROPPED));
+    drop(listener);
+    match connected {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable), "{error}");
+            false
+        }
+    }
+}
+
+const VPC: &str = "172.31.0.0/16";
+const A: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 5);
+const C: Ipv4Addr = Ipv4Addr::new(172, 31, 16, 10);
+const B: Ipv4Addr = Ipv4Addr::new(172, 31, 16, 9);
+
+#[test]
+fn groups_hold() {
+    let anywhere = || Peer::Block(Cidr::ANYWHERE_V4);
+    let (clients, servers) = (group('a'), group('b'));
+    let rules = |group: &SecurityGroupId, ingress, egress| {
+        (group.clone(), SecurityGroupRules { group: group.clone(), ingress, egress })
+    };
+    let policy = |group: &SecurityGroupId| {
+        (
+            PolicyId::of(std::slice::from_ref(group)),
+            Policy { groups: vec![group.clone()], vpc: VPC.parse().unwrap() },
+        )
+    };
+    let mut picture = Picture {
+        groups: BTreeMap::from([
+            rules(&clients, vec![], vec![rule(Traffic::All, anywhere())]),
+            rules(&servers, vec![rule(Traffic::Tcp(5432, 5433), Peer::Group(clients.clone()))], vec![]),
+        ]),
+        policies: BTreeMap::from([policy(&clients), policy(&servers)]),
+        vpcs: BTreeSet::from([VPC.parse().unwrap()]),
+        hosts: BTreeSet::from([Ipv4Addr::new(10, 9, 8, 7)]),
+    };
+    let (of_clients, of_servers) = (PolicyId::of(&[clients.clone()]), PolicyId::of(&[servers.clone()]));
+    let router = Router::new();
+    let (a, b) = (router.link(1, A), router.link(2, B));
+    router.load(&picture.render(&[]));
+    assert!(!connects(&a, &b, B, 5432), "who is in no map reaches nobody");
+
+    let named = [clients.clone()];
+    let member_a = Member { address: A, policy: of_clients, groups: &named };
+    let member_b = Member { address: B, policy: of_servers, groups: &[] };
+    router.enter(member_a);
+    assert!(!connects(&a, &b, B, 5432), "nor is who is in no map reached");
+    router.enter(member_b);
+    assert!(connects(&a, &b, B, 5432) && connects(&a, &b, B, 5433));
+    assert!(!connects(&a, &b, B, 5434) && !connects(&b, &a, A, 5432));
+
+    // A third one that speaks as the first.
+    let c = router.link(3, C);
+    router.enter(Member { address: C, policy: of_servers, groups: &[] });
+    let server = b.within(|| UdpSocket::bind((B, 5432)).unwrap());
+    server.set_read_timeout(Some(DROPPED)).unwrap();
+    picture.groups.get_mut(&servers).unwrap().ingress = vec![
+        rule(Traffic::Udp(5432, 5432), Peer::Group(clients.clone())),
+        rule(Traffic::Tcp(5433, 5433), anywhere()),
+    ];
+    router.load(&picture.render_change(&BTreeSet::from([of_servers]), &BTreeSet::new(), &[]));
+    let forged = c.within(|| {
+        let mut batch = Batch::default();
+        batch.add_address(TASK_INDEX, IpAddr::from(A));
+        Netlink::open(Subsystem::Route).unwrap().exchange(batch).unwrap();
+        UdpSocket::bind((A, 0)).unwrap()
+    });
+    forged.send_to(b"forged", (B, 5432)).unwrap();
+    assert!(server.recv(&mut [0; 8]).is_err());
+    a.within(|| UdpSocket::bind((A, 0)).unwrap()).send_to(b"true", (B, 5432)).unwrap();
+    assert_eq!(server.recv(&mut [0; 8]).unwrap(), 4);
+
+    // A rule that is taken away, and one that names addresses.
+    let connection = {
+        let listener = b.within(|| TcpListener::bind((B, 5433)).unwrap());
+        let ours = a.within(|| connect_from(A, (B, 5433).into()));
+        (ours, listener.accept().unwrap().0)
+    };
+    picture.groups.get_mut(&servers).unwrap().ingress =
+        vec![rule(Traffic::Tcp(80, 80), Peer::Block("172.31.0.0/28".parse().unwrap()))];
+    router.load(&picture.render_change(&BTreeSet::from([of_servers]), &BTreeSet::new(), &[]));
+    assert!(!connects(&a, &b, B, 5432) && connects(&a, &b, B, 80));
+    let (mut ours, mut theirs) = connection;
+    ours.write_all(b"still").unwrap();
+    let mut said = [0; 5];
+    theirs.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"still", "what was let through goes on");
+
+    // The whole anew, with those who are there; then one of them leaves.
+    router.load(&picture.render(&[(A, of_clients), (B, of_servers)]));
+    assert!(connects(&a, &b, B, 80));
+    router.leave(Member { groups: &[], ..member_b });
+    assert!(!connects(&a, &b, B, 80));
+    let gone = router.filter.exchange(elements::leave(Member { groups: &[], ..member_b })).unwrap_err();
+    assert_eq!(gone.source.kind(), ErrorKind::NotFound, "{gone}");
+}
+
+/// Connects from an address, where there are several.
+fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let made = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&made, &SocketAddr::from((from, 0))).unwrap();
+    connect(&made, &to).unwrap();
+    made.into()
+}
