@@ -22,13 +22,15 @@ use neargate_driver::{
     SandboxError, SandboxHost, SandboxNetwork, SandboxSpec, Session, SessionSpec, Signal, SignalError,
     StartError, Stats, StatsError, Stdio,
 };
-use neargate_model::{ContainerId, TaskId};
+use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::config::SupervisorConfig;
 use crate::failure::Failure;
 use crate::peer;
-use crate::protocol::{End, ExecPlan, LendPlan, NetworkPlan, Request, Response};
+use crate::protocol::{
+    BlockPlan, End, ExecPlan, GroupPlan, InterfacePlan, LendPlan, NetworkPlan, Request, Response,
+};
 use crate::spawn::{self, SpawnError};
 use crate::steward::Succession;
 use neargate_ipc::channel::{self, Frame};
@@ -96,6 +98,8 @@ struct Shared {
     state: Mutex<State>,
     /// Of a supervisor that outlives this process.
     seat: Option<SeatClient>,
+    /// The security groups as they were last told, for the next supervisor.
+    groups: Mutex<Option<Vec<u8>>>,
     /// Whether nobody wants the supervisor any more, so that no other one is looked for.
     leaving: AtomicBool,
     /// How often a supervisor was attached to, or that there is none any more.
@@ -232,6 +236,12 @@ impl Shared {
                     containers = snapshot.containers.len(),
                     "another supervisor has found the containers"
                 );
+                // First of all: what is prepared before has no rules.
+                if let Some(groups) = &*self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+                    && let Err(error) = channel::send(socket.as_fd(), 0, groups, &[], true)
+                {
+                    tracing::error!(%error, "tell another supervisor the security groups");
+                }
                 *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(socket);
                 self.take_in(snapshot);
                 !self.leaving.load(Ordering::SeqCst)
@@ -442,6 +452,7 @@ impl SupervisorClient {
             link: Mutex::new(Arc::new(socket)),
             state: Mutex::default(),
             seat,
+            groups: Mutex::default(),
             leaving: AtomicBool::new(false),
             attached: watch::Sender::new(Attached::Times(0)),
             ended: watch::Sender::new(false),
@@ -601,15 +612,31 @@ impl SandboxHost for SupervisorClient {
             task: spec.task.to_string(),
             hostname: spec.hostname.clone(),
             limits: spec.limits.clone(),
-            network: match spec.network {
+            network: match &spec.network {
                 SandboxNetwork::Own => NetworkPlan::Own {},
                 SandboxNetwork::Managed => NetworkPlan::Managed {},
                 SandboxNetwork::Host => NetworkPlan::Host {},
+                SandboxNetwork::Vpc { interface, managed } => {
+                    NetworkPlan::Vpc { interface: InterfacePlan::of(interface), managed: *managed }
+                }
             },
         };
         let unavailable = |source| SandboxError::Unavailable { source };
         match self.connection.call(&request, &[]).await.map_err(unavailable)? {
             Response::Done {} => Ok(sandbox),
+            Response::Failed { failure } => Err(failure.into_sandbox()),
+            _ => Err(unavailable(unexpected())),
+        }
+    }
+
+    async fn set_groups(&self, groups: &[SecurityGroupRules], vpcs: &[Cidr]) -> Result<(), SandboxError> {
+        let groups = groups.iter().map(GroupPlan::of).collect();
+        let request = Request::Groups { groups, vpcs: vpcs.iter().map(BlockPlan::of).collect() };
+        let shared = &self.connection.shared;
+        *shared.groups.lock().unwrap_or_else(PoisonError::into_inner) = Some(encode(&request));
+        let unavailable = |source| SandboxError::Unavailable { source };
+        match self.connection.call(&request, &[]).await.map_err(unavailable)? {
+            Response::Done {} => Ok(()),
             Response::Failed { failure } => Err(failure.into_sandbox()),
             _ => Err(unavailable(unexpected())),
         }

@@ -60,6 +60,7 @@ mod fence;
 mod id_range;
 mod identity;
 mod init;
+mod interface;
 mod launcher;
 mod launchpad;
 mod peer;

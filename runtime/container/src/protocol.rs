@@ -8,7 +8,7 @@ use neargate_ipc::{wire_enum, wire_struct};
 use crate::failure::Failure;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
@@ -82,6 +82,74 @@ wire_enum! {
         1 => Managed {},
         /// The host's.
         2 => Host {},
+        /// Its own, with an interface in a VPC; `managed` if it belongs to the task's user namespace.
+        3 => Vpc { interface: InterfacePlan, managed: bool },
+    }
+}
+
+wire_struct! {
+    /// An interface in a VPC; see [`neargate_model::TaskNetwork`].
+    pub(crate) struct InterfacePlan {
+        /// The IPv4 address.
+        address: u32,
+        /// The hardware address, in the lower 48 bits.
+        mac: u64,
+        /// Security groups, sorted.
+        groups: Vec<String>,
+        /// The addresses of its VPC.
+        vpc: BlockPlan,
+    }
+}
+
+wire_struct! {
+    /// A block of addresses, of 4 or 16 bytes.
+    pub(crate) struct BlockPlan {
+        /// The first address.
+        first: Vec<u8>,
+        /// Bits that all addresses share.
+        prefix: u32,
+    }
+}
+
+wire_struct! {
+    /// The rules of a security group.
+    pub(crate) struct GroupPlan {
+        /// Its id.
+        group: String,
+        /// What may come in.
+        ingress: Vec<RulePlan>,
+        /// What may go out.
+        egress: Vec<RulePlan>,
+    }
+}
+
+wire_struct! {
+    /// One rule of a security group.
+    pub(crate) struct RulePlan {
+        /// What is let through.
+        traffic: TrafficPlan,
+        /// From or to whom.
+        peer: PeerPlan,
+    }
+}
+
+wire_enum! {
+    /// See [`neargate_model::Traffic`].
+    pub(crate) enum TrafficPlan {
+        0 => All {},
+        1 => Tcp { first: u32, last: u32 },
+        2 => Udp { first: u32, last: u32 },
+        3 => Icmp { kind: Option<u32>, code: Option<u32> },
+        4 => IcmpV6 { kind: Option<u32>, code: Option<u32> },
+        5 => Protocol { number: u32 },
+    }
+}
+
+wire_enum! {
+    /// See [`neargate_model::Peer`].
+    pub(crate) enum PeerPlan {
+        0 => Block { block: BlockPlan },
+        1 => Group { group: String },
     }
 }
 
@@ -237,6 +305,8 @@ wire_enum! {
         /// This server, which is root, becomes another user's: from now on it reaches no further than that one may, and
         /// mounts of the host's directories no others than these, and no set-up allows more than this.
         13 => Resign { server_uid: u32, allowed: Allowed },
+        /// Enforce these security groups from now on, in the place of all before, and route these VPCs.
+        14 => Groups { groups: Vec<GroupPlan>, vpcs: Vec<BlockPlan> },
     }
 }
 

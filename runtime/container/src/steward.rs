@@ -33,7 +33,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::ends::Told;
 use crate::spawn::{self, SpawnError, Tenure};
-use crate::supervisor::{holder, report};
+use crate::supervisor::{holder, is_router, report};
 use crate::{cgroup, ends, init, sys};
 
 /// A supervisor that ends sooner than this has perhaps something to say that starting another one will not change ...
@@ -171,6 +171,18 @@ fn enter_mounts(mounts: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// Ends the routers of supervisors that are gone, once they are all the children there are: nobody uses them any more.
+fn end_routers_alone() {
+    let path = format!("/proc/self/task/{}/children", rustix::thread::gettid().as_raw_nonzero());
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    let children: Vec<i32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    if children.iter().all(|pid| is_router(*pid)) {
+        for router in children.into_iter().filter_map(open) {
+            let _ = sys::pidfd_signal(router.as_fd(), libc::SIGKILL);
+        }
+    }
+}
+
 fn open(pid: i32) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
@@ -253,6 +265,7 @@ impl Watch<'_> {
     /// Reaps until there is no child any more.
     fn outlive_children(&self) -> io::Result<()> {
         while !self.reap(None)?.is_alone {
+            end_routers_alone();
             let mut fds = [PollFd::new(&self.children, PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}

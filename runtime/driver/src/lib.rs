@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use neargate_model::{ContainerId, TaskId};
+use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 
 pub use error::{ExecError, RecoverError, SandboxError, SignalError, StartError, StatsError};
 pub use process::{
@@ -92,6 +92,13 @@ pub trait SandboxHost: Send + Sync {
     /// ever started: what it does not find has not run.
     async fn find(&self, _spec: &SandboxSpec) -> Option<Sandbox> {
         None
+    }
+
+    /// Enforces these security groups from now on, in the place of all that were told before, in every sandbox with
+    /// an interface in a VPC, and routes these VPCs. Returns once it is so. A group that was not told lets nothing
+    /// through.
+    async fn set_groups(&self, _groups: &[SecurityGroupRules], _vpcs: &[Cidr]) -> Result<(), SandboxError> {
+        Ok(())
     }
 
     /// Kills what still runs in the sandbox and gives everything back. Idempotent: releasing a sandbox

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use neargate_ipc::wire_fields;
-use neargate_model::{ContainerId, ContainerName, TaskId, TmpfsOptions, WasmOptions};
+use neargate_model::{ContainerId, ContainerName, TaskId, TaskNetwork, TmpfsOptions, WasmOptions};
 
 use crate::ProcessUser;
 
@@ -214,7 +214,7 @@ pub struct SandboxSpec {
 }
 
 /// Which network the containers of a sandbox have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum SandboxNetwork {
     /// One of its own, over which the containers have no power.
     #[default]
@@ -223,6 +223,14 @@ pub enum SandboxNetwork {
     Managed,
     /// The host's.
     Host,
+    /// One of its own with an interface in a VPC, whose security groups are enforced outside of it; `managed` as
+    /// [`Managed`](Self::Managed).
+    Vpc {
+        /// The interface.
+        interface: Box<TaskNetwork>,
+        /// Whether containers have power over it.
+        managed: bool,
+    },
 }
 
 /// A prepared sandbox.

@@ -19,6 +19,8 @@ pub struct TaskNetwork {
     pub attachment: String,
     /// The VPC.
     pub vpc: VpcId,
+    /// The addresses of the VPC.
+    pub vpc_block: Cidr,
     /// The subnet in it.
     pub subnet: SubnetId,
     /// The availability zone of the subnet, for example `us-east-1a`.

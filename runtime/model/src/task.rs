@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterName, ContainerId, ContainerName, Family, LaunchType, Scope, SecurityGroupRules, Tags, TaskId,
-    TaskNetwork, TaskShape, Timestamp,
+    Cidr, ClusterName, ContainerId, ContainerName, Family, LaunchType, Scope, SecurityGroupRules, Tags,
+    TaskId, TaskNetwork, TaskShape, Timestamp,
 };
 
 /// A task as it stands: written by control alone, small, and rewritten on every transition.
@@ -335,10 +335,12 @@ pub enum NodeCommand {
         /// The images as definitions name them.
         images: Vec<String>,
     },
-    /// Security groups to enforce from now on, in the place of all that were told before.
-    Groups {
-        /// Every group that a task of the node may be in, or that a rule of such a group names.
+    /// The virtual networks as they are from now on, in the place of what was told before.
+    Network {
+        /// Every security group that a task of the node may be in, or that a rule of such a group names.
         groups: Vec<SecurityGroupRules>,
+        /// The blocks of all VPCs.
+        vpcs: Vec<Cidr>,
     },
     /// Stop this task.
     Stop {

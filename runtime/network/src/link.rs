@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use neargate_model::{Cidr, MacAddress};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Parseable as _};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -22,8 +22,6 @@ use crate::netlink::{Batch, Netlink, NetlinkError};
 
 /// The interface inside a task.
 pub const TASK_INTERFACE: &str = "eth0";
-/// Its index: the first that a namespace gives after that of loopback.
-pub const TASK_INDEX: u32 = 2;
 /// The next hop of every task. No interface has this address; a permanent neighbour entry leads to the router.
 pub const TASK_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The hardware address of the router's end of every link.
@@ -47,8 +45,6 @@ pub struct End<'a> {
     pub name: &'a str,
     /// Its hardware address; a random one where there is none.
     pub mac: Option<MacAddress>,
-    /// Its index; one that is free where there is none.
-    pub index: Option<u32>,
 }
 
 impl Batch {
@@ -67,7 +63,7 @@ impl Batch {
 
     /// Makes an interface that leads nowhere, for addresses of the namespace itself.
     pub fn add_dummy(&mut self, name: &str) {
-        let mut message = link(End { name, mac: None, index: None });
+        let mut message = link(End { name, mac: None });
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
         self.push("add interface", NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message));
     }
@@ -156,6 +152,17 @@ impl Batch {
 }
 
 impl Netlink {
+    /// Index and name of every interface of the socket's namespace.
+    pub fn links(&self) -> Result<Vec<(u32, String)>, NetlinkError> {
+        let mut batch = Batch::default();
+        batch.push_dump("list interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()));
+        let mut links = Vec::new();
+        self.ask(batch, |message_type, payload| {
+            links.extend((message_type == NEW_LINK).then(|| read_link(payload)).flatten());
+        })?;
+        Ok(links)
+    }
+
     /// The index of an interface of the socket's namespace.
     pub fn index_of(&self, name: &str) -> Result<u32, NetlinkError> {
         const STEP: &str = "find interface";
@@ -176,6 +183,16 @@ impl Netlink {
     }
 }
 
+/// An index and a name.
+fn read_link(payload: &[u8]) -> Option<(u32, String)> {
+    let message = LinkMessage::parse(payload).ok()?;
+    let name = message.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    });
+    Some((message.header.index, name?))
+}
+
 /// Whether a text can be the name of an interface.
 pub fn is_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -183,7 +200,6 @@ pub fn is_name(name: &str) -> bool {
 
 fn link(end: End<'_>) -> LinkMessage {
     let mut message = LinkMessage::default();
-    message.header.index = end.index.unwrap_or(0);
     message.attributes.push(LinkAttribute::IfName(end.name.to_owned()));
     message.attributes.push(LinkAttribute::Mtu(MTU));
     message.attributes.extend(end.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
@@ -16,6 +16,8 @@ const ANSWER_BYTES: usize = 64 << 10;
 const HEADER_BYTES: usize = 16;
 /// An answer that tells whether a request has succeeded.
 const ERROR: u16 = 2;
+/// The end of an answer of many messages.
+const DONE: u16 = 3;
 
 /// Which part of the kernel a socket speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +85,7 @@ impl Netlink {
                 }
             };
             for (header, payload) in Messages(&buffer[..length]) {
-                if header.message_type != ERROR {
+                if header.message_type != ERROR && header.message_type != DONE {
                     told(header.message_type, payload);
                     continue;
                 }
@@ -130,6 +132,12 @@ impl Batch {
     pub(crate) fn push<M: NetlinkSerializable>(&mut self, step: &'static str, flags: u16, message: M) {
         self.answers += 1;
         self.add(step, flags | NLM_F_ACK, message);
+    }
+
+    /// Adds a question that is answered by many messages.
+    pub(crate) fn push_dump<M: NetlinkSerializable>(&mut self, step: &'static str, message: M) {
+        self.answers += 1;
+        self.add(step, NLM_F_DUMP, message);
     }
 
     /// Adds a request that is not answered.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use neargate_model::{Cidr, MacAddress, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, Traffic};
 use neargate_network::elements::{self, Member};
-use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INDEX, TASK_INTERFACE};
+use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, Subsystem};
 use neargate_network::rules::{Picture, Policy, PolicyId};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -68,17 +68,18 @@ impl Router {
     fn link(&self, number: u8, address: Ipv4Addr) -> Namespace {
         let task = Namespace::new();
         let name = format!("ng{number}");
-        let near = End { name: &name, mac: Some(ROUTER_MAC), index: None };
-        let far = End { name: TASK_INTERFACE, mac: None, index: Some(TASK_INDEX) };
+        let near = End { name: &name, mac: Some(ROUTER_MAC) };
+        let far = End { name: TASK_INTERFACE, mac: None };
         let mut batch = Batch::default();
         batch.add_pair(near, far, task.0.as_fd());
         self.route.exchange(batch).expect("pair");
         let (mac, inside) = (MacAddress::of(address), task.netlink(Subsystem::Route));
+        let own = inside.index_of(TASK_INTERFACE).expect("interface");
         let mut batch = Batch::default();
-        batch.set_up(TASK_INDEX, Some(mac));
-        batch.add_address(TASK_INDEX, address.into());
-        batch.add_neighbour(TASK_INDEX, TASK_GATEWAY.into(), ROUTER_MAC);
-        batch.add_route(Cidr::ANYWHERE_V4, TASK_INDEX, Some(TASK_GATEWAY), Some(address.into()), false);
+        batch.set_up(own, Some(mac));
+        batch.add_address(own, address.into());
+        batch.add_neighbour(own, TASK_GATEWAY.into(), ROUTER_MAC);
+        batch.add_route(Cidr::ANYWHERE_V4, own, Some(TASK_GATEWAY), Some(address.into()), false);
         inside.exchange(batch).expect("inside");
         let index = self.route.index_of(&name).expect("index");
         let mut batch = Batch::default();
@@ -181,9 +182,9 @@ fn groups_hold() {
     ];
     router.load(&picture.render_change(&BTreeSet::from([of_servers]), &BTreeSet::new(), &[]));
     let forged = c.within(|| {
-        let mut batch = Batch::default();
-        batch.add_address(TASK_INDEX, IpAddr::from(A));
-        Netlink::open(Subsystem::Route).unwrap().exchange(batch).unwrap();
+        let (route, mut batch) = (Netlink::open(Subsystem::Route).unwrap(), Batch::default());
+        batch.add_address(route.index_of(TASK_INTERFACE).unwrap(), IpAddr::from(A));
+        route.exchange(batch).unwrap();
         UdpSocket::bind((A, 0)).unwrap()
     });
     forged.send_to(b"forged", (B, 5432)).unwrap();

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use neargate_driver::Rootfs;
-use neargate_model::{NodeCommand, Stop, TaskKey, chain};
+use neargate_model::{Cidr, NodeCommand, SecurityGroupRules, Stop, TaskKey, chain};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::Parts;
 use crate::scratch::{Scratch, Scratches};
@@ -14,6 +16,9 @@ use crate::task::{self, Assignment};
 
 /// Stops that wait for one task's loop; more say nothing new.
 const STOPS_MAX: usize = 4;
+
+/// How long it may take to tell the supervisor the security groups.
+const GROUPS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Images that wait to be made ready; of more, the first start takes longer, and nothing else.
 const PREPARING_MAX: usize = 64;
@@ -51,6 +56,7 @@ impl Agent {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
+                    Some(NodeCommand::Network { groups, vpcs }) => self.set_groups(&groups, &vpcs).await,
                     Some(command) => self.take(command),
                     None => return,
                 },
@@ -88,9 +94,8 @@ impl Agent {
                     self.prepare(image);
                 }
             }
-            NodeCommand::Groups { groups } => {
-                tracing::debug!(groups = groups.len(), "security groups");
-            }
+            // Waited for by the loop, so that no task that comes after it starts without its rules.
+            NodeCommand::Network { .. } => {}
             NodeCommand::Stop { task, stop } => {
                 // A task that is not here has stopped already; a full queue has the same wish in it.
                 if let Some(stops) = self.tasks.get(&task) {
@@ -98,6 +103,20 @@ impl Agent {
                 }
             }
         }
+    }
+
+    async fn set_groups(&self, groups: &[SecurityGroupRules], vpcs: &[Cidr]) {
+        let Some(sandboxes) = &self.parts.sandboxes else { return };
+        let told = timeout(GROUPS_TIMEOUT, sandboxes.set_groups(groups, vpcs)).await;
+        let error = match told {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => chain(&error),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(
+            error,
+            "enforce security groups; what they newly allow is dropped until they are told again"
+        );
     }
 
     /// Makes ready what containers of an image will need. Whether that works is seen at the first start.

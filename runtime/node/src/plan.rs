@@ -45,15 +45,16 @@ fn network(spec: &TaskSpec) -> SandboxNetwork {
     let manages = |container: &ContainerDefinition| {
         container.privileged || container.capabilities_add.iter().any(is_of_network)
     };
-    match spec.shape.network_mode {
-        NetworkMode::Host => SandboxNetwork::Host,
-        NetworkMode::Awsvpc | NetworkMode::Bridge | NetworkMode::None => {
-            if spec.shape.containers.iter().any(manages) {
-                SandboxNetwork::Managed
-            } else {
-                SandboxNetwork::Own
-            }
+    let managed = spec.shape.containers.iter().any(manages);
+    match (spec.shape.network_mode, &spec.network) {
+        (NetworkMode::Host, _) => SandboxNetwork::Host,
+        (NetworkMode::Awsvpc, Some(interface)) => {
+            SandboxNetwork::Vpc { interface: Box::new(interface.clone()), managed }
         }
+        (NetworkMode::Awsvpc | NetworkMode::Bridge | NetworkMode::None, _) if managed => {
+            SandboxNetwork::Managed
+        }
+        (NetworkMode::Awsvpc | NetworkMode::Bridge | NetworkMode::None, _) => SandboxNetwork::Own,
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::cells::Namespaces;
 use super::host::{Container, Ended, Host, Process};
 use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
+use super::router::Wiring;
 use super::sandbox::Sandbox;
 use super::{report, start};
 use crate::cgroup::Group;
@@ -51,6 +52,8 @@ impl Host {
             }
         }
         self.groups.sweep(&kept, Some(self.cells.prefix()));
+        let ids = self.sandboxes.values().map(|sandbox| sandbox.ids).collect();
+        self.network.sweep(&ids);
         // Of those that were found to have ended the journal tells now.
         if let Some(Err(error)) = self.ends.as_ref().map(Ends::rotate) {
             report("rotate the ends of containers", &error);
@@ -88,7 +91,13 @@ impl Host {
                 made
             }
         };
-        self.sandboxes.insert(task.to_owned(), Sandbox::new(hostname, ids, namespaces, group, None));
+        let mut sandbox = Sandbox::new(hostname, ids, namespaces, group, None);
+        // A task whose packets go nowhere runs on all the same.
+        match self.wire_again(&sandbox, &network) {
+            Ok(wiring) => sandbox.wiring = wiring,
+            Err(failure) => report(&format!("connect task {task} again"), &failure.into_start()),
+        }
+        self.sandboxes.insert(task.to_owned(), sandbox);
         for (number, container, group) in ended {
             self.adopt_ended(number, container, group);
         }
@@ -104,6 +113,12 @@ impl Host {
         let Some(group) = group else { return false };
         let is_told = |ends: &Ends| matches!(ends.read().of(group.name(), pid), Some(Told::Unbegun));
         group.holds(pid) && init::is_unbegun(pid) || self.ends.as_ref().is_some_and(is_told)
+    }
+
+    fn wire_again(&mut self, sandbox: &Sandbox, network: &NetworkPlan) -> Result<Option<Wiring>, Failure> {
+        let Some(interface) = network.interface()? else { return Ok(None) };
+        let namespace = sandbox.namespaces.network.as_fd();
+        self.network.wire_again(sandbox.ids, &interface, namespace, &self.launchpad).map(Some)
     }
 
     fn find_group(&self, task: &Group, container: &KnownContainer) -> Option<Group> {
@@ -208,7 +223,7 @@ fn find_namespaces(
 fn namespaces_of(pid: i32, network: &NetworkPlan) -> Result<Namespaces, Failure> {
     const STEP: &str = "open namespace of container";
     let open = |kind| fs::File::open(format!("/proc/{pid}/ns/{kind}")).step(STEP).map(OwnedFd::from);
-    let owns_network = *network == NetworkPlan::Managed {};
+    let owns_network = network.is_managed();
     let network = open("net")?;
     let user = if owns_network { sys::owner_of(network.as_fd()).step(STEP)? } else { open("user")? };
     Ok(Namespaces { user, network, owns_network })

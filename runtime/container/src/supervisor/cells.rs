@@ -268,13 +268,11 @@ impl Namespaces {
         network: &NetworkPlan,
         launchpad: &Launchpad,
     ) -> Result<(), Failure> {
-        self.owns_network = *network == NetworkPlan::Managed {};
-        match network {
-            NetworkPlan::Own {} => {}
-            NetworkPlan::Host {} => self.network = launchpad.host_network()?,
-            NetworkPlan::Managed {} => {
-                self.network = launchpad::make_network_of(self.user.as_fd(), launchpad)?;
-            }
+        self.owns_network = network.is_managed();
+        if self.owns_network {
+            self.network = launchpad::make_network_of(self.user.as_fd(), launchpad)?;
+        } else if *network == (NetworkPlan::Host {}) {
+            self.network = launchpad.host_network()?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::cells::Cells;
 use super::journal::{self, Entry, Journal};
 use super::lend::Lent;
+use super::router::Network;
 use super::sandbox::{Leaving, Sandbox};
 use super::seat::Seat;
 use super::{FACTORY, report, unwatch};
@@ -18,7 +19,7 @@ use crate::failure::{Failure, Step};
 use crate::id_range::IdRanges;
 use crate::init::{self, Ground, MaskedPath, masked_paths};
 use crate::launchpad::Launchpad;
-use crate::protocol::{End, Request, Response, Setup, StartPlan};
+use crate::protocol::{BlockPlan, End, GroupPlan, Request, Response, Setup, StartPlan};
 use crate::rootfs::LayerPassing;
 use crate::seccomp::Filters;
 use crate::sys;
@@ -137,6 +138,7 @@ pub(super) struct Host {
     pub(super) masked: Vec<MaskedPath>,
     pub(super) passing: LayerPassing,
     pub(super) cells: Cells,
+    pub(super) network: Network,
     pub(super) sandboxes: HashMap<String, Sandbox>,
     pub(super) containers: HashMap<u64, Container>,
     pub(super) numbers: HashMap<String, u64>,
@@ -191,7 +193,9 @@ impl Host {
         let masked = masked_paths();
         let (mount_cgroup2, held) = (groups.mounts_cgroup2(), seat.as_ref().map(OwnedFd::as_fd));
         let ground = Ground { filters: &filters, masked: &masked, mount_cgroup2, seat: held };
+        let network = Network::open(directory, &launchpad);
         let mut host = Self {
+            network,
             cells: Cells::start(ids, scratch, (&epoll, FACTORY), &launchpad, &groups, &ground),
             passing: if setup.layers_by_path { LayerPassing::Paths } else { LayerPassing::Descriptors },
             setup,
@@ -247,6 +251,9 @@ impl Host {
             Request::Prepare { task, hostname, limits, network } => {
                 self.prepare(task, hostname, &limits, &network).map(|()| Some(Response::Done {}))
             }
+            Request::Groups { groups, vpcs } => {
+                self.set_groups(&groups, &vpcs).map(|()| Some(Response::Done {}))
+            }
             Request::Release { task } => Ok(self.release(&task, Some(id))),
             Request::Start { plan } => self.start(id, plan, fds).map(|()| None),
             Request::Signal { container, signal } => {
@@ -272,6 +279,12 @@ impl Host {
             Ok(None) => {}
             Err(failure) => self.responses.push((id, Response::Failed { failure })),
         }
+    }
+
+    fn set_groups(&mut self, groups: &[GroupPlan], vpcs: &[BlockPlan]) -> Result<(), Failure> {
+        let rules = groups.iter().map(|plan| plan.read().map(|rules| (rules.group.clone(), rules)));
+        let vpcs = vpcs.iter().map(BlockPlan::read).collect::<Result<_, _>>()?;
+        self.network.set_groups(rules.collect::<Result<_, _>>()?, vpcs, &self.launchpad)
     }
 
     pub(super) fn next_number(&mut self) -> u64 {
@@ -502,6 +515,7 @@ impl Host {
     /// Removes what belongs to the server itself.
     pub(super) fn close(&mut self) {
         self.cells.close(&self.groups);
+        self.network.close();
         self.groups.sweep(&HashMap::new(), None);
         self.groups.close();
         if let Some(journal) = &self.journal {

@@ -24,7 +24,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::protocol::{End, NetworkPlan, StartPlan};
 
 /// Both writer and reader must agree on this number; a journal of another version is not understood.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// Name of the file in the supervisor's directory.
 const FILE: &str = "journal";
@@ -155,7 +155,7 @@ pub(super) fn path(directory: &Path) -> PathBuf {
 }
 
 /// Names the time since the machine was started.
-fn boot() -> io::Result<String> {
+pub(super) fn boot() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 

@@ -26,6 +26,7 @@ mod factory;
 mod host;
 mod journal;
 mod lend;
+mod router;
 mod sandbox;
 mod seat;
 mod start;
@@ -48,6 +49,7 @@ use bounds::Bounds;
 use host::{Event, Host};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
+pub(crate) use router::is_router;
 use seat::Seat;
 pub(crate) use seat::{connect, holder};
 

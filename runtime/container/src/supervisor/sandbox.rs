@@ -9,6 +9,7 @@ use neargate_driver::Limits;
 use super::cells::{Cell, Namespaces, Parked};
 use super::host::{Host, kill};
 use super::journal::{Entry, Journal};
+use super::router::Wiring;
 use super::{allow, report};
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
@@ -21,6 +22,8 @@ pub(super) struct Sandbox {
     pub(super) ids: u32,
     pub(super) namespaces: Namespaces,
     pub(super) group: Group,
+    /// Its place at the router.
+    pub(super) wiring: Option<Wiring>,
     /// The process that waits to become its first container's.
     pub(super) parked: Option<Parked>,
     /// Its containers and commands that have not been reaped.
@@ -63,7 +66,7 @@ impl Host {
         let Cell { ids, namespaces, group, parked } = self.cells.take(&self.groups)?;
         neargate_failpoint::reach("container::cell::after");
         // From now on it is the task's, and goes as a task goes.
-        let (name, is_own) = (group.name().to_owned(), *network == NetworkPlan::Own {});
+        let (name, is_usual) = (group.name().to_owned(), network.is_usual());
         let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, group, parked);
         let readied = self.ready(&task, sandbox, limits, network).and_then(|()| {
             neargate_failpoint::reach("container::cgroup::task");
@@ -75,7 +78,7 @@ impl Host {
         });
         if readied.is_err() {
             self.release(&task, None);
-        } else if !is_own {
+        } else if !is_usual {
             self.discard_parked(&task);
         }
         readied
@@ -91,6 +94,10 @@ impl Host {
     ) -> Result<(), Failure> {
         let sandbox = self.sandboxes.entry(task.to_owned()).insert_entry(sandbox).into_mut();
         sandbox.namespaces.replace_network(network, &self.launchpad)?;
+        if let Some(interface) = network.interface()? {
+            let namespace = sandbox.namespaces.network.as_fd();
+            sandbox.wiring = Some(self.network.wire(sandbox.ids, &interface, namespace, &self.launchpad)?);
+        }
         self.groups.give_to_task(&sandbox.group, task, limits)
     }
 
@@ -177,6 +184,9 @@ impl Host {
         }
         if let Some(sandbox) = self.sandboxes.remove(task) {
             self.ended.retain(|_, ended| ended.task != task);
+            if let Some(wiring) = &sandbox.wiring {
+                self.network.unwire(wiring);
+            }
             neargate_failpoint::reach("container::release::before");
             self.note_done(|| Entry::Released { task: task.to_owned() });
             neargate_failpoint::reach("container::release::after");
@@ -198,7 +208,7 @@ impl Sandbox {
         parked: Option<Parked>,
     ) -> Self {
         let (live, leaving, releasing) = (HashSet::new(), 0, None);
-        Self { hostname, ids, namespaces, group, parked, live, leaving, releasing }
+        Self { hostname, ids, namespaces, group, wiring: None, parked, live, leaving, releasing }
     }
 
     /// Forgets who waits for its release, which goes on.

@@ -176,6 +176,14 @@ impl Fixture {
         self.task_in(&self.allowing_client, Limits::default(), network).await
     }
 
+    pub(crate) async fn task_on_network<'a>(
+        &'a self,
+        client: &'a SupervisorClient,
+        network: SandboxNetwork,
+    ) -> Task<'a> {
+        self.task_in(client, Limits::default(), network).await
+    }
+
     async fn task_in<'a>(
         &'a self,
         client: &'a SupervisorClient,

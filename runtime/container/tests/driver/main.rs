@@ -13,6 +13,7 @@ mod faults;
 mod fixture;
 mod isolation;
 mod limits;
+mod network;
 mod privileges;
 mod sandboxed;
 mod survival;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
         attended::CASES,
         isolation::CASES,
         limits::CASES,
+        network::CASES,
         privileges::CASES,
         sandboxed::CASES,
         survival::CASES,

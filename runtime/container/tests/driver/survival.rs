@@ -17,10 +17,11 @@ use neargate_driver::{
     Stdio,
 };
 use neargate_model::policy::HostPath;
-use neargate_model::{ContainerId, ContainerName, Policy, TaskId};
+use neargate_model::{ContainerId, ContainerName, Policy, TaskId, Traffic};
 
 use crate::cases;
 use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec, group_of};
+use crate::network::{from_anywhere, rules, vpc, vpcs};
 
 cases![
     killed_server,
@@ -35,7 +36,13 @@ cases![
     newer_program,
     many_are_found_again,
     another_user_reaches_no_further,
+    interfaces_outlive_all,
 ];
+
+/// Tasks from this number to 255 have an interface in a VPC, whose address ends in the number.
+const CONNECTED: u8 = 200;
+/// The address of the first of them.
+const SERVER_ADDRESS: &str = "10.77.2.200";
 
 /// First argument of a server; its directory follows.
 pub(crate) const SERVER_ROLE: &str = "server-to-be-killed=";
@@ -342,6 +349,49 @@ async fn newer_program(fixture: &Fixture) {
     second.shut_down(&directory);
 }
 
+async fn interfaces_outlive_all(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut server = Server::start(fixture, &directory);
+    server.check("groups open", "told");
+    server.check("serve 200", "started");
+    server.check("start 201", "started");
+    server.check("reach 201", "reached");
+    let router = router_of(&directory);
+    // The next supervisor is told the groups by the server that has told them before.
+    kill_supervisor(&directory);
+    // Asked for again until there is one.
+    server.check("stats 201", "some");
+    server.check("reach 201", "reached");
+    server.check("start 202", "started");
+    server.check("reach 202", "reached");
+    assert_eq!(router_of(&directory), router);
+    // What is in the kernel holds, though nobody has told this one.
+    server.kill();
+    kill_supervisor(&directory);
+    let mut server = Server::start(fixture, &directory);
+    server.check("reach 202", "reached");
+    server.check("groups shut", "told");
+    server.check("reach 202", "dropped");
+    server.check("groups open", "told");
+    server.check("reach 202", "reached");
+    // With its holder the router goes when its supervisor does; the next one makes another.
+    kill(router);
+    kill_supervisor(&directory);
+    server.check("stats 201", "some");
+    server.check("reach 201", "reached");
+    server.check("start 203", "started");
+    server.check("reach 203", "reached");
+    let router = router_of(&directory);
+    server.shut_down(&directory);
+    until(|| !Path::new(&format!("/proc/{router}")).exists());
+}
+
+/// The process that holds the router of a directory.
+fn router_of(directory: &Path) -> i32 {
+    let noted = fs::read_to_string(directory.join("router")).unwrap();
+    noted.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
 async fn many_are_found_again(fixture: &Fixture) {
     let directory = fixture.new_dir();
     let mut first = Server::start(fixture, &directory);
@@ -448,6 +498,28 @@ impl Role {
                     self.start(number, "exec sleep 1000").await;
                 }
                 "started".to_owned()
+            }
+            "groups" => {
+                // Who is in group a reaches port 80 of all in it, or nobody does.
+                let ingress = match number {
+                    "open" => vec![from_anywhere(Traffic::Tcp(80, 80))],
+                    _ => vec![],
+                };
+                self.client.set_groups(&[rules('a', ingress)], &vpcs()).await.unwrap();
+                "told".to_owned()
+            }
+            "serve" => {
+                let serve = "while :; do nc -l -p 80 -e echo hello; done";
+                self.start(number.parse().unwrap(), serve).await
+            }
+            "reach" => {
+                let found = Driver::recover(&self.client, &container(number.parse().unwrap())).await;
+                let command = format!(
+                    "for i in 1 2 3; do nc -w 1 {SERVER_ADDRESS} 80 </dev/null | grep -q hello && exit; done; exit 1"
+                );
+                let handle = found.unwrap().expect("a container").handle;
+                let exit = handle.exec(exec_spec(&["/bin/sh", "-c", &command], None)).await.unwrap();
+                if exit.code == Some(0) { "reached" } else { "dropped" }.to_owned()
             }
             "count" => self.client.found().len().to_string(),
             attempt if attempt.starts_with("try-") => self.attempt(number.parse().unwrap(), attempt).await,
@@ -571,7 +643,10 @@ impl Role {
             hostname: HOSTNAME.to_owned(),
             limits,
             linux: true,
-            network: Default::default(),
+            network: match u8::try_from(number) {
+                Ok(number @ CONNECTED..) => vpc([10, 77, 2, number], &['a'], false),
+                _ => Default::default(),
+            },
         };
         match self.client.find(&spec).await {
             Some(sandbox) => sandbox,

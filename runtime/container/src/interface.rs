@@ -1,0 +1,199 @@
+//! Interfaces in VPCs and security groups, as they cross the supervisor's socket.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use neargate_model::{
+    Cidr, MacAddress, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic,
+};
+
+use crate::failure::Failure;
+use crate::protocol::{BlockPlan, GroupPlan, InterfacePlan, NetworkPlan, PeerPlan, RulePlan, TrafficPlan};
+
+/// An interface as the supervisor uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mac: MacAddress,
+    pub(crate) groups: Vec<SecurityGroupId>,
+    pub(crate) vpc: Cidr,
+}
+
+impl NetworkPlan {
+    /// Whether the task's user namespace owns it.
+    pub(crate) fn is_managed(&self) -> bool {
+        matches!(self, Self::Managed {} | Self::Vpc { managed: true, .. })
+    }
+
+    /// Whether it is like that of most tasks, one that can be made before it is known for which.
+    pub(crate) fn is_usual(&self) -> bool {
+        matches!(self, Self::Own {} | Self::Vpc { managed: false, .. })
+    }
+
+    /// The interface of one that has one.
+    pub(crate) fn interface(&self) -> Result<Option<Interface>, Failure> {
+        match self {
+            Self::Vpc { interface, .. } => interface.read().map(Some),
+            Self::Own {} | Self::Managed {} | Self::Host {} => Ok(None),
+        }
+    }
+}
+
+impl InterfacePlan {
+    /// What the supervisor is told of a task's interface.
+    pub(crate) fn of(network: &TaskNetwork) -> Self {
+        let mac = network.mac.0.iter().fold(0, |mac, byte| mac << 8 | u64::from(*byte));
+        let groups = network.groups.iter().map(ToString::to_string).collect();
+        Self { address: network.address.to_bits(), mac, groups, vpc: BlockPlan::of(&network.vpc_block) }
+    }
+
+    /// The same, checked.
+    pub(crate) fn read(&self) -> Result<Interface, Failure> {
+        let [_, _, mac @ ..] = self.mac.to_be_bytes();
+        let groups = self.groups.iter().map(|group| group_id(group)).collect::<Result<_, _>>()?;
+        let address = Ipv4Addr::from_bits(self.address);
+        let vpc = self.vpc.read()?;
+        let is_sound = vpc.contains(address.into()) && mac[0] & 1 == 0;
+        let interface = Interface { address, mac: MacAddress(mac), groups, vpc };
+        if is_sound { Ok(interface) } else { Err(malformed()) }
+    }
+}
+
+impl BlockPlan {
+    pub(crate) fn of(block: &Cidr) -> Self {
+        let first = match block.first() {
+            IpAddr::V4(first) => first.octets().to_vec(),
+            IpAddr::V6(first) => first.octets().to_vec(),
+        };
+        Self { first, prefix: block.prefix().into() }
+    }
+
+    pub(crate) fn read(&self) -> Result<Cidr, Failure> {
+        let v4 =
+            |bytes: &Vec<u8>| <[u8; 4]>::try_from(bytes.as_slice()).map(|v4| IpAddr::V4(Ipv4Addr::from(v4)));
+        let v6 =
+            |bytes: &Vec<u8>| <[u8; 16]>::try_from(bytes.as_slice()).map(|v6| IpAddr::V6(Ipv6Addr::from(v6)));
+        let first = v4(&self.first).or_else(|_| v6(&self.first)).map_err(|_| malformed())?;
+        let block = u8::try_from(self.prefix).ok().and_then(|prefix| Cidr::containing(first, prefix));
+        block.filter(|block| block.first() == first).ok_or_else(malformed)
+    }
+}
+
+impl GroupPlan {
+    pub(crate) fn of(rules: &SecurityGroupRules) -> Self {
+        let plans = |rules: &[SecurityRule]| rules.iter().map(RulePlan::of).collect();
+        Self { group: rules.group.to_string(), ingress: plans(&rules.ingress), egress: plans(&rules.egress) }
+    }
+
+    pub(crate) fn read(&self) -> Result<SecurityGroupRules, Failure> {
+        let read = |plans: &[RulePlan]| plans.iter().map(RulePlan::read).collect::<Result<_, _>>();
+        let (ingress, egress) = (read(&self.ingress)?, read(&self.egress)?);
+        Ok(SecurityGroupRules { group: group_id(&self.group)?, ingress, egress })
+    }
+}
+
+impl RulePlan {
+    fn of(rule: &SecurityRule) -> Self {
+        let traffic = match rule.traffic {
+            Traffic::All => TrafficPlan::All {},
+            Traffic::Tcp(first, last) => TrafficPlan::Tcp { first: first.into(), last: last.into() },
+            Traffic::Udp(first, last) => TrafficPlan::Udp { first: first.into(), last: last.into() },
+            Traffic::Icmp(kind, code) => {
+                TrafficPlan::Icmp { kind: kind.map(u32::from), code: code.map(u32::from) }
+            }
+            Traffic::IcmpV6(kind, code) => {
+                TrafficPlan::IcmpV6 { kind: kind.map(u32::from), code: code.map(u32::from) }
+            }
+            Traffic::Protocol(number) => TrafficPlan::Protocol { number: number.into() },
+        };
+        let peer = match &rule.peer {
+            Peer::Block(block) => PeerPlan::Block { block: BlockPlan::of(block) },
+            Peer::Group(group) => PeerPlan::Group { group: group.to_string() },
+        };
+        Self { traffic, peer }
+    }
+
+    fn read(&self) -> Result<SecurityRule, Failure> {
+        let port = |port: u32| u16::try_from(port).map_err(|_| malformed());
+        let byte = |byte: u32| u8::try_from(byte).map_err(|_| malformed());
+        let part = |part: Option<u32>| part.map(byte).transpose();
+        let traffic = match self.traffic {
+            TrafficPlan::All {} => Traffic::All,
+            TrafficPlan::Tcp { first, last } => Traffic::Tcp(port(first)?, port(last)?),
+            TrafficPlan::Udp { first, last } => Traffic::Udp(port(first)?, port(last)?),
+            TrafficPlan::Icmp { kind, code } => Traffic::Icmp(part(kind)?, part(code)?),
+            TrafficPlan::IcmpV6 { kind, code } => Traffic::IcmpV6(part(kind)?, part(code)?),
+            TrafficPlan::Protocol { number } => Traffic::Protocol(byte(number)?),
+        };
+        if let Traffic::Tcp(first, last) | Traffic::Udp(first, last) = traffic
+            && first > last
+        {
+            return Err(malformed());
+        }
+        let peer = match &self.peer {
+            PeerPlan::Block { block } => Peer::Block(block.read()?),
+            PeerPlan::Group { group } => Peer::Group(group_id(group)?),
+        };
+        Ok(SecurityRule { traffic, peer })
+    }
+}
+
+fn group_id(text: &str) -> Result<SecurityGroupId, Failure> {
+    SecurityGroupId::new(text).map_err(|_| malformed())
+}
+
+fn malformed() -> Failure {
+    Failure::System { step: "read the network of a task".to_owned(), errno: libc::EBADMSG }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_come_back_as_they_went() {
+        let group =
+            |digit: char| SecurityGroupId::new(format!("sg-{}", digit.to_string().repeat(17))).unwrap();
+        let rule = |traffic, peer: Peer| SecurityRule { traffic, peer };
+        let (v4, v6) = (Peer::Block("10.0.0.0/8".parse().unwrap()), Peer::Block(Cidr::ANYWHERE_V6));
+        let ingress = vec![
+            rule(Traffic::All, v4.clone()),
+            rule(Traffic::Tcp(0, 65_535), Peer::Group(group('b'))),
+            rule(Traffic::Icmp(Some(8), None), v4),
+        ];
+        let egress = vec![
+            rule(Traffic::IcmpV6(Some(255), Some(0)), v6.clone()),
+            rule(Traffic::Udp(53, 53), v6.clone()),
+            rule(Traffic::Protocol(132), v6),
+        ];
+        let rules = SecurityGroupRules { group: group('a'), ingress, egress };
+        assert_eq!(GroupPlan::of(&rules).read().unwrap(), rules);
+    }
+
+    #[test]
+    fn what_no_server_sends_is_refused() {
+        let vpc = || BlockPlan { first: vec![172, 31, 0, 0], prefix: 16 };
+        let plan = |address: [u8; 4], mac, group: &str, vpc| InterfacePlan {
+            address: u32::from_be_bytes(address),
+            mac,
+            groups: vec![group.to_owned()],
+            vpc,
+        };
+        let group = "sg-0123456789abcdef0";
+        assert!(plan([172, 31, 0, 5], 0x0a6e_ac1f_0005, group, vpc()).read().is_ok());
+        assert!(plan([172, 32, 0, 5], 0x0a6e_ac1f_0005, group, vpc()).read().is_err());
+        assert!(plan([172, 31, 0, 5], 0x0b6e_ac1f_0005, group, vpc()).read().is_err());
+        assert!(plan([172, 31, 0, 5], 0x0a6e_ac1f_0005, "sg-1; drop", vpc()).read().is_err());
+        for (first, prefix) in
+            [(vec![172, 31, 0, 1], 16), (vec![1, 2, 3], 8), (vec![0; 4], 33), (vec![0; 4], 300)]
+        {
+            assert!(
+                plan([172, 31, 0, 5], 0x0a6e_ac1f_0005, group, BlockPlan { first, prefix }).read().is_err()
+            );
+        }
+        let rule = RulePlan {
+            traffic: TrafficPlan::Tcp { first: 2, last: 1 },
+            peer: PeerPlan::Block { block: vpc() },
+        };
+        assert!(rule.read().is_err());
+    }
+}

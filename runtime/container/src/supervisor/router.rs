@@ -1,0 +1,540 @@
+//! The router: the network namespace into which the interfaces of tasks lead, and the rules in it.
+//!
+//! It is made for the first task that has an interface in a VPC, and belongs to a process that does nothing
+//! (`ng-router`), so that it outlives the supervisor: the next one finds it by a file in its directory. What is in the
+//! kernel then still holds, and is made anew, in one step, when a server tells the groups again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use neargate_model::{Cidr, SecurityGroupId, SecurityGroupRules};
+use neargate_network::elements::{self, Member};
+use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
+use neargate_network::netlink::{Batch, Netlink, NetlinkError, Subsystem};
+use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER};
+use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::journal::boot;
+use super::{leave_standard_error, report};
+use crate::failure::{Failure, Step, errno};
+use crate::interface::Interface;
+use crate::launchpad::Launchpad;
+use crate::sys::{self, Clone};
+
+/// Name of the process that holds the namespace.
+const HOLDER: &str = "ng-router";
+/// Name of the file that tells the next supervisor where it is.
+const FILE: &str = "router";
+/// Where `nft` is looked for.
+const PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin";
+/// Most bytes that are read of what `nft` says.
+const COMPLAINT_BYTES_MAX: u64 = 4096;
+/// Index of the loopback interface in every namespace.
+const LOOPBACK: u32 = 1;
+/// Policies that are kept though no task has them, so that the next one with the same groups finds its rules.
+const POLICIES_MAX: usize = 1024;
+
+/// Settings of the router's namespace: it routes, announces nothing, and knows no IPv6.
+const SETTINGS: [(&str, &str); 4] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+];
+
+/// Who may talk to whom, and the router that sees to it once there is one.
+pub(super) struct Network {
+    picture: Picture,
+    members: BTreeMap<Ipv4Addr, PolicyId>,
+    router: Option<Router>,
+    directory: Option<PathBuf>,
+}
+
+struct Router {
+    namespace: OwnedFd,
+    /// The process that it belongs to.
+    holder: OwnedFd,
+    route: Netlink,
+    filter: Netlink,
+    /// Whether the rules in the kernel are those of the picture.
+    is_current: bool,
+    /// Groups that have a set in the kernel.
+    sets: BTreeSet<SecurityGroupId>,
+}
+
+/// A task's place at the router.
+#[derive(Debug)]
+pub(super) struct Wiring {
+    address: Ipv4Addr,
+    policy: PolicyId,
+    groups: Vec<SecurityGroupId>,
+    /// The router's end of its link.
+    index: u32,
+}
+
+impl Network {
+    /// Without a router; one that an earlier supervisor with this directory has left is found.
+    pub(super) fn open(directory: Option<&Path>, launchpad: &Launchpad) -> Self {
+        let router = directory.and_then(find_holder).and_then(|(holder, namespace)| {
+            let found = Router::enter(namespace, holder, launchpad);
+            found.map_err(|failure| report("use the router that is there", &failure.into_start())).ok()
+        });
+        let directory = directory.map(Path::to_owned);
+        Self { picture: Picture::default(), members: BTreeMap::new(), router, directory }
+    }
+
+    /// Connects a task's network namespace, and lets packets through as its groups say. On an error nothing is left.
+    pub(super) fn wire(
+        &mut self,
+        ids: u32,
+        interface: &Interface,
+        namespace: BorrowedFd<'_>,
+        launchpad: &Launchpad,
+    ) -> Result<Wiring, Failure> {
+        self.make_router(launchpad)?;
+        let policy = self.admit(interface, launchpad)?;
+        let router = self.router.as_mut().ok_or_else(no_router)?;
+        neargate_failpoint::reach("container::link::before");
+        let index = router.link(ids, interface, namespace, launchpad)?;
+        neargate_failpoint::reach("container::link::after");
+        let groups = interface.groups.iter().filter(|group| router.sets.contains(group)).cloned().collect();
+        let wiring = Wiring { address: interface.address, policy, groups, index };
+        let entered = router.filter.exchange(elements::enter(wiring.member()));
+        neargate_failpoint::reach("container::element::after");
+        if let Err(error) = entered {
+            router.unlink(index);
+            return Err(refused(error));
+        }
+        self.members.insert(interface.address, policy);
+        Ok(wiring)
+    }
+
+    /// Takes up again a task that an earlier supervisor has connected; its link is there if the router is the same.
+    pub(super) fn wire_again(
+        &mut self,
+        ids: u32,
+        interface: &Interface,
+        namespace: BorrowedFd<'_>,
+        launchpad: &Launchpad,
+    ) -> Result<Wiring, Failure> {
+        let found = self.router.as_ref().and_then(|router| router.route.index_of(&link_name(ids)).ok());
+        let Some(index) = found else { return self.wire(ids, interface, namespace, launchpad) };
+        let policy = PolicyId::of(&interface.groups);
+        let groups = interface.groups.clone();
+        self.picture.vpcs.insert(interface.vpc);
+        self.picture.policies.insert(policy, Policy { groups: groups.clone(), vpc: interface.vpc });
+        self.members.insert(interface.address, policy);
+        Ok(Wiring { address: interface.address, policy, groups, index })
+    }
+
+    /// Disconnects a task, whose processes are gone.
+    pub(super) fn unwire(&mut self, wiring: &Wiring) {
+        self.members.remove(&wiring.address);
+        let Some(router) = &mut self.router else { return };
+        let groups: Vec<SecurityGroupId> =
+            wiring.groups.iter().filter(|group| router.sets.contains(group)).cloned().collect();
+        let member = Member { groups: &groups, ..wiring.member() };
+        // What is not current is made anew without it.
+        if router.is_current
+            && let Err(error) = router.filter.exchange(elements::leave(member))
+        {
+            report("take a task out of the packet filter", &refused(error).into_start());
+            router.is_current = false;
+        }
+        neargate_failpoint::reach("container::unlink::before");
+        router.unlink(wiring.index);
+    }
+
+    /// Enforces these groups from now on.
+    pub(super) fn set_groups(
+        &mut self,
+        groups: BTreeMap<SecurityGroupId, SecurityGroupRules>,
+        vpcs: BTreeSet<Cidr>,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        let before = std::mem::replace(&mut self.picture.groups, groups);
+        let is_new_vpc = std::mem::replace(&mut self.picture.vpcs, vpcs) != self.picture.vpcs;
+        let changed = |group: &SecurityGroupId| before.get(group) != self.picture.groups.get(group);
+        let policies: BTreeSet<PolicyId> = self
+            .picture
+            .policies
+            .iter()
+            .filter(|(_, policy)| policy.groups.iter().any(changed))
+            .map(|(id, _)| *id)
+            .collect();
+        match &self.router {
+            None => Ok(()),
+            Some(router) if !router.is_current => self.render_all(launchpad),
+            Some(_) => {
+                if is_new_vpc {
+                    let text = self.picture.render_blocks();
+                    self.load(&text, launchpad)?;
+                }
+                self.render_policies(&policies, launchpad)
+            }
+        }
+    }
+
+    /// Removes links of tasks that are gone; those with these ranges of ids are not.
+    pub(super) fn sweep(&self, ids: &BTreeSet<u32>) {
+        let Some(router) = &self.router else { return };
+        let kept: BTreeSet<String> = ids.iter().map(|ids| link_name(*ids)).collect();
+        match router.route.links() {
+            Ok(links) => links
+                .into_iter()
+                .filter(|(_, name)| name.starts_with(LINK_PREFIX) && !kept.contains(name))
+                .for_each(|(index, _)| router.unlink(index)),
+            Err(error) => report("look for links of tasks that are gone", &refused(error).into_start()),
+        }
+    }
+
+    /// Removes the router, to which no task is connected any more.
+    pub(super) fn close(&mut self) {
+        if let Some(router) = self.router.take() {
+            let _ = sys::pidfd_signal(router.holder.as_fd(), libc::SIGKILL);
+            let _ = sys::wait_child(Some(router.holder.as_fd()), true);
+        }
+        if let Some(directory) = &self.directory {
+            let _ = fs::remove_file(directory.join(FILE));
+        }
+    }
+
+    fn make_router(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        if self.router.is_some() {
+            return Ok(());
+        }
+        let is_lasting = self.directory.is_some();
+        let (holder, pid) = fork_holder(is_lasting)?;
+        let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).step("open the router's namespace")?;
+        if let Some(directory) = &self.directory {
+            note_holder(directory, pid, &namespace).step("note the router")?;
+        }
+        neargate_failpoint::reach("container::router::noted");
+        self.router = Some(Router::enter(namespace.into(), holder, launchpad)?);
+        let made = launchpad.in_network(self.router_namespace()?.as_fd(), furnish);
+        let made = made.and_then(|()| self.render_all(launchpad));
+        if made.is_err() {
+            self.close();
+        }
+        neargate_failpoint::reach("container::router::after");
+        made
+    }
+
+    fn router_namespace(&self) -> Result<&OwnedFd, Failure> {
+        self.router.as_ref().map(|router| &router.namespace).ok_or_else(no_router)
+    }
+
+    /// Has rules for the groups of a task.
+    fn admit(&mut self, interface: &Interface, launchpad: &Launchpad) -> Result<PolicyId, Failure> {
+        let policy = PolicyId::of(&interface.groups);
+        let wanted = Policy { groups: interface.groups.clone(), vpc: interface.vpc };
+        match self.picture.policies.get(&policy) {
+            Some(known)
+                if *known == wanted && self.router.as_ref().is_some_and(|router| router.is_current) =>
+            {
+                return Ok(policy);
+            }
+            Some(known) if *known != wanted => {
+                let why = "the packet filter takes its security groups for others; leave one of them away"
+                    .to_owned();
+                return Err(Failure::Unsupported { what: "this set of security groups".to_owned(), why });
+            }
+            _ => {}
+        }
+        let is_new_vpc = self.picture.vpcs.insert(interface.vpc);
+        self.picture.policies.insert(policy, wanted);
+        let is_current = self.router.as_ref().is_some_and(|router| router.is_current);
+        let rendered = if is_current && !is_new_vpc && self.picture.policies.len() <= POLICIES_MAX {
+            self.render_policies(&BTreeSet::from([policy]), launchpad)
+        } else {
+            self.render_all_but(policy, launchpad)
+        };
+        if rendered.is_err() {
+            self.picture.policies.remove(&policy);
+        }
+        rendered.map(|()| policy)
+    }
+
+    fn render_all(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        self.render_with(None, launchpad)
+    }
+
+    fn render_all_but(&mut self, new: PolicyId, launchpad: &Launchpad) -> Result<(), Failure> {
+        self.render_with(Some(new), launchpad)
+    }
+
+    /// Makes the rules anew, without policies that no task has, `new` excepted.
+    fn render_with(&mut self, new: Option<PolicyId>, launchpad: &Launchpad) -> Result<(), Failure> {
+        let used: BTreeSet<PolicyId> = self.members.values().copied().chain(new).collect();
+        self.picture.policies.retain(|policy, _| used.contains(policy));
+        let members: Vec<(Ipv4Addr, PolicyId)> =
+            self.members.iter().map(|(address, policy)| (*address, *policy)).collect();
+        let text = self.picture.render(&members);
+        let loaded = self.load(&text, launchpad);
+        let sets = self.picture.named_groups().into_iter().cloned().collect();
+        if let Some(router) = &mut self.router {
+            router.is_current = loaded.is_ok();
+            router.sets = sets;
+        }
+        loaded
+    }
+
+    fn render_policies(
+        &mut self,
+        policies: &BTreeSet<PolicyId>,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        if policies.is_empty() {
+            return Ok(());
+        }
+        let named: BTreeSet<SecurityGroupId> = self.picture.named_groups().into_iter().cloned().collect();
+        let Some(router) = &self.router else { return Ok(()) };
+        let new: BTreeSet<&SecurityGroupId> = named.difference(&router.sets).collect();
+        let members: Vec<(Ipv4Addr, PolicyId)> = match new.is_empty() {
+            true => Vec::new(),
+            false => self.members.iter().map(|(address, policy)| (*address, *policy)).collect(),
+        };
+        let text = self.picture.render_change(policies, &new, &members);
+        let loaded = self.load(&text, launchpad);
+        if let Some(router) = &mut self.router {
+            router.is_current = loaded.is_ok();
+            router.sets.extend(named);
+        }
+        loaded
+    }
+
+    /// Has `nft` carry out a text, all of it or nothing.
+    fn load(&self, text: &str, launchpad: &Launchpad) -> Result<(), Failure> {
+        neargate_failpoint::reach("container::rules::before");
+        let loaded = load(text, self.router_namespace()?.as_fd(), launchpad);
+        neargate_failpoint::reach("container::rules::after");
+        loaded
+    }
+}
+
+impl Router {
+    fn enter(namespace: OwnedFd, holder: OwnedFd, launchpad: &Launchpad) -> Result<Self, Failure> {
+        let open = |subsystem| move || Netlink::open(subsystem).step("open netlink");
+        let route = launchpad.in_network(namespace.as_fd(), open(Subsystem::Route))?;
+        let filter = launchpad.in_network(namespace.as_fd(), open(Subsystem::Netfilter))?;
+        Ok(Self { namespace, holder, route, filter, is_current: false, sets: BTreeSet::new() })
+    }
+
+    /// Leads a task's interface here; returns the index of this end.
+    fn link(
+        &self,
+        ids: u32,
+        interface: &Interface,
+        namespace: BorrowedFd<'_>,
+        launchpad: &Launchpad,
+    ) -> Result<u32, Failure> {
+        let name = link_name(ids);
+        let add = || {
+            let near = End { name: &name, mac: Some(ROUTER_MAC) };
+            let far = End { name: TASK_INTERFACE, mac: Some(interface.mac) };
+            let mut batch = Batch::default();
+            batch.add_pair(near, far, namespace);
+            self.route.exchange(batch)
+        };
+        match add() {
+            Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove_remains(&name, namespace, launchpad)?;
+                add()
+            }
+            added => added,
+        }
+        .map_err(refused)?;
+        let index = self.route.index_of(&name).map_err(refused)?;
+        let linked = self.address(interface, namespace, launchpad).and_then(|()| {
+            let mut batch = Batch::default();
+            batch.set_up(index, None);
+            batch.add_route(single(interface.address), index, None, None, false);
+            batch.add_neighbour(index, interface.address.into(), interface.mac);
+            self.route.exchange(batch).map_err(refused)
+        });
+        if linked.is_err() {
+            self.unlink(index);
+        }
+        linked.map(|()| index)
+    }
+
+    /// Removes what is in the way of a new link: that of a task which is gone, whose namespace is not because of a
+    /// connection that lingers, for example; or the task's own, which led to a router that has just gone.
+    fn remove_remains(
+        &self,
+        name: &str,
+        namespace: BorrowedFd<'_>,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        if let Ok(index) = self.route.index_of(name) {
+            self.unlink(index);
+        }
+        let inside = open_inside(namespace, launchpad)?;
+        if let Ok(index) = inside.index_of(TASK_INTERFACE) {
+            let mut batch = Batch::default();
+            batch.remove_link(index);
+            // An error means that it has gone by itself.
+            let _ = inside.exchange(batch);
+        }
+        Ok(())
+    }
+
+    /// Sets up the interface inside.
+    fn address(
+        &self,
+        interface: &Interface,
+        namespace: BorrowedFd<'_>,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        let inside = open_inside(namespace, launchpad)?;
+        let index = inside.index_of(TASK_INTERFACE).map_err(refused)?;
+        let address = interface.address.into();
+        let mut batch = Batch::default();
+        batch.set_up(index, None);
+        batch.add_address(index, address);
+        batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
+        batch.add_route(Cidr::ANYWHERE_V4, index, Some(TASK_GATEWAY), Some(address), false);
+        inside.exchange(batch).map_err(refused)
+    }
+
+    fn unlink(&self, index: u32) {
+        let mut batch = Batch::default();
+        batch.remove_link(index);
+        match self.route.exchange(batch) {
+            // It went with the task's namespace.
+            Err(error) if error.source.raw_os_error() == Some(libc::ENODEV) => {}
+            Err(error) => report("remove the link of a task", &refused(error).into_start()),
+            Ok(()) => {}
+        }
+    }
+}
+
+impl Wiring {
+    fn member(&self) -> Member<'_> {
+        Member { address: self.address, policy: self.policy, groups: &self.groups }
+    }
+}
+
+fn open_inside(namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<Netlink, Failure> {
+    let open = || Netlink::open(Subsystem::Route).step("open netlink in the task's network");
+    launchpad.in_network(namespace, open)
+}
+
+/// The name of the router's end of a task's link; its range of ids is the task's alone while it lives.
+fn link_name(ids: u32) -> String {
+    format!("{LINK_PREFIX}{ids:x}")
+}
+
+fn single(address: Ipv4Addr) -> Cidr {
+    Cidr::containing(address.into(), 32).unwrap_or(Cidr::ANYWHERE_V4)
+}
+
+/// Sets up the router's namespace, in which the caller is.
+fn furnish() -> Result<(), Failure> {
+    sys::bring_loopback_up().step("bring loopback up")?;
+    for (setting, value) in SETTINGS {
+        match fs::write(format!("/proc/sys/{setting}"), value) {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            written => written.step("set up the router")?,
+        }
+    }
+    let mut batch = Batch::default();
+    batch.add_address(LOOPBACK, METADATA.into());
+    batch.add_address(LOOPBACK, RESOLVER.into());
+    let route = Netlink::open(Subsystem::Route).step("open netlink")?;
+    route.exchange(batch).map_err(refused)
+}
+
+/// Runs `nft` in a namespace; nothing of the text can name a file or a program.
+fn load(text: &str, namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<(), Failure> {
+    const STEP: &str = "load the rules of security groups";
+    let memfd = rustix::fs::memfd_create(c"neargate-rules", MemfdFlags::CLOEXEC).step(STEP)?;
+    let mut script = fs::File::from(memfd);
+    script.write_all(text.as_bytes()).step(STEP)?;
+    rustix::fs::seek(&script, rustix::fs::SeekFrom::Start(0)).step(STEP)?;
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).env_clear().env("PATH", PATH);
+    command.stdin(script).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = launchpad.in_network(namespace, || match command.spawn() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::Unsupported {
+            what: "network mode awsvpc".to_owned(),
+            why: "the program nft was not found; install the package nftables".to_owned(),
+        }),
+        spawned => spawned.step("run nft"),
+    })?;
+    let mut complaint = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(COMPLAINT_BYTES_MAX).read_to_string(&mut complaint);
+    }
+    let status = child.wait().step("run nft")?;
+    match status.success() {
+        true => Ok(()),
+        false => {
+            let first = complaint.lines().next().unwrap_or("nft says nothing");
+            Err(Failure::System { step: format!("{STEP}: {first}"), errno: libc::EIO })
+        }
+    }
+}
+
+/// Starts the process that holds a new namespace; with the supervisor it ends only where nobody could find it again.
+fn fork_holder(is_lasting: bool) -> Result<(OwnedFd, i32), Failure> {
+    match sys::clone3(libc::CLONE_NEWNET as u64, None).step("start the router")? {
+        Clone::Parent { pid, pidfd } => Ok((pidfd, pid)),
+        Clone::Child => {
+            let _ = sys::close_from_3();
+            leave_standard_error();
+            if let Ok(name) = std::ffi::CString::new(HOLDER) {
+                let _ = rustix::thread::set_name(&name);
+            }
+            if !is_lasting {
+                let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+            }
+            sys::block_all_signals();
+            loop {
+                let _ = sys::wait_signal();
+            }
+        }
+    }
+}
+
+/// Whether a process holds a router.
+pub(crate) fn is_router(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == HOLDER)
+}
+
+fn note_holder(directory: &Path, pid: i32, namespace: &fs::File) -> io::Result<()> {
+    let inode = rustix::fs::fstat(namespace)?.st_ino;
+    let (path, new) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
+    fs::write(&new, format!("{} {pid} {inode}\n", boot()?))?;
+    fs::rename(new, path)
+}
+
+/// The process that holds the router of a directory, and the router's namespace.
+fn find_holder(directory: &Path) -> Option<(OwnedFd, OwnedFd)> {
+    let text = fs::read_to_string(directory.join(FILE)).ok()?;
+    let mut words = text.split_whitespace();
+    let (of_boot, pid, inode) =
+        (words.next()?, words.next()?.parse().ok()?, words.next()?.parse::<u64>().ok()?);
+    if of_boot != boot().ok()? {
+        return None;
+    }
+    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
+    let is_it = rustix::fs::fstat(&namespace).is_ok_and(|stat| stat.st_ino == inode);
+    is_it.then_some((pidfd, namespace.into()))
+}
+
+fn refused(error: NetlinkError) -> Failure {
+    Failure::System { step: error.step.to_owned(), errno: errno(&error.source) }
+}
+
+fn no_router() -> Failure {
+    Failure::System { step: "find the router".to_owned(), errno: libc::ENODEV }
+}

@@ -1,0 +1,224 @@
+//! Interfaces in a VPC: what a task sees of its own, whom it reaches, and what is left when it is gone.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::process::Command;
+
+use neargate_driver::{ContainerSpec, SandboxHost, SandboxNetwork};
+use neargate_model::{
+    Cidr, MacAddress, NetworkInterfaceId, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, SubnetId,
+    TaskNetwork, Traffic, VpcId,
+};
+
+use crate::cases;
+use crate::fixture::{Fixture, eventually};
+
+cases![
+    interface_is_as_told,
+    row_79_groups_hold,
+    row_78_forged_addresses,
+    row_77_host_and_link_local,
+    router_is_as_before,
+    groups_without_rules_let_nothing_through,
+];
+
+const VPC: &str = "10.77.0.0/16";
+
+/// An interface in groups, each named by a digit.
+pub(crate) fn interface(address: [u8; 4], groups: &[char]) -> TaskNetwork {
+    let address = Ipv4Addr::from(address);
+    let hex = |prefix: &str| format!("{prefix}-0{:016x}", address.to_bits());
+    TaskNetwork {
+        interface: NetworkInterfaceId::new(hex("eni")).unwrap(),
+        attachment: "00000000-0000-0000-0000-000000000000".to_owned(),
+        vpc: VpcId::new("vpc-00000000000000001").unwrap(),
+        vpc_block: VPC.parse().unwrap(),
+        subnet: SubnetId::new("subnet-00000000000000001").unwrap(),
+        zone: "us-east-1a".to_owned(),
+        address,
+        address_v6: None,
+        mac: MacAddress::of(address),
+        groups: groups.iter().map(|digit| group(*digit)).collect(),
+    }
+}
+
+pub(crate) fn vpc(address: [u8; 4], groups: &[char], managed: bool) -> SandboxNetwork {
+    SandboxNetwork::Vpc { interface: Box::new(interface(address, groups)), managed }
+}
+
+pub(crate) fn group(digit: char) -> SecurityGroupId {
+    SecurityGroupId::new(format!("sg-{}", digit.to_string().repeat(17))).unwrap()
+}
+
+/// The rules of a group: what it lets in, and out to everywhere.
+pub(crate) fn rules(digit: char, ingress: Vec<SecurityRule>) -> SecurityGroupRules {
+    let egress = vec![SecurityRule { traffic: Traffic::All, peer: Peer::Block(Cidr::ANYWHERE_V4) }];
+    SecurityGroupRules { group: group(digit), ingress, egress }
+}
+
+fn from_group(traffic: Traffic, digit: char) -> SecurityRule {
+    SecurityRule { traffic, peer: Peer::Group(group(digit)) }
+}
+
+pub(crate) fn from_anywhere(traffic: Traffic) -> SecurityRule {
+    SecurityRule { traffic, peer: Peer::Block(Cidr::ANYWHERE_V4) }
+}
+
+pub(crate) fn vpcs() -> Vec<Cidr> {
+    vec![VPC.parse().unwrap()]
+}
+
+/// Answers every connection with a word.
+const SERVER: &str = "while :; do nc -l -p 5432 -e echo hello; done & while :; do nc -l -p 80 -e echo hello; done & \
+    echo ready; wait";
+
+/// Says whether a server answers. One that is between two connections refuses, and is asked again.
+fn reach(address: &str, port: u16) -> String {
+    let ask = format!("nc -w 1 {address} {port} < /dev/null | grep -q hello");
+    format!("for i in 1 2 3; do {ask} && echo reached && exit; sleep 0.1; done; echo dropped")
+}
+
+async fn interface_is_as_told(fixture: &Fixture) {
+    fixture.client.set_groups(&[rules('a', vec![])], &vpcs()).await.unwrap();
+    let task = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 4], &['a'], false)).await;
+    let seen = task.sh("ip -o -4 addr show dev eth0; cat /sys/class/net/eth0/address; ip route; cat /sys/class/net/eth0/mtu").await.text();
+    assert!(seen.contains("inet 10.77.0.4/32") && seen.contains("0a:6e:0a:4d:00:04"), "{seen}");
+    assert!(seen.contains("default via 169.254.1.1 dev eth0") && seen.contains("src 10.77.0.4"), "{seen}");
+    assert!(seen.ends_with("1500"), "{seen}");
+    // Two containers of the task have one network.
+    let (_handle, _streams) =
+        task.start_ready("while :; do nc -l -p 99 -e echo hello; done & echo ready; wait", |_| {}).await;
+    assert_eq!(task.sh(&reach("127.0.0.1", 99)).await.text(), "reached");
+    assert_eq!(task.sh("ip link set eth0 down 2>/dev/null || echo refused").await.text(), "refused");
+    task.release().await;
+}
+
+async fn row_79_groups_hold(fixture: &Fixture) {
+    let only_group = |digit| rules('b', vec![from_group(Traffic::Tcp(5432, 5432), digit)]);
+    fixture.client.set_groups(&[rules('a', vec![]), only_group('a')], &vpcs()).await.unwrap();
+    let server = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 5], &['b'], false)).await;
+    let (handle, _streams) = server.start_ready(SERVER, |_| {}).await;
+    let friend = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 6], &['a'], false)).await;
+    let stranger = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 7], &['b'], false)).await;
+    assert_eq!(friend.sh(&reach("10.77.0.5", 5432)).await.text(), "reached");
+    assert_eq!(friend.sh(&reach("10.77.0.5", 80)).await.text(), "dropped");
+    assert_eq!(stranger.sh(&reach("10.77.0.5", 5432)).await.text(), "dropped");
+    // One rule goes, others come.
+    let now = rules('b', vec![from_group(Traffic::Tcp(80, 90), 'b')]);
+    fixture.client.set_groups(&[rules('a', vec![]), now], &vpcs()).await.unwrap();
+    assert_eq!(friend.sh(&reach("10.77.0.5", 5432)).await.text(), "dropped");
+    assert_eq!(stranger.sh(&reach("10.77.0.5", 80)).await.text(), "reached");
+    // Egress: nothing may leave the friend any more.
+    let shut = SecurityGroupRules { egress: vec![], ..rules('a', vec![]) };
+    let open = rules('b', vec![from_anywhere(Traffic::All)]);
+    fixture.client.set_groups(&[shut, open], &vpcs()).await.unwrap();
+    assert_eq!(friend.sh(&reach("10.77.0.5", 80)).await.text(), "dropped");
+    assert_eq!(stranger.sh(&reach("10.77.0.5", 80)).await.text(), "reached");
+    drop(handle);
+    for task in [server, friend, stranger] {
+        task.release().await;
+    }
+}
+
+async fn row_78_forged_addresses(fixture: &Fixture) {
+    let client = &fixture.allowing_client;
+    client.set_groups(&[rules('b', vec![from_anywhere(Traffic::All)])], &vpcs()).await.unwrap();
+    let server = fixture.task_on_network(client, vpc([10, 77, 0, 8], &['b'], false)).await;
+    let (_handle, _streams) = server.start_ready(SERVER, |_| {}).await;
+    // It has every right over its own network, and uses an address that is not its own.
+    let forger = fixture.task_on_network(client, vpc([10, 77, 0, 9], &['b'], true)).await;
+    let source = |address: &str| {
+        let route = format!("ip route replace default via 169.254.1.1 dev eth0 onlink src {address}");
+        format!("ip addr add {address}/32 dev eth0 2>/dev/null; {route} && {}", reach("10.77.0.8", 80))
+    };
+    for (address, expect) in [("10.77.0.9", "reached"), ("10.77.0.10", "dropped"), ("10.77.0.9", "reached")] {
+        let change = |spec: &mut ContainerSpec| spec.capabilities_add = vec!["NET_ADMIN".to_owned()];
+        let output = forger.sh_with(&source(address), change).await;
+        assert_eq!(output.text(), expect, "{address}: {}", output.errors());
+    }
+    for task in [server, forger] {
+        task.release().await;
+    }
+}
+
+async fn row_77_host_and_link_local(fixture: &Fixture) {
+    fixture.client.set_groups(&[rules('a', vec![from_anywhere(Traffic::All)])], &vpcs()).await.unwrap();
+    let task = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 11], &['a'], false)).await;
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let addresses = Command::new("ip").args(["-o", "-4", "addr"]).output().unwrap().stdout;
+    let own = String::from_utf8(addresses).unwrap();
+    let own = own.lines().filter_map(|line| line.split_whitespace().nth(3)?.split('/').next());
+    for address in own.chain(["127.0.0.1", "169.254.169.254", "169.254.1.1", "10.77.0.1"]) {
+        let script = format!("nc -w 1 {address} {port} < /dev/null && echo connected || echo dropped");
+        assert_eq!(task.sh(&script).await.text(), "dropped", "{address}");
+    }
+    task.release().await;
+}
+
+async fn groups_without_rules_let_nothing_through(fixture: &Fixture) {
+    fixture.client.set_groups(&[], &vpcs()).await.unwrap();
+    let server = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 12], &['c'], false)).await;
+    let (_handle, _streams) = server.start_ready(SERVER, |_| {}).await;
+    let other = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 13], &['c'], false)).await;
+    assert_eq!(other.sh(&reach("10.77.0.12", 80)).await.text(), "dropped");
+    for task in [server, other] {
+        task.release().await;
+    }
+}
+
+async fn router_is_as_before(fixture: &Fixture) {
+    let open = [rules('a', vec![from_group(Traffic::All, 'a')])];
+    fixture.client.set_groups(&open, &vpcs()).await.unwrap();
+    let first = fixture.task_on_network(&fixture.client, vpc([10, 77, 1, 1], &['a'], false)).await;
+    let has_first = |router: &i32| contents(*router).contains("10.77.1.1 ");
+    let router = routers().into_iter().find(has_first).expect("a router");
+    let before = contents(router);
+    for number in 2..6 {
+        let task = fixture.task_on_network(&fixture.client, vpc([10, 77, 1, number], &['a'], false)).await;
+        assert_eq!(task.sh("echo hello").await.text(), "hello");
+        assert_ne!(contents(router), before);
+        task.release().await;
+        assert_eq!(contents(router), before);
+    }
+    // Again the first of the addresses.
+    let task = fixture.task_on_network(&fixture.client, vpc([10, 77, 1, 2], &['a'], false)).await;
+    task.release().await;
+    first.release().await;
+    eventually("the links go", || !contents(router).contains("10.77.1.")).await;
+}
+
+/// The processes that hold routers of supervisors of this process.
+fn routers() -> Vec<i32> {
+    let pids =
+        fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let parent = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok())
+    };
+    let own = std::process::id().cast_signed();
+    let is_ours = |pid: &i32| name(*pid).trim() == "ng-router" && parent(*pid).and_then(parent) == Some(own);
+    let mut routers: Vec<i32> = pids.filter(is_ours).collect();
+    routers.sort_unstable();
+    routers
+}
+
+/// Links, routes and elements of a router, without the figures that change by themselves.
+fn contents(router: i32) -> String {
+    let run = |arguments: &[&str]| {
+        let output =
+            Command::new("nsenter").args(["-t", &router.to_string(), "-n"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let links = run(&["ip", "-o", "link"]);
+    let links: Vec<&str> = links.lines().filter_map(|line| line.split('<').next()).collect();
+    [
+        links.join("\n"),
+        run(&["ip", "route"]),
+        run(&["ip", "neigh"]),
+        run(&["nft", "list", "table", "inet", "neargate"]),
+    ]
+    .join("\n")
+}
