@@ -22,21 +22,23 @@ use crate::netlink::{Batch, Netlink, NetlinkError};
 
 /// The interface inside a task.
 pub const TASK_INTERFACE: &str = "eth0";
-/// The next hop of every task. No interface has this address; a permanent neighbour entry leads to the router.
+/// The next hop of every task, and of the host towards them. No interface has this address; a permanent neighbour entry leads to the router.
 pub const TASK_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The hardware address of the router's end of every link.
 pub const ROUTER_MAC: MacAddress = MacAddress([0x0a, 0x6e, 0x67, 0, 0, 1]);
 /// The hardware address of the host's end of the uplink.
 pub const HOST_MAC: MacAddress = MacAddress([0x0a, 0x6e, 0x67, 0, 0, 2]);
-/// The next hop of the router towards the host, and of the host towards the router; as with [`TASK_GATEWAY`].
+/// The next hop of the router; as with [`TASK_GATEWAY`].
 pub const HOST_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 /// Largest packet that crosses a link, in bytes.
 pub const MTU: u32 = 1500;
 
 /// Longest name of an interface (`IFNAMSIZ` without the final zero).
 const NAME_BYTES_MAX: usize = 15;
-/// Type of the answer to a question about a link.
+/// Types of the answers to questions about links, addresses and routes.
 const NEW_LINK: u16 = 16;
+const NEW_ADDRESS: u16 = 20;
+const NEW_ROUTE: u16 = 24;
 
 /// One end of a pair of links.
 #[derive(Clone, Copy, Debug)]
@@ -103,15 +105,7 @@ impl Batch {
     }
 
     /// Routes a block to an interface, by a next hop on it if one is given, with a source address if one is given.
-    /// `exclusive` refuses a block that is routed already.
-    pub fn add_route(
-        &mut self,
-        block: Cidr,
-        index: u32,
-        hop: Option<Ipv4Addr>,
-        source: Option<IpAddr>,
-        exclusive: bool,
-    ) {
+    pub fn add_route(&mut self, block: Cidr, index: u32, hop: Option<Ipv4Addr>, source: Option<IpAddr>) {
         let mut message = RouteMessage::default();
         message.header.address_family = family(block.first());
         message.header.destination_prefix_length = block.prefix();
@@ -130,8 +124,7 @@ impl Batch {
             .attributes
             .extend(source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
         message.attributes.push(RouteAttribute::Oif(index));
-        let flags = if exclusive { NLM_F_EXCL } else { NLM_F_REPLACE };
-        self.push("add route", NLM_F_CREATE | flags, RouteNetlinkMessage::NewRoute(message));
+        self.push("add route", NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(message));
     }
 
     /// Makes a neighbour known for good.
@@ -152,6 +145,32 @@ impl Batch {
 }
 
 impl Netlink {
+    /// Every IPv4 block that is routed to an interface, and that interface's index.
+    pub fn routes(&self) -> Result<Vec<(Cidr, u32)>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let mut batch = Batch::default();
+        batch.push_dump("list routes", RouteNetlinkMessage::GetRoute(message));
+        let mut routes = Vec::new();
+        self.ask(batch, |message_type, payload| {
+            routes.extend((message_type == NEW_ROUTE).then(|| read_route(payload)).flatten());
+        })?;
+        Ok(routes)
+    }
+
+    /// Every IPv4 address of the socket's namespace.
+    pub fn addresses(&self) -> Result<Vec<Ipv4Addr>, NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        let mut batch = Batch::default();
+        batch.push_dump("list addresses", RouteNetlinkMessage::GetAddress(message));
+        let mut addresses = Vec::new();
+        self.ask(batch, |message_type, payload| {
+            addresses.extend((message_type == NEW_ADDRESS).then(|| read_address(payload)).flatten());
+        })?;
+        Ok(addresses)
+    }
+
     /// Index and name of every interface of the socket's namespace.
     pub fn links(&self) -> Result<Vec<(u32, String)>, NetlinkError> {
         let mut batch = Batch::default();
@@ -181,6 +200,30 @@ impl Netlink {
         let missing = || NetlinkError { step: STEP, source: io::Error::from(io::ErrorKind::NotFound) };
         index.ok_or_else(missing)
     }
+}
+
+/// A block of the main table, and the interface that it leads to.
+fn read_route(payload: &[u8]) -> Option<(Cidr, u32)> {
+    let message = RouteMessage::parse(payload).ok()?;
+    let (mut first, mut index) = (Ipv4Addr::UNSPECIFIED, None);
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(destination)) => first = destination,
+            RouteAttribute::Oif(oif) => index = Some(oif),
+            _ => {}
+        }
+    }
+    let is_main = message.header.table == RouteHeader::RT_TABLE_MAIN;
+    let block = Cidr::containing(first.into(), message.header.destination_prefix_length)?;
+    index.filter(|_| is_main).map(|index| (block, index))
+}
+
+fn read_address(payload: &[u8]) -> Option<Ipv4Addr> {
+    let message = AddressMessage::parse(payload).ok()?;
+    message.attributes.into_iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
+        _ => None,
+    })
 }
 
 /// An index and a name.

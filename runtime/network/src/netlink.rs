@@ -7,7 +7,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv, send, socket_with,
 };
 
 /// Room for the answers that the kernel has put together.
@@ -16,6 +16,9 @@ const ANSWER_BYTES: usize = 64 << 10;
 const HEADER_BYTES: usize = 16;
 /// An answer that tells whether a request has succeeded.
 const ERROR: u16 = 2;
+/// Multicast groups (rtnetlink(7), `linux/netfilter/nfnetlink.h`): the first is a mask, the second a number.
+const RTMGRP_IPV4_IFADDR: u32 = 0x10;
+const NFNLGRP_NFTABLES: u32 = 7;
 /// The end of an answer of many messages.
 const DONE: u16 = 3;
 
@@ -26,6 +29,15 @@ pub enum Subsystem {
     Route,
     /// The packet filter.
     Netfilter,
+}
+
+/// What a socket can be told without asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// An IPv4 address of an interface has come or gone.
+    Addresses,
+    /// Something of the packet filter has changed.
+    Rules,
 }
 
 /// A step of a batch that the kernel has refused.
@@ -56,9 +68,28 @@ impl Netlink {
         Ok(Self { socket })
     }
 
-    /// A socket that somebody else has opened.
-    pub fn from_socket(socket: OwnedFd) -> Self {
-        Self { socket }
+    /// Opens a socket that becomes readable when there is news of the caller's network namespace.
+    pub fn listen(news: News) -> io::Result<Self> {
+        let (subsystem, group) = match news {
+            News::Addresses => (Subsystem::Route, RTMGRP_IPV4_IFADDR),
+            News::Rules => (Subsystem::Netfilter, 1 << (NFNLGRP_NFTABLES - 1)),
+        };
+        let opened = Self::open(subsystem)?;
+        bind(&opened.socket, &netlink::SocketAddrNetlink::new(0, group))?;
+        Ok(opened)
+    }
+
+    /// Forgets the news that have come so far; tells whether there were any.
+    pub fn drain(&self) -> bool {
+        let (mut buffer, mut is_news) = ([0; 4096], false);
+        loop {
+            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+                // What has overrun the socket is news as well.
+                Ok(_) | Err(rustix::io::Errno::NOBUFS) => is_news = true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return is_news,
+            }
+        }
     }
 
     /// Sends a batch; returns once the kernel has answered every request of it, or with the first refusal. What was

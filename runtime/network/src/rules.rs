@@ -26,6 +26,8 @@ pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
 /// What the names of the router's links to tasks begin with; the uplink's does not.
 pub const LINK_PREFIX: &str = "ng";
+/// What the names of the host's ends of uplinks begin with.
+pub const UPLINK_PREFIX: &str = "ngu";
 /// The router's end of the uplink.
 pub const UPLINK: &str = "up0";
 
@@ -219,6 +221,42 @@ impl Picture {
             let _ = writeln!(text, "add element inet {TABLE} {map} {{ {:#x} : goto {chain} }}", id.0);
         }
     }
+}
+
+/// The table of the host, in the place of what there is under its name: tasks leave by the host's addresses, and reach
+/// nothing of the host's own and no other server's tasks. `uplink` and `table` are names of ours.
+///
+/// With `alone`, nobody but Neargate wants the host to forward packets, and it forwards no others.
+pub fn render_host(table: &str, uplink: &str, vpcs: &BTreeSet<Cidr>, alone: bool) -> String {
+    let mut text = format!("add table inet {table}\ndelete table inet {table}\n");
+    let policy = if alone { "drop" } else { "accept" };
+    let _ = write!(
+        text,
+        r#"table inet {table} {{
+    set vpcs {{ type ipv4_addr; flags interval; auto-merge; }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname "{uplink}" ct state vmap {{ established : accept, related : accept }}
+        iifname "{uplink}" drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy {policy};
+        iifname "{UPLINK_PREFIX}*" oifname "{UPLINK_PREFIX}*" drop
+        iifname "{UPLINK_PREFIX}*" accept
+        oifname "{UPLINK_PREFIX}*" ct state vmap {{ established : accept, related : accept }}
+        oifname "{UPLINK_PREFIX}*" drop
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr @vpcs oifname != "{UPLINK_PREFIX}*" masquerade
+    }}
+}}
+"#
+    );
+    for vpc in vpcs.iter().filter(|vpc| vpc.is_v4()) {
+        let _ = writeln!(text, "add element inet {table} vpcs {{ {vpc} }}");
+    }
+    text
 }
 
 /// The name of the set of a group's addresses.

@@ -79,12 +79,12 @@ impl Router {
         batch.set_up(own, Some(mac));
         batch.add_address(own, address.into());
         batch.add_neighbour(own, TASK_GATEWAY.into(), ROUTER_MAC);
-        batch.add_route(Cidr::ANYWHERE_V4, own, Some(TASK_GATEWAY), Some(address.into()), false);
+        batch.add_route(Cidr::ANYWHERE_V4, own, Some(TASK_GATEWAY), Some(address.into()));
         inside.exchange(batch).expect("inside");
         let index = self.route.index_of(&name).expect("index");
         let mut batch = Batch::default();
         batch.set_up(index, None);
-        batch.add_route(Cidr::containing(address.into(), 32).unwrap(), index, None, None, false);
+        batch.add_route(Cidr::containing(address.into(), 32).unwrap(), index, None, None);
         batch.add_neighbour(index, address.into(), mac);
         self.route.exchange(batch).expect("outside");
         task

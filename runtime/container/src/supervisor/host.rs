@@ -12,7 +12,7 @@ use super::lend::Lent;
 use super::router::Network;
 use super::sandbox::{Leaving, Sandbox};
 use super::seat::Seat;
-use super::{FACTORY, report, unwatch};
+use super::{FACTORY, NETWORK, report, unwatch, watch};
 use crate::cgroup::{Fencing, Group, Groups};
 use crate::ends::Ends;
 use crate::failure::{Failure, Step};
@@ -193,7 +193,7 @@ impl Host {
         let masked = masked_paths();
         let (mount_cgroup2, held) = (groups.mounts_cgroup2(), seat.as_ref().map(OwnedFd::as_fd));
         let ground = Ground { filters: &filters, masked: &masked, mount_cgroup2, seat: held };
-        let network = Network::open(directory, &launchpad);
+        let network = Network::open(directory, &setup.instance, &launchpad);
         let mut host = Self {
             network,
             cells: Cells::start(ids, scratch, (&epoll, FACTORY), &launchpad, &groups, &ground),
@@ -308,6 +308,22 @@ impl Host {
     /// Takes the cells that the factory has made.
     pub(super) fn on_factory(&mut self) {
         self.cells.on_factory(&self.epoll, &self.groups);
+    }
+
+    /// Puts back what others have removed from the network of tasks.
+    pub(super) fn on_network(&mut self) {
+        if let Err(failure) = self.network.repair(&self.launchpad) {
+            report("repair the network of tasks", &failure.into_start());
+        }
+    }
+
+    /// Listens to changes of the network of tasks, once there is one.
+    pub(super) fn watch_network(&mut self) {
+        for fd in self.network.take_unwatched() {
+            if let Err(error) = watch(&self.epoll, fd, NETWORK) {
+                report("watch the network of tasks", &error);
+            }
+        }
     }
 
     /// What the first processes of all containers have in common.
@@ -515,7 +531,7 @@ impl Host {
     /// Removes what belongs to the server itself.
     pub(super) fn close(&mut self) {
         self.cells.close(&self.groups);
-        self.network.close();
+        self.network.close(&self.launchpad);
         self.groups.sweep(&HashMap::new(), None);
         self.groups.close();
         if let Some(journal) = &self.journal {

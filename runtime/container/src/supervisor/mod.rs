@@ -30,6 +30,7 @@ mod router;
 mod sandbox;
 mod seat;
 mod start;
+mod uplink;
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -68,6 +69,8 @@ const SOCKET: u64 = 0;
 const SIGNALS: u64 = 1;
 const FACTORY: u64 = 2;
 const LISTENER: u64 = 3;
+/// Beyond those of all processes.
+const NETWORK: u64 = u64::MAX;
 
 /// How a supervisor meets its server.
 pub(crate) enum Meeting {
@@ -176,6 +179,7 @@ impl Supervisor {
                     SIGNALS => self.begin_farewell(),
                     FACTORY => self.with_host(Host::on_factory),
                     LISTENER => self.on_listener(),
+                    NETWORK => self.with_host(Host::on_network),
                     token => self.with_host(|host| host.on_event(Event::of(token))),
                 }
             }

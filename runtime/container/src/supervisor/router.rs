@@ -15,12 +15,13 @@ use std::process::{Command, Stdio};
 use neargate_model::{Cidr, SecurityGroupId, SecurityGroupRules};
 use neargate_network::elements::{self, Member};
 use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
-use neargate_network::netlink::{Batch, Netlink, NetlinkError, Subsystem};
-use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER};
+use neargate_network::netlink::{Batch, Netlink, NetlinkError, News, Subsystem};
+use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER, TABLE};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::journal::boot;
+use super::uplink::Uplink;
 use super::{leave_standard_error, report};
 use crate::failure::{Failure, Step, errno};
 use crate::interface::Interface;
@@ -54,6 +55,7 @@ pub(super) struct Network {
     members: BTreeMap<Ipv4Addr, PolicyId>,
     router: Option<Router>,
     directory: Option<PathBuf>,
+    instance: String,
 }
 
 struct Router {
@@ -66,6 +68,11 @@ struct Router {
     is_current: bool,
     /// Groups that have a set in the kernel.
     sets: BTreeSet<SecurityGroupId>,
+    uplink: Uplink,
+    /// News of the router's rules.
+    rules: Netlink,
+    /// Whether the supervisor hears them.
+    is_watched: bool,
 }
 
 /// A task's place at the router.
@@ -80,13 +87,14 @@ pub(super) struct Wiring {
 
 impl Network {
     /// Without a router; one that an earlier supervisor with this directory has left is found.
-    pub(super) fn open(directory: Option<&Path>, launchpad: &Launchpad) -> Self {
+    pub(super) fn open(directory: Option<&Path>, instance: &str, launchpad: &Launchpad) -> Self {
         let router = directory.and_then(find_holder).and_then(|(holder, namespace)| {
-            let found = Router::enter(namespace, holder, launchpad);
+            let found = Router::enter(namespace, holder, instance, launchpad);
             found.map_err(|failure| report("use the router that is there", &failure.into_start())).ok()
         });
         let directory = directory.map(Path::to_owned);
-        Self { picture: Picture::default(), members: BTreeMap::new(), router, directory }
+        let (picture, members, instance) = (Picture::default(), BTreeMap::new(), instance.to_owned());
+        Self { picture, members, router, directory, instance }
     }
 
     /// Connects a task's network namespace, and lets packets through as its groups say. On an error nothing is left.
@@ -173,6 +181,7 @@ impl Network {
             Some(router) if !router.is_current => self.render_all(launchpad),
             Some(_) => {
                 if is_new_vpc {
+                    self.connect_host(launchpad)?;
                     let text = self.picture.render_blocks();
                     self.load(&text, launchpad)?;
                 }
@@ -195,8 +204,9 @@ impl Network {
     }
 
     /// Removes the router, to which no task is connected any more.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(&mut self, launchpad: &Launchpad) {
         if let Some(router) = self.router.take() {
+            router.uplink.close(launchpad);
             let _ = sys::pidfd_signal(router.holder.as_fd(), libc::SIGKILL);
             let _ = sys::wait_child(Some(router.holder.as_fd()), true);
         }
@@ -216,14 +226,54 @@ impl Network {
             note_holder(directory, pid, &namespace).step("note the router")?;
         }
         neargate_failpoint::reach("container::router::noted");
-        self.router = Some(Router::enter(namespace.into(), holder, launchpad)?);
+        self.router = Some(Router::enter(namespace.into(), holder, &self.instance, launchpad)?);
         let made = launchpad.in_network(self.router_namespace()?.as_fd(), furnish);
         let made = made.and_then(|()| self.render_all(launchpad));
         if made.is_err() {
-            self.close();
+            self.close(launchpad);
         }
         neargate_failpoint::reach("container::router::after");
         made
+    }
+
+    /// Has the host lead here what is for tasks, and learns its addresses.
+    fn connect_host(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        let Some(router) = &mut self.router else { return Ok(()) };
+        router.uplink.connect(router.namespace.as_fd(), &self.picture.vpcs, launchpad)?;
+        self.picture.hosts = router.uplink.host_addresses()?;
+        Ok(())
+    }
+
+    /// What tells of changes that others have made, the first time that it is asked for.
+    pub(super) fn take_unwatched(&mut self) -> Vec<BorrowedFd<'_>> {
+        let Some(router) = self.router.as_mut().filter(|router| !router.is_watched) else {
+            return Vec::new();
+        };
+        router.is_watched = true;
+        let router = &*router;
+        vec![router.uplink.addresses.as_fd(), router.uplink.rules.as_fd(), router.rules.as_fd()]
+    }
+
+    /// Looks at what others have changed: rules that are gone come back, and new addresses of the host are kept from
+    /// tasks.
+    pub(super) fn repair(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        let Some(router) = &mut self.router else { return Ok(()) };
+        router.uplink.repair(launchpad)?;
+        if router.rules.drain() && router.is_current && !router.filter.has_table(TABLE).map_err(refused)? {
+            report(
+                "look after the rules of security groups",
+                &"somebody has removed them; they are put back",
+            );
+            router.is_current = false;
+            return self.render_all(launchpad);
+        }
+        let hosts = router.uplink.host_addresses()?;
+        if hosts != self.picture.hosts && router.is_current {
+            self.picture.hosts = hosts;
+            let text = self.picture.render_blocks();
+            return self.load(&text, launchpad);
+        }
+        Ok(())
     }
 
     fn router_namespace(&self) -> Result<&OwnedFd, Failure> {
@@ -271,6 +321,7 @@ impl Network {
 
     /// Makes the rules anew, without policies that no task has, `new` excepted.
     fn render_with(&mut self, new: Option<PolicyId>, launchpad: &Launchpad) -> Result<(), Failure> {
+        self.connect_host(launchpad)?;
         let used: BTreeSet<PolicyId> = self.members.values().copied().chain(new).collect();
         self.picture.policies.retain(|policy, _| used.contains(policy));
         let members: Vec<(Ipv4Addr, PolicyId)> =
@@ -319,11 +370,29 @@ impl Network {
 }
 
 impl Router {
-    fn enter(namespace: OwnedFd, holder: OwnedFd, launchpad: &Launchpad) -> Result<Self, Failure> {
+    fn enter(
+        namespace: OwnedFd,
+        holder: OwnedFd,
+        instance: &str,
+        launchpad: &Launchpad,
+    ) -> Result<Self, Failure> {
         let open = |subsystem| move || Netlink::open(subsystem).step("open netlink");
         let route = launchpad.in_network(namespace.as_fd(), open(Subsystem::Route))?;
         let filter = launchpad.in_network(namespace.as_fd(), open(Subsystem::Netfilter))?;
-        Ok(Self { namespace, holder, route, filter, is_current: false, sets: BTreeSet::new() })
+        let listen = || Netlink::listen(News::Rules).step("open netlink");
+        let rules = launchpad.in_network(namespace.as_fd(), listen)?;
+        let (sets, uplink) = (BTreeSet::new(), Uplink::new(instance)?);
+        Ok(Self {
+            namespace,
+            holder,
+            route,
+            filter,
+            is_current: false,
+            sets,
+            uplink,
+            rules,
+            is_watched: false,
+        })
     }
 
     /// Leads a task's interface here; returns the index of this end.
@@ -354,7 +423,7 @@ impl Router {
         let linked = self.address(interface, namespace, launchpad).and_then(|()| {
             let mut batch = Batch::default();
             batch.set_up(index, None);
-            batch.add_route(single(interface.address), index, None, None, false);
+            batch.add_route(single(interface.address), index, None, None);
             batch.add_neighbour(index, interface.address.into(), interface.mac);
             self.route.exchange(batch).map_err(refused)
         });
@@ -399,7 +468,7 @@ impl Router {
         batch.set_up(index, None);
         batch.add_address(index, address);
         batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
-        batch.add_route(Cidr::ANYWHERE_V4, index, Some(TASK_GATEWAY), Some(address), false);
+        batch.add_route(Cidr::ANYWHERE_V4, index, Some(TASK_GATEWAY), Some(address));
         inside.exchange(batch).map_err(refused)
     }
 
@@ -453,7 +522,7 @@ fn furnish() -> Result<(), Failure> {
 }
 
 /// Runs `nft` in a namespace; nothing of the text can name a file or a program.
-fn load(text: &str, namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<(), Failure> {
+pub(super) fn load(text: &str, namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<(), Failure> {
     const STEP: &str = "load the rules of security groups";
     let memfd = rustix::fs::memfd_create(c"neargate-rules", MemfdFlags::CLOEXEC).step(STEP)?;
     let mut script = fs::File::from(memfd);
@@ -531,7 +600,7 @@ fn find_holder(directory: &Path) -> Option<(OwnedFd, OwnedFd)> {
     is_it.then_some((pidfd, namespace.into()))
 }
 
-fn refused(error: NetlinkError) -> Failure {
+pub(super) fn refused(error: NetlinkError) -> Failure {
     Failure::System { step: error.step.to_owned(), errno: errno(&error.source) }
 }
 

@@ -170,6 +170,7 @@ impl Host {
                 self.releasing.push(task);
             }
         }
+        self.watch_network();
         self.cells.refill(Instant::now());
         if let Some(Err(error)) = self.journal.as_mut().map(Journal::compact) {
             report("write journal anew", &error);

@@ -1,8 +1,10 @@
 //! Interfaces in a VPC: what a task sees of its own, whom it reaches, and what is left when it is gone.
 
 use std::fs;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use neargate_driver::{ContainerSpec, SandboxHost, SandboxNetwork};
 use neargate_model::{
@@ -20,6 +22,9 @@ cases![
     row_77_host_and_link_local,
     router_is_as_before,
     groups_without_rules_let_nothing_through,
+    host_reaches_what_groups_let_in,
+    tasks_leave_by_the_address_of_the_host,
+    removed_rules_come_back,
 ];
 
 const VPC: &str = "10.77.0.0/16";
@@ -165,6 +170,137 @@ async fn groups_without_rules_let_nothing_through(fixture: &Fixture) {
     for task in [server, other] {
         task.release().await;
     }
+}
+
+/// Whether a server answers somebody who is in the host's network.
+async fn host_reaches(address: &'static str, port: u16) -> bool {
+    let connect = move || {
+        let to = (address.parse::<Ipv4Addr>().unwrap(), port).into();
+        (0..3).any(|_| {
+            let mut said = String::new();
+            let connected = std::net::TcpStream::connect_timeout(&to, Duration::from_millis(700));
+            let is_heard = connected.is_ok_and(|mut stream| stream.read_to_string(&mut said).is_ok());
+            // One that is between two connections refuses.
+            std::thread::sleep(Duration::from_millis(if is_heard { 0 } else { 100 }));
+            said == "hello\n"
+        })
+    };
+    tokio::task::spawn_blocking(connect).await.unwrap()
+}
+
+async fn host_reaches_what_groups_let_in(fixture: &Fixture) {
+    let let_in = |peer: &str| {
+        let peer = Peer::Block(peer.parse().unwrap());
+        [rules('a', vec![SecurityRule { traffic: Traffic::Tcp(80, 80), peer }])]
+    };
+    // The host is the router of the VPC.
+    fixture.client.set_groups(&let_in("10.77.0.1/32"), &vpcs()).await.unwrap();
+    let task = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 14], &['a'], false)).await;
+    let (_handle, _streams) = task.start_ready(SERVER, |_| {}).await;
+    assert!(host_reaches("10.77.0.14", 80).await);
+    assert!(!host_reaches("10.77.0.14", 5432).await);
+    fixture.client.set_groups(&let_in("10.77.0.0/32"), &vpcs()).await.unwrap();
+    assert!(!host_reaches("10.77.0.14", 80).await);
+    task.release().await;
+}
+
+/// A network beyond the host, and a server in it that says by which address it is reached.
+struct Beyond(std::process::Child);
+
+impl Beyond {
+    const ADDRESS: &str = "198.51.100.2";
+
+    fn new() -> Self {
+        let child = Command::new("unshare")
+            .args(["-n", "busybox", "nc", "-ll", "-p", "80", "-e", "busybox", "echo", "hello"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let beyond = Self(child);
+        // It has left this network once it has its own.
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        while namespace(beyond.0.id()) == namespace(std::process::id()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let pid = beyond.0.id().to_string();
+        beyond.ip(&format!("link add ngtest type veth peer name eth0 netns {pid}"), false);
+        beyond.ip("addr add 198.51.100.1/30 dev ngtest", false);
+        beyond.ip("link set ngtest up", false);
+        beyond.ip("addr add 198.51.100.2/30 dev eth0", true);
+        beyond.ip("link set eth0 up", true);
+        beyond
+    }
+
+    fn ip(&self, arguments: &str, inside: bool) {
+        let pid = self.0.id().to_string();
+        let mut command = match inside {
+            true => Command::new("nsenter"),
+            false => Command::new("ip"),
+        };
+        if inside {
+            command.args(["-t", &pid, "-n", "ip"]);
+        }
+        assert!(command.args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
+    }
+}
+
+impl Drop for Beyond {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        // Gone with the other end a moment later otherwise.
+        let _ = Command::new("ip").args(["link", "del", "ngtest"]).stderr(Stdio::null()).status();
+    }
+}
+
+async fn tasks_leave_by_the_address_of_the_host(fixture: &Fixture) {
+    let beyond = Beyond::new();
+    let only_web =
+        SecurityGroupRules { egress: vec![from_anywhere(Traffic::Tcp(80, 80))], ..rules('a', vec![]) };
+    fixture.client.set_groups(&[only_web], &vpcs()).await.unwrap();
+    let task = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 15], &['a'], false)).await;
+    // What is beyond has no route to the VPC: answers come only to the host's address.
+    assert_eq!(task.sh(&reach(Beyond::ADDRESS, 80)).await.text(), "reached");
+    let shut =
+        SecurityGroupRules { egress: vec![from_anywhere(Traffic::Tcp(443, 443))], ..rules('a', vec![]) };
+    fixture.client.set_groups(&[shut], &vpcs()).await.unwrap();
+    assert_eq!(task.sh(&reach(Beyond::ADDRESS, 80)).await.text(), "dropped");
+    task.release().await;
+    drop(beyond);
+}
+
+async fn removed_rules_come_back(fixture: &Fixture) {
+    fixture.client.set_groups(&[rules('a', vec![])], &vpcs()).await.unwrap();
+    let task = fixture.task_on_network(&fixture.client, vpc([10, 77, 0, 16], &['a'], false)).await;
+    let router = routers().into_iter().find(|router| contents(*router).contains("10.77.0.16 ")).unwrap();
+    let nft = |arguments: &[&str]| {
+        let output = Command::new("nft").args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ours = nft(&["list", "tables"]);
+    let ours = ours.lines().filter(|line| line.starts_with("table inet neargate_")).collect::<Vec<_>>();
+    assert!(!ours.is_empty());
+    for table in &ours {
+        let name = table.trim_start_matches("table ").split(' ').collect::<Vec<_>>();
+        nft(&[&["delete", "table"], &name[..]].concat());
+    }
+    eventually("the host's rules come back", || {
+        ours.iter().all(|table| nft(&["list", "tables"]).contains(table))
+    })
+    .await;
+    let flush =
+        Command::new("nsenter").args(["-t", &router.to_string(), "-n", "nft", "flush", "ruleset"]).status();
+    assert!(flush.unwrap().success());
+    let list = || {
+        Command::new("nsenter")
+            .args(["-t", &router.to_string(), "-n", "nft", "list", "tables"])
+            .output()
+            .unwrap()
+    };
+    eventually("the router's rules come back", || !list().stdout.is_empty()).await;
+    assert!(contents(router).contains("10.77.0.16 : 0x"), "with who is there");
+    task.release().await;
 }
 
 async fn router_is_as_before(fixture: &Fixture) {

@@ -1,0 +1,167 @@
+//! The link from the router to the host, by which tasks are reached from the host and reach what is beyond it.
+//!
+//! The host keeps one interface, a route for each VPC and one table of rules. Whoever flushes those rules stops what
+//! leaves the host, and lets nobody into it: the router itself sends nothing to the host's own addresses. The table is
+//! put back as soon as the kernel tells that it is gone.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use neargate_model::Cidr;
+use neargate_network::link::{End, HOST_GATEWAY, HOST_MAC, ROUTER_MAC, TASK_GATEWAY};
+use neargate_network::netlink::{Batch, Netlink, News, Subsystem};
+use neargate_network::rules::{UPLINK, UPLINK_PREFIX, render_host};
+
+use super::report;
+use super::router::{load, refused};
+use crate::failure::{Failure, Step};
+use crate::launchpad::Launchpad;
+
+/// Whether the host forwards packets between its interfaces.
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Digits of the instance's name in that of the uplink, which has room for no more.
+const DIGITS: usize = 10;
+
+/// The host's side of a router.
+pub(super) struct Uplink {
+    /// The host's end of the link.
+    name: String,
+    /// The host's table.
+    table: String,
+    route: Netlink,
+    filter: Netlink,
+    /// News of the host's addresses and rules.
+    pub(super) addresses: Netlink,
+    pub(super) rules: Netlink,
+    /// VPCs that lead to the router.
+    vpcs: BTreeSet<Cidr>,
+    /// Whether nobody else wanted the host to forward packets.
+    is_alone: bool,
+}
+
+impl Uplink {
+    /// Of the host whose network namespace the caller is in. Nothing is made by this.
+    pub(super) fn new(instance: &str) -> Result<Self, Failure> {
+        const STEP: &str = "open netlink";
+        let digits: String = instance.chars().filter(char::is_ascii_hexdigit).take(DIGITS).collect();
+        Ok(Self {
+            name: format!("{UPLINK_PREFIX}{digits}"),
+            table: format!("neargate_{digits}"),
+            route: Netlink::open(Subsystem::Route).step(STEP)?,
+            filter: Netlink::open(Subsystem::Netfilter).step(STEP)?,
+            addresses: Netlink::listen(News::Addresses).step(STEP)?,
+            rules: Netlink::listen(News::Rules).step(STEP)?,
+            vpcs: BTreeSet::new(),
+            is_alone: false,
+        })
+    }
+
+    /// Has the link be there, and what leads to it and away from it.
+    pub(super) fn connect(
+        &mut self,
+        router: BorrowedFd<'_>,
+        vpcs: &BTreeSet<Cidr>,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        if self.route.index_of(&self.name).is_err() {
+            let mut batch = Batch::default();
+            let (near, far) =
+                (End { name: &self.name, mac: Some(HOST_MAC) }, End { name: UPLINK, mac: Some(ROUTER_MAC) });
+            batch.add_pair(near, far, router);
+            self.route.exchange(batch).map_err(refused)?;
+            self.vpcs.clear();
+        }
+        let inside = launchpad.in_network(router, || Netlink::open(Subsystem::Route).step("open netlink"))?;
+        let index = inside.index_of(UPLINK).map_err(refused)?;
+        let mut batch = Batch::default();
+        batch.set_up(index, None);
+        batch.add_neighbour(index, HOST_GATEWAY.into(), HOST_MAC);
+        batch.add_route(Cidr::ANYWHERE_V4, index, Some(HOST_GATEWAY), None);
+        inside.exchange(batch).map_err(refused)?;
+        let index = self.route.index_of(&self.name).map_err(refused)?;
+        let mut batch = Batch::default();
+        batch.set_up(index, None);
+        batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
+        self.route.exchange(batch).map_err(refused)?;
+        self.route_vpcs(index, vpcs);
+        self.forward().step("let the host forward packets of tasks")?;
+        self.load_rules(launchpad)
+    }
+
+    /// Leads VPCs to the router. One that leads elsewhere already is left as it is: its tasks are not reached from the
+    /// host then, and reach nothing beyond it.
+    fn route_vpcs(&mut self, index: u32, vpcs: &BTreeSet<Cidr>) {
+        let routes = self.route.routes().unwrap_or_default();
+        for vpc in vpcs.difference(&self.vpcs.clone()) {
+            let Some(own) = router_address(vpc) else { continue };
+            if routes.iter().any(|(block, to)| block == vpc && *to != index) {
+                let why = "the host routes it elsewhere; give the VPC another block";
+                report(&format!("route {vpc} to its tasks"), &why);
+                continue;
+            }
+            let mut batch = Batch::default();
+            batch.add_address(index, own.into());
+            batch.add_route(*vpc, index, Some(TASK_GATEWAY), Some(own.into()));
+            if let Err(error) = self.route.exchange(batch) {
+                report(&format!("route {vpc} to its tasks"), &refused(error).into_start());
+            }
+        }
+        self.vpcs.clone_from(vpcs);
+    }
+
+    fn forward(&mut self) -> std::io::Result<()> {
+        if fs::read_to_string(FORWARDING)?.trim() == "0" {
+            self.is_alone = true;
+            fs::write(FORWARDING, "1")?;
+        }
+        Ok(())
+    }
+
+    /// Makes the host's rules anew.
+    fn load_rules(&self, launchpad: &Launchpad) -> Result<(), Failure> {
+        let text = render_host(&self.table, &self.name, &self.vpcs, self.is_alone);
+        let host = launchpad.host_network()?;
+        load(&text, host.as_fd(), launchpad)
+    }
+
+    /// Puts the host's rules back if they are gone; to be called when there is news of them.
+    pub(super) fn repair(&self, launchpad: &Launchpad) -> Result<(), Failure> {
+        if !self.rules.drain() || self.filter.has_table(&self.table).map_err(refused)? {
+            return Ok(());
+        }
+        report("look after the rules of the host", &"somebody has removed them; they are put back");
+        self.load_rules(launchpad)
+    }
+
+    /// The host's own addresses.
+    pub(super) fn host_addresses(&self) -> Result<BTreeSet<Ipv4Addr>, Failure> {
+        self.addresses.drain();
+        Ok(self.route.addresses().map_err(refused)?.into_iter().collect())
+    }
+
+    /// Removes what is left on the host when the router is gone.
+    pub(super) fn close(&self, launchpad: &Launchpad) {
+        if let Ok(index) = self.route.index_of(&self.name) {
+            let mut batch = Batch::default();
+            batch.remove_link(index);
+            // An error means that it went with the router.
+            let _ = self.route.exchange(batch);
+        }
+        let table = &self.table;
+        let text = format!("add table inet {table}\ndelete table inet {table}\n");
+        let removed = launchpad.host_network().and_then(|host| load(&text, host.as_fd(), launchpad));
+        if let Err(failure) = removed {
+            report("remove the rules of the host", &failure.into_start());
+        }
+    }
+}
+
+/// The address of a VPC that is its router's, here the host's: the second, as in Amazon VPC.
+fn router_address(vpc: &Cidr) -> Option<Ipv4Addr> {
+    match vpc.first() {
+        std::net::IpAddr::V4(first) => Some(Ipv4Addr::from_bits(first.to_bits() + 1)),
+        std::net::IpAddr::V6(_) => None,
+    }
+}
