@@ -20,6 +20,7 @@ pub mod route;
 pub mod service;
 pub mod session;
 pub mod shape;
+pub mod source;
 pub mod value;
 pub mod violation;
 mod xml;

@@ -8,7 +8,8 @@ use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
 use crate::error::ErrorReply;
-use crate::shape::{DecodeError, PLAIN, Shape, Source};
+use crate::shape::{DecodeError, PLAIN, Shape};
+use crate::source::Source;
 use crate::violation::Violations;
 use crate::xml::XmlWriter;
 
