@@ -108,6 +108,11 @@ impl Node {
         self.children.get(segment)
     }
 
+    /// The segments that go on one below.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.children.keys().map(String::as_str)
+    }
+
     /// Whether no name goes on below.
     pub fn is_leaf(&self) -> bool {
         self.children.is_empty()

@@ -475,7 +475,9 @@ macro_rules! structure {
                 at: &mut $crate::Violations,
             ) -> ::std::result::Result<Self, $crate::shape::DecodeError> {
                 let mut fields = source.fields(at)?;
-                Ok(Self { $($field: fields.$kind($wire, $traits, at)?,)* })
+                let value = Self { $($field: fields.$kind($wire, $traits, at)?,)* };
+                fields.finish(at);
+                Ok(value)
             }
 
             fn encode(&self, _: &'static $crate::shape::Traits, out: &mut dyn $crate::shape::Sink) {

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::ec2_query;
 use crate::query::Node;
 use crate::shape::{DecodeError, Shape, Traits};
 use crate::violation::{Constraint, Violations};
@@ -13,6 +14,8 @@ pub enum Source<'a> {
     Json(Value),
     /// Part of a form; everything is text.
     Form(&'a Node),
+    /// Part of a form of EC2's own dialect; everything is text.
+    Ec2(&'a Node),
 }
 
 impl<'a> Source<'a> {
@@ -24,8 +27,8 @@ impl<'a> Source<'a> {
             Self::Json(Value::String(_)) => "a string",
             Self::Json(Value::Array(_)) => "a list",
             Self::Json(Value::Object(_)) => "a structure",
-            Self::Form(node) if node.text().is_some() => "other text",
-            Self::Form(_) => "a structure",
+            Self::Form(node) | Self::Ec2(node) if node.text().is_some() => "other text",
+            Self::Form(_) | Self::Ec2(_) => "a structure",
         };
         DecodeError { path: at.path(), expected, found }
     }
@@ -35,6 +38,9 @@ impl<'a> Source<'a> {
         match self {
             Self::Json(Value::Object(members)) => Ok(Fields::Json(members)),
             Self::Form(node) if node.text().is_none_or(str::is_empty) => Ok(Fields::Form(node)),
+            Self::Ec2(node) if node.text().is_none_or(str::is_empty) => {
+                Ok(Fields::Ec2 { node, taken: Vec::new() })
+            }
             other => Err(other.error("a structure", at)),
         }
     }
@@ -42,7 +48,9 @@ impl<'a> Source<'a> {
     pub(crate) fn text(self, at: &Violations) -> Result<String, DecodeError> {
         match self {
             Self::Json(Value::String(text)) => Ok(text),
-            Self::Form(node) if node.text().is_some() => Ok(node.text().unwrap_or_default().to_owned()),
+            Self::Form(node) | Self::Ec2(node) if node.text().is_some() => {
+                Ok(node.text().unwrap_or_default().to_owned())
+            }
             other => Err(other.error("a string", at)),
         }
     }
@@ -57,7 +65,7 @@ impl<'a> Source<'a> {
     ) -> Result<T, DecodeError> {
         let number = match &self {
             Self::Json(value) => json(value),
-            Self::Form(node) => node.text().and_then(text),
+            Self::Form(node) | Self::Ec2(node) => node.text().and_then(text),
         };
         number.ok_or_else(|| self.error(expected, at))
     }
@@ -74,11 +82,21 @@ impl<'a> Source<'a> {
                     None => Err(Self::Form(node).error("a list", at)),
                 }
             }
+            // In EC2's dialect every list is flat, whatever it is in answers.
+            Self::Ec2(node) => match node.numbered() {
+                Some(items) if node.text().is_none() => Ok(items.into_iter().map(Source::Ec2).collect()),
+                None if node.text() == Some("") && node.is_leaf() => Ok(Vec::new()),
+                Some(_) | None => Err(Self::Ec2(node).error("a list", at)),
+            },
             other => Err(other.error("a list", at)),
         }
     }
 
-    pub(crate) fn entries(self, traits: &Traits, at: &Violations) -> Result<Vec<(String, Source<'a>)>, DecodeError> {
+    pub(crate) fn entries(
+        self,
+        traits: &Traits,
+        at: &Violations,
+    ) -> Result<Vec<(String, Source<'a>)>, DecodeError> {
         match self {
             Self::Json(Value::Object(entries)) => {
                 Ok(entries.into_iter().map(|(key, value)| (key, Source::Json(value))).collect())
@@ -99,13 +117,20 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The members of a structure that came in; unknown members are ignored.
+/// The members of a structure that came in. Unknown ones are ignored, except in EC2's dialect.
 #[derive(Debug)]
 pub enum Fields<'a> {
     /// The members of a JSON object.
     Json(Map<String, Value>),
     /// The children of a form node.
     Form(&'a Node),
+    /// The children of a node of EC2's dialect.
+    Ec2 {
+        /// The node.
+        node: &'a Node,
+        /// The names that were asked for so far.
+        taken: Vec<String>,
+    },
 }
 
 impl<'a> Fields<'a> {
@@ -113,6 +138,25 @@ impl<'a> Fields<'a> {
         match self {
             Self::Json(members) => members.remove(name).filter(|value| !value.is_null()).map(Source::Json),
             Self::Form(node) => node.child(name).map(Source::Form),
+            Self::Ec2 { node, taken } => {
+                let name = ec2_query::parameter(name);
+                let child = node.child(&name).map(Source::Ec2);
+                taken.push(name);
+                child
+            }
+        }
+    }
+
+    /// Notes in `at` what was sent and not asked for, in EC2's dialect: EC2 refuses parameters that it does not know, and
+    /// what the generator leaves out of a structure must not be ignored.
+    pub fn finish(self, at: &mut Violations) {
+        let Self::Ec2 { node, taken } = self else { return };
+        let is_root = at.is_at_root();
+        for name in node.names() {
+            let is_protocols = is_root && ec2_query::is_protocols(name);
+            if !is_protocols && !taken.iter().any(|taken| taken == name) {
+                at.report_unknown(name);
+            }
         }
     }
 
@@ -141,4 +185,3 @@ impl<'a> Fields<'a> {
         Ok(member.unwrap_or_default())
     }
 }
-
