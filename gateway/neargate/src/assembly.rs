@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, Disk, Host, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
-use neargate_model::{Policy, TaskId, Timestamp};
+use neargate_model::{Cidr, Policy, TaskId, Timestamp};
 use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, Starts, StdioSource, TaskFiles};
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
@@ -22,6 +22,10 @@ use crate::link::{COMMANDS_MAX, ChannelLink, ControlSink};
 /// Tasks that one machine may hold at once: far above what its memory allows for any real task, and a
 /// bound for what control keeps of them.
 const TASKS_MAX: usize = 20_000;
+
+/// The block of default VPCs, as Amazon has it.
+const DEFAULT_VPC: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 0);
+const DEFAULT_VPC_PREFIX: u8 = 16;
 
 /// What a machine is assembled from.
 pub(crate) struct Ingredients {
@@ -76,7 +80,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         disk,
     } = ingredients;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let host = Host { clock: Arc::new(SystemClock), disk };
+    let host = Host { clock: Arc::new(SystemClock), disk, default_vpc: default_vpc() };
     let control = Control::new(store, Arc::new(ChannelLink { commands }), host, capacity);
     let sessions = Sessions::default();
     let agent = Agent::new(Parts {
@@ -100,6 +104,10 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
     let mut node = JoinSet::new();
     node.spawn(agent.run(inbox));
     Machine { control, sessions, node }
+}
+
+fn default_vpc() -> Cidr {
+    Cidr::containing(IpAddr::V4(DEFAULT_VPC), DEFAULT_VPC_PREFIX).expect("a prefix of IPv4")
 }
 
 /// What this machine can hold, with its memory promised this many times over.

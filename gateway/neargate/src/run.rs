@@ -355,6 +355,7 @@ async fn submit(shape: TaskShape, control: &Control, timeout: Option<Duration>) 
         tags: Tags::new(),
         propagate_definition_tags: false,
         changes: NewTask::default(),
+        network: None,
         token: None,
         deadline: timeout.map(|timeout| (SystemTime::now() + timeout).into()),
         face: String::new(),

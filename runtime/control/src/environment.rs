@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use neargate_model::{NodeCommand, Timestamp};
+use neargate_model::{Cidr, NodeCommand, Timestamp};
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
@@ -47,6 +47,8 @@ pub struct Host {
     pub clock: Arc<dyn Clock>,
     /// The disk of its store and its tasks.
     pub disk: Arc<dyn Disk>,
+    /// The block of every scope's default VPC: addresses that it can route to its tasks.
+    pub default_vpc: Cidr,
 }
 
 /// The way to the node: a channel on one machine, a stream on many.
