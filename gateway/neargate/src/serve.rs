@@ -16,6 +16,7 @@ use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
 use neargate_model::{AccountId, Policy, Region, TaskId};
 use neargate_node::{Artifacts, LocalImages, LogStdio, Starts};
+use neargate_server::ec2::Ec2Api;
 use neargate_server::ecs::EcsApi;
 use neargate_server::logs::LogsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway, Native};
@@ -235,7 +236,11 @@ async fn serve(
         true => Access::Open { account },
         false => Access::signed(AccountKeys { account, root: data.root_key()? }),
     };
-    let apis = Apis { ecs: EcsApi::new(control.clone(), policy), logs: LogsApi::new(logs.clone()) };
+    let apis = Apis {
+        ec2: Ec2Api::new(control.clone()),
+        ecs: EcsApi::new(control.clone(), policy),
+        logs: LogsApi::new(logs.clone()),
+    };
     let native = Native::new(
         control.clone(),
         Arc::new(NodeArtifacts(artifacts.clone())),
