@@ -1,16 +1,16 @@
 // Runs one task with the AWS SDK for JavaScript and prints what it saw as JSON.
-// usage: node smoke.mjs ENDPOINT CLUSTER FAMILY; credentials and region come from the environment.
+// usage: node smoke.mjs ENDPOINT CLUSTER FAMILY SUBNET; credentials and region come from the environment.
 
 import { ECSClient, ListTasksCommand, RunTaskCommand, waitUntilTasksStopped, DescribeTasksCommand } from "@aws-sdk/client-ecs";
 
-const [endpoint, cluster, family] = process.argv.slice(2);
+const [endpoint, cluster, family, subnet] = process.argv.slice(2);
 const client = new ECSClient({ endpoint, region: process.env.AWS_DEFAULT_REGION });
 
 const { tasks } = await client.send(new RunTaskCommand({
   cluster,
   taskDefinition: family,
   launchType: "FARGATE",
-  networkConfiguration: { awsvpcConfiguration: { subnets: ["subnet-1"] } },
+  networkConfiguration: { awsvpcConfiguration: { subnets: [subnet] } },
 }));
 const [task] = tasks;
 await waitUntilTasksStopped({ client, minDelay: 1, maxDelay: 2, maxWaitTime: 60 }, { cluster, tasks: [task.taskArn] });

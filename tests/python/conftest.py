@@ -147,11 +147,22 @@ def register(ecs, family):
     return register
 
 
+@pytest.fixture(scope="session")
+def ec2(server):
+    return server.client("ec2")
+
+
+@pytest.fixture(scope="session")
+def subnet(ec2):
+    """The id of a subnet of the default VPC."""
+    return ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+
+
 @pytest.fixture
-def run(ecs, family):
+def run(ecs, family, subnet):
     def run(**more):
         request = {"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE",
-                   "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}}, **more}
+                   "networkConfiguration": {"awsvpcConfiguration": {"subnets": [subnet]}}, **more}
         return ecs.run_task(**request)
     return run
 

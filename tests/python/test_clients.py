@@ -14,7 +14,6 @@ from conftest import CLUSTER, TARGET, needs_wasm
 SMOKE = pathlib.Path(__file__).parents[1] / "js/smoke.mjs"
 NPM = pathlib.Path(os.environ.get("NEARGATE_NPM", TARGET / "npm"))
 CLI_1 = os.environ.get("NEARGATE_AWS_CLI_1", str(TARGET / "venv-awscli/bin/aws"))
-NETWORK = "awsvpcConfiguration={subnets=[subnet-1]}"
 
 pytestmark = needs_wasm
 
@@ -57,8 +56,9 @@ def test_aws_cli(run_aws, family, aws):
                                             "awslogs-stream-prefix": "p", "awslogs-create-group": "true"}}}]
     call("ecs", "register-task-definition", "--family", family, "--requires-compatibilities", "FARGATE",
          "--network-mode", "awsvpc", "--cpu", "256", "--memory", "512", "--container-definitions", json.dumps(container))
+    subnet = call("ec2", "describe-subnets", "--filters", "Name=default-for-az,Values=true")["Subnets"][0]["SubnetId"]
     task = call("ecs", "run-task", "--cluster", CLUSTER, "--task-definition", family, "--launch-type", "FARGATE",
-                "--network-configuration", NETWORK)["tasks"][0]
+                "--network-configuration", f"awsvpcConfiguration={{subnets=[{subnet}]}}")["tasks"][0]
     call("ecs", "wait", "tasks-stopped", "--cluster", CLUSTER, "--tasks", task["taskArn"])
     stopped = call("ecs", "describe-tasks", "--cluster", CLUSTER, "--tasks", task["taskArn"])["tasks"][0]
     assert stopped["containers"][0]["exitCode"] == 0
@@ -66,6 +66,32 @@ def test_aws_cli(run_aws, family, aws):
     events = call("logs", "get-log-events", "--log-group-name", f"/{family}", "--log-stream-name", stream)["events"]
     assert [event["message"] for event in events] == ["from the CLI"]
     assert call("sts", "get-caller-identity")["Account"] == "123456789012"
+
+
+@pytest.mark.parametrize("aws", list(clients()))
+def test_aws_cli_makes_networks(run_aws, family, aws):
+    def call(*arguments):
+        return json.loads(run_aws(aws, "ec2", *arguments, "--output", "json") or "null")
+
+    vpc = call("create-vpc", "--cidr-block", "10.77.0.0/16", "--tag-specifications",
+               f"ResourceType=vpc,Tags=[{{Key=Name,Value={family}}}]")["Vpc"]["VpcId"]
+    call("wait", "vpc-available", "--vpc-ids", vpc)
+    subnet = call("create-subnet", "--vpc-id", vpc, "--cidr-block", "10.77.1.0/24")["Subnet"]["SubnetId"]
+    group = call("create-security-group", "--group-name", family, "--description", "web", "--vpc-id", vpc)["GroupId"]
+    added = call("authorize-security-group-ingress", "--group-id", group, "--protocol", "tcp", "--port", "80-81",
+                 "--cidr", "0.0.0.0/0")["SecurityGroupRules"]
+    assert [(rule["IpProtocol"], rule["FromPort"], rule["ToPort"], rule["CidrIpv4"]) for rule in added] == [
+        ("tcp", 80, 81, "0.0.0.0/0")]
+    found = call("describe-security-groups", "--filters", f"Name=group-name,Values={family}",
+                 f"Name=vpc-id,Values={vpc}")["SecurityGroups"]
+    assert found[0]["IpPermissions"][0]["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
+    text = run_aws(aws, "ec2", "delete-vpc", "--vpc-id", vpc, succeeds=False)
+    assert "(DependencyViolation)" in text
+    text = run_aws(aws, "ec2", "create-vpc", "--cidr-block", "10.78.0.0/16", "--dry-run", succeeds=False)
+    assert "(DryRunOperation)" in text
+    run_aws(aws, "ec2", "delete-security-group", "--group-id", group)
+    run_aws(aws, "ec2", "delete-subnet", "--subnet-id", subnet)
+    run_aws(aws, "ec2", "delete-vpc", "--vpc-id", vpc)
 
 
 def test_aws_cli_1_reads_the_environment(run_program):
@@ -82,10 +108,10 @@ def test_aws_cli_shows_refusals(run_aws, aws):
 
 @pytest.mark.skipif(shutil.which("node") is None or not NPM.joinpath("node_modules").exists(),
                     reason="no node or no SDK for JavaScript")
-def test_sdk_for_javascript(run_program, server, family, register):
+def test_sdk_for_javascript(run_program, server, family, register, subnet):
     register(["exit", "3"])
     # Node looks for packages beside the script, so that a copy of it is run where the SDK is.
     script = NPM / "smoke.mjs"
     shutil.copy(SMOKE, script)
-    answer = json.loads(run_program("node", str(script), server.endpoint, CLUSTER, family))
+    answer = json.loads(run_program("node", str(script), server.endpoint, CLUSTER, family, subnet))
     assert answer == {"accepted": "PROVISIONING", "exitCode": 3, "refusal": "ClusterNotFoundException"}

@@ -11,7 +11,7 @@ from errors import refused
 pytestmark = needs_wasm
 
 
-def test_accepted_task_has_the_recorded_shape(register, run, family):
+def test_accepted_task_has_the_recorded_shape(register, run, family, subnet):
     register()
     answer = run()
     assert answer["failures"] == []
@@ -34,7 +34,7 @@ def test_accepted_task_has_the_recorded_shape(register, run, family):
     assert task["availabilityZone"].startswith("us-east-1")
     attachment = task["attachments"][0]
     assert (attachment["type"], attachment["status"]) == ("ElasticNetworkInterface", "PRECREATED")
-    assert attachment["details"] == [{"name": "subnetId", "value": "subnet-1"}]
+    assert attachment["details"] == [{"name": "subnetId", "value": subnet}]
     for absent in ["stoppedReason", "stopCode", "startedAt", "stoppedAt"]:
         assert absent not in task
     container = task["containers"][0]

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail, ensure};
 use neargate_auth::sigv4::{Outgoing, PathStyle, Payload, Signer};
 use neargate_auth::{Secret, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// An answer takes longer than this only if the server hangs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -29,6 +29,8 @@ pub struct Credentials {
 /// An AWS service as a client names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
+    /// Amazon EC2, whose operations take a form and answer in XML.
+    Ec2,
     /// Amazon ECS.
     Ecs,
     /// CloudWatch Logs.
@@ -38,15 +40,17 @@ pub enum Api {
 impl Api {
     fn scope(self) -> &'static str {
         match self {
+            Self::Ec2 => "ec2",
             Self::Ecs => "ecs",
             Self::Logs => "logs",
         }
     }
 
-    fn target(self) -> &'static str {
+    fn target(self) -> Option<&'static str> {
         match self {
-            Self::Ecs => "AmazonEC2ContainerServiceV20141113",
-            Self::Logs => "Logs_20140328",
+            Self::Ec2 => None,
+            Self::Ecs => Some("AmazonEC2ContainerServiceV20141113"),
+            Self::Logs => Some("Logs_20140328"),
         }
     }
 }
@@ -104,13 +108,15 @@ pub struct Client {
     address: String,
     credentials: Credentials,
     connection: Option<BufReader<TcpStream>>,
+    /// A subnet of the default VPC, once it was asked for.
+    subnet: Option<String>,
 }
 
 impl Client {
     /// A client of `http://ADDRESS:PORT`; it connects when it first sends.
     pub fn new(endpoint: &str, credentials: Credentials) -> Self {
         let address = endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        Self { address, credentials, connection: None }
+        Self { address, credentials, connection: None, subnet: None }
     }
 
     /// Calls an ECS operation; anything but a 200 is a [`Refused`].
@@ -121,6 +127,31 @@ impl Client {
     /// Calls a CloudWatch Logs operation; anything but a 200 is a [`Refused`].
     pub fn logs(&mut self, operation: &str, body: &Value) -> Result<Value> {
         self.call(Api::Logs, operation, body)
+    }
+
+    /// What RunTask needs to know of the network of a task with the network mode `awsvpc`: a subnet of the default VPC.
+    /// The server is asked once.
+    pub fn network(&mut self) -> Result<Value> {
+        let subnet = match &self.subnet {
+            Some(subnet) => subnet.clone(),
+            None => self.subnet.insert(self.default_subnet()?).clone(),
+        };
+        Ok(json!({"awsvpcConfiguration": {"subnets": [subnet]}}))
+    }
+
+    fn default_subnet(&mut self) -> Result<String> {
+        const OPERATION: &str = "DescribeSubnets";
+        let form = format!(
+            "Action={OPERATION}&Version=2016-11-15&Filter.1.Name=default-for-az&Filter.1.Value.1=true"
+        );
+        let answer = self.post(Api::Ec2, OPERATION, form.as_bytes())?;
+        if answer.status != 200 {
+            bail!(Refused { operation: OPERATION.to_owned(), answer });
+        }
+        let text = String::from_utf8_lossy(&answer.body);
+        let after = text.split_once("<subnetId>").map(|(_, after)| after);
+        let id = after.and_then(|after| after.split('<').next());
+        id.map(str::to_owned).with_context(|| format!("find a subnet in {text}"))
     }
 
     fn call(&mut self, api: Api, operation: &str, body: &Value) -> Result<Value> {
@@ -145,12 +176,13 @@ impl Client {
         body: &[u8],
         now: Timestamp,
     ) -> Result<Vec<(String, String)>> {
-        let target = format!("{}.{operation}", api.target());
-        let plain: [(&str, &[u8]); 3] = [
-            ("host", self.address.as_bytes()),
-            ("content-type", b"application/x-amz-json-1.1"),
-            ("x-amz-target", target.as_bytes()),
-        ];
+        let target = api.target().map(|prefix| format!("{prefix}.{operation}"));
+        let content_type = match target {
+            Some(_) => "application/x-amz-json-1.1",
+            None => "application/x-www-form-urlencoded",
+        };
+        let mut plain = vec![("host", self.address.as_bytes()), ("content-type", content_type.as_bytes())];
+        plain.extend(target.iter().map(|target| ("x-amz-target", target.as_bytes())));
         let signer = Signer {
             access_key: &self.credentials.access_key,
             secret: &Secret::new(self.credentials.secret.as_str()),

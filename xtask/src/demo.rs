@@ -106,6 +106,9 @@ impl Aws {
         let definition = format!("file://examples/{}", job.definition);
         let query = "taskDefinition.taskDefinitionArn";
         self.show(&["ecs", "register-task-definition", "--cli-input-json", &definition, "--query", query])?;
+        let query = "Subnets[0].SubnetId";
+        let subnet = self.show(&["ec2", "describe-subnets", "--query", query, "--output", "text"])?;
+        let network = format!("awsvpcConfiguration={{subnets=[{}]}}", subnet.trim());
         let arn = self.show(&[
             "ecs",
             "run-task",
@@ -116,7 +119,7 @@ impl Aws {
             "--launch-type",
             "FARGATE",
             "--network-configuration",
-            "awsvpcConfiguration={subnets=[subnet-demo]}",
+            &network,
             "--query",
             "tasks[0].taskArn",
             "--output",

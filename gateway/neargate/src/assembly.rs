@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, Disk, Host, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
-use neargate_model::{Policy, TaskId, Timestamp};
+use neargate_model::{Cidr, Policy, TaskId, Timestamp};
 use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, Starts, StdioSource, TaskFiles};
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
@@ -40,6 +40,8 @@ pub(crate) struct Ingredients {
     pub(crate) listen_on: IpAddr,
     pub(crate) policy: Policy,
     pub(crate) disk: Arc<dyn Disk>,
+    /// Blocks for default VPCs, the best first.
+    pub(crate) default_vpcs: Vec<Cidr>,
 }
 
 /// Control and its node, running.
@@ -74,9 +76,10 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         listen_on,
         policy,
         disk,
+        default_vpcs,
     } = ingredients;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let host = Host { clock: Arc::new(SystemClock), disk };
+    let host = Host { clock: Arc::new(SystemClock), disk, default_vpcs };
     let control = Control::new(store, Arc::new(ChannelLink { commands }), host, capacity);
     let sessions = Sessions::default();
     let agent = Agent::new(Parts {

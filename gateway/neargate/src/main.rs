@@ -20,6 +20,7 @@ mod run;
 mod serve;
 mod sessions;
 mod user;
+mod vpc_blocks;
 mod wasm;
 
 use std::process::ExitCode;

@@ -40,6 +40,7 @@ use crate::data_dir::DataDir;
 use crate::disk::AnyDisk;
 use crate::policy;
 use crate::progress::Progress;
+use crate::vpc_blocks;
 use crate::wasm;
 
 pub(crate) use self::args::RunArgs;
@@ -114,6 +115,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
             policy: policy::of_invoker(),
             disk: Arc::new(AnyDisk),
+            default_vpcs: vpc_blocks::candidates(None),
         });
         let code = run_task(args, shape, &machine, &artifacts, timeout).await;
         match containers {
@@ -355,6 +357,7 @@ async fn submit(shape: TaskShape, control: &Control, timeout: Option<Duration>) 
         tags: Tags::new(),
         propagate_definition_tags: false,
         changes: NewTask::default(),
+        network: None,
         token: None,
         deadline: timeout.map(|timeout| (SystemTime::now() + timeout).into()),
         face: String::new(),

@@ -14,8 +14,9 @@ use neargate_container::{ContainerDriver, LauncherClient, Policy as LauncherPoli
 use neargate_control::{Control, RetentionConfig};
 use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
-use neargate_model::{AccountId, Policy, Region, TaskId};
+use neargate_model::{AccountId, Cidr, Policy, Region, TaskId};
 use neargate_node::{Artifacts, LocalImages, LogStdio, Starts};
+use neargate_server::ec2::Ec2Api;
 use neargate_server::ecs::EcsApi;
 use neargate_server::logs::LogsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway, Native};
@@ -35,6 +36,7 @@ use crate::notify;
 use crate::policy;
 use crate::sessions::NodeSessions;
 use crate::user::HostUser;
+use crate::vpc_blocks;
 use crate::wasm;
 
 /// How often what was kept long enough is forgotten.
@@ -74,6 +76,11 @@ pub(crate) struct ServeArgs {
     /// How many times over the machine's memory may be promised to tasks.
     #[arg(long, default_value_t = 4.0, value_name = "RATIO")]
     memory_overcommit: f64,
+    /// The block of the default VPC, from which tasks get their addresses: a network that this machine does not use, for
+    /// example 172.31.0.0/16, which is the default unless something is routed there. Of effect before it is made, at the
+    /// first use of networks.
+    #[arg(long, value_name = "CIDR", env = "NEARGATE_VPC_BLOCK")]
+    vpc_block: Option<Cidr>,
     /// How many instances a Wasm worker may hold at a time; an account has one worker for each core.
     #[arg(long, default_value_t = 1000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=6000))]
     wasm_instances: u32,
@@ -222,6 +229,7 @@ async fn serve(
         listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         policy: policy.clone(),
         disk: disk.clone(),
+        default_vpcs: vpc_blocks::candidates(args.vpc_block),
     });
     for allowed in policy::describe(&policy) {
         tracing::info!(allowed, "the policy allows tasks more than usual");
@@ -235,7 +243,11 @@ async fn serve(
         true => Access::Open { account },
         false => Access::signed(AccountKeys { account, root: data.root_key()? }),
     };
-    let apis = Apis { ecs: EcsApi::new(control.clone(), policy), logs: LogsApi::new(logs.clone()) };
+    let apis = Apis {
+        ec2: Ec2Api::new(control.clone()),
+        ecs: EcsApi::new(control.clone(), policy),
+        logs: LogsApi::new(logs.clone()),
+    };
     let native = Native::new(
         control.clone(),
         Arc::new(NodeArtifacts(artifacts.clone())),

@@ -142,6 +142,7 @@ impl Gateway {
     ) -> Result<Response<Bytes>, Refusal> {
         let input = match (route.protocol, form) {
             (Protocol::Query, Some(form)) => Input::Form(form),
+            (Protocol::Ec2, Some(form)) => Input::Ec2(form),
             _ => Input::Json(body),
         };
         let call = Call { operation: &route.operation, request_id: &cx.request_id, input };
@@ -195,7 +196,7 @@ fn signed_headers(head: &Parts) -> Vec<(&str, &[u8])> {
 
 /// An unbelieved request as AWS answers it: JSON services with 400, query services with 403.
 fn auth_reply(error: &AuthError, protocol: Protocol) -> ErrorReply {
-    let is_query = protocol == Protocol::Query;
+    let is_query = matches!(protocol, Protocol::Query | Protocol::Ec2);
     let pick = |json: &'static str, query: &'static str| if is_query { query } else { json };
     let code = match error {
         AuthError::MissingAuthenticationToken => {
@@ -203,6 +204,10 @@ fn auth_reply(error: &AuthError, protocol: Protocol) -> ErrorReply {
         }
         AuthError::IncompleteSignature(_) => pick("IncompleteSignatureException", "IncompleteSignature"),
         AuthError::RequestExpired { .. } => pick("RequestExpired", "RequestExpired"),
+        AuthError::UnrecognizedClient if protocol == Protocol::Ec2 => {
+            let message = "AWS was not able to validate the provided access credentials";
+            return ErrorReply::sender(401, "AuthFailure", message);
+        }
         AuthError::UnrecognizedClient => pick("UnrecognizedClientException", "InvalidClientTokenId"),
         AuthError::InvalidSignature(_)
         | AuthError::SignatureDoesNotMatch

@@ -1,14 +1,17 @@
 //! One row for each AWS service.
 
-use neargate_wire::{Call, DispatchError, Service, ecs, logs, sts};
+use neargate_wire::{Call, DispatchError, Service, ec2, ecs, logs, sts};
 
 use crate::RequestContext;
+use crate::ec2::Ec2Api;
 use crate::ecs::EcsApi;
 use crate::logs::LogsApi;
 use crate::sts::StsApi;
 
 /// The AWS services that this server has.
 pub struct Apis {
+    /// Amazon EC2.
+    pub ec2: Ec2Api,
     /// Amazon ECS.
     pub ecs: EcsApi,
     /// Amazon CloudWatch Logs.
@@ -24,6 +27,7 @@ impl Apis {
         call: &Call<'_>,
     ) -> Result<Vec<u8>, DispatchError> {
         match service.name {
+            "ec2" => ec2::dispatch(&self.ec2, cx, call).await,
             "ecs" => ecs::dispatch(&self.ecs, cx, call).await,
             "logs" => logs::dispatch(&self.logs, cx, call).await,
             "sts" => sts::dispatch(&StsApi, cx, call).await,

@@ -5,10 +5,10 @@ use thiserror::Error;
 use crate::error::ErrorReply;
 use crate::json::JsonError;
 use crate::query::Form;
-use crate::service::Service;
+use crate::service::{Protocol, Service};
 use crate::shape::{DecodeError, Shape};
 use crate::violation::Violations;
-use crate::{json, query};
+use crate::{ec2_query, json, query};
 
 /// A call of one operation.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub enum Input<'a> {
     Json(&'a [u8]),
     /// A form of the query protocol.
     Form(&'a Form),
+    /// A form of EC2's dialect.
+    Ec2(&'a Form),
 }
 
 /// Why a call has no output.
@@ -40,7 +42,7 @@ pub enum DispatchError {
         service: &'static Service,
         /// The name the client gave, cut to 128 characters.
         operation: String,
-        /// Whether the client spoke the query protocol.
+        /// Whether the client spoke a query protocol.
         query: bool,
     },
     /// The model has the operation, but Neargate does not implement it.
@@ -50,7 +52,7 @@ pub enum DispatchError {
         service: &'static Service,
         /// The operation's name.
         operation: &'static str,
-        /// Whether the client spoke the query protocol.
+        /// Whether the client spoke a query protocol.
         query: bool,
     },
     /// The body is not JSON of the model's types.
@@ -78,6 +80,8 @@ impl Call<'_> {
         let (input, mut violations): (T, _) = match self.input {
             Input::Json(body) => json::decode(body)?,
             Input::Form(form) => query::decode(form)?,
+            Input::Ec2(form) => ec2_query::decode(form)
+                .map_err(|error| DispatchError::Service(ec2_query::type_reply(&error)))?,
         };
         input.validate(&mut violations);
         match violations.is_empty() {
@@ -93,6 +97,9 @@ impl Call<'_> {
             Input::Form(_) => {
                 query::encode(self.operation, service.xml_namespace, Some(output), self.request_id)
             }
+            Input::Ec2(_) => {
+                ec2_query::encode(self.operation, service.xml_namespace, Some(output), self.request_id)
+            }
         }
     }
 
@@ -103,12 +110,15 @@ impl Call<'_> {
             Input::Form(_) => {
                 query::encode::<String>(self.operation, service.xml_namespace, None, self.request_id)
             }
+            Input::Ec2(_) => {
+                ec2_query::encode::<String>(self.operation, service.xml_namespace, None, self.request_id)
+            }
         }
     }
 
     /// The error for an operation that has no implementation.
     pub fn refuse(&self, service: &'static Service) -> DispatchError {
-        let query = matches!(self.input, Input::Form(_));
+        let query = matches!(self.input, Input::Form(_) | Input::Ec2(_));
         match service.operation(self.operation) {
             Some(operation) => DispatchError::Unsupported { service, operation: operation.name, query },
             None => {
@@ -132,6 +142,9 @@ impl DispatchError {
             }
             Self::Json(error) => ErrorReply::sender(400, "SerializationException", error.to_string()),
             Self::Form(error) => ErrorReply::sender(400, "MalformedInput", error.to_string()),
+            Self::Constraint { service, violations } if service.protocols.contains(&Protocol::Ec2) => {
+                ec2_query::constraint_reply(violations)
+            }
             Self::Constraint { service, violations } => {
                 ErrorReply::sender(400, service.invalid_code, violations.to_string())
             }

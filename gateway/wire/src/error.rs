@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::service::{Protocol, Service};
-use crate::{json, query};
+use crate::{ec2_query, json, query};
 
 /// An error answer, before it takes the form of a protocol.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,7 @@ impl ErrorReply {
             Protocol::Query => {
                 query::encode_error(self, service.and_then(|service| service.xml_namespace), request_id)
             }
+            Protocol::Ec2 => ec2_query::encode_error(self, request_id),
             Protocol::RpcV2Cbor => cbor_error(self),
         };
         Rendered { status: self.status, headers, body }
@@ -99,7 +100,7 @@ fn cbor_error(reply: &ErrorReply) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ecs, sts};
+    use crate::{ec2, ecs, sts};
 
     fn check(rendered: Rendered, content_type: &str, body: &str) {
         assert_eq!(rendered.status, 400);
@@ -132,6 +133,17 @@ mod tests {
              <Code>ValidationError</Code><Message>1 &lt; 2</Message>\
              <Detail><a><member>1</member><member>true</member></a></Detail></Error>\
              <RequestId>id-1</RequestId></ErrorResponse>",
+        );
+    }
+
+    #[test]
+    fn ec2_errors_are_a_list() {
+        let reply = ErrorReply::sender(400, "InvalidGroup.NotFound", "a & b");
+        check(
+            reply.render(Protocol::Ec2, Some(&ec2::SERVICE), "id-1"),
+            "text/xml;charset=UTF-8",
+            "<Response><Errors><Error><Code>InvalidGroup.NotFound</Code><Message>a &amp; b</Message></Error></Errors>\
+             <RequestID>id-1</RequestID></Response>",
         );
     }
 

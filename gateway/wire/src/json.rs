@@ -8,7 +8,8 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::error::ErrorReply;
-use crate::shape::{DecodeError, PLAIN, Shape, Sink, Source, Traits};
+use crate::shape::{DecodeError, PLAIN, Shape, Sink, Traits};
+use crate::source::Source;
 use crate::value::{TimeFormat, Timestamp};
 use crate::violation::Violations;
 

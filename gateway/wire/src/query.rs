@@ -8,7 +8,8 @@ use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
 use crate::error::ErrorReply;
-use crate::shape::{DecodeError, PLAIN, Shape, Source};
+use crate::shape::{DecodeError, PLAIN, Shape};
+use crate::source::Source;
 use crate::violation::Violations;
 use crate::xml::XmlWriter;
 
@@ -105,6 +106,11 @@ impl Node {
     /// The node one segment below.
     pub fn child(&self, segment: &str) -> Option<&Node> {
         self.children.get(segment)
+    }
+
+    /// The segments that go on one below.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.children.keys().map(String::as_str)
     }
 
     /// Whether no name goes on below.

@@ -3,7 +3,7 @@
 //! | sign | protocol |
 //! |---|---|
 //! | `X-Amz-Target: Prefix.Operation` | AWS JSON; the prefix names the AWS service |
-//! | `Action` and `Version` in a form body or query string | Query; version and credential scope name the service |
+//! | `Action` and `Version` in a form body or query string | Query or EC2's dialect of it; version and credential scope name the service |
 //! | `/service/{Service}/operation/{Operation}` | RPC v2 CBOR, refused in its own encoding |
 //! | none of these | not ours: [`RouteError::NotAws`] |
 
@@ -106,7 +106,7 @@ impl RouteError {
             }
             Self::Scope { service, protocol, .. } => {
                 let (status, code) = match protocol {
-                    Protocol::Query => (403, "SignatureDoesNotMatch"),
+                    Protocol::Query | Protocol::Ec2 => (403, "SignatureDoesNotMatch"),
                     _ => (400, "InvalidSignatureException"),
                 };
                 let message = format!("Credential should be scoped to correct service: '{service}'.");
@@ -176,18 +176,18 @@ fn by_target(head: &RequestHead<'_>, target: &str) -> Result<Route, RouteError> 
 fn by_action(head: &RequestHead<'_>, action: &str, version: Option<&str>) -> Result<Route, RouteError> {
     allow(head, &["POST", "GET"], Protocol::Query)?;
     let candidates = || {
-        let query = SERVICES.iter().copied().filter(|service| service.protocols.contains(&Protocol::Query));
-        query.filter(|service| version.is_none_or(|version| version == service.api_version))
+        let query = SERVICES.iter().copied().filter_map(|service| Some((service, service.form_protocol()?)));
+        query.filter(|(service, _)| version.is_none_or(|version| version == service.api_version))
     };
-    let signed_for = candidates().find(|service| head.scope == Some(service.scope));
+    let signed_for = candidates().find(|(service, _)| head.scope == Some(service.scope));
     // Without a matching scope the version has to be there, and to name one AWS service alone.
     let by_version = || version.and_then(|_| candidates().next().filter(|_| candidates().count() == 1));
     let service = signed_for.or_else(by_version);
-    let service = service.ok_or_else(|| RouteError::Action {
+    let (service, protocol) = service.ok_or_else(|| RouteError::Action {
         action: cut(action, 128),
         version: version.map(|version| cut(version, 32)),
     })?;
-    Ok(Route { service, operation: action.to_owned(), protocol: Protocol::Query })
+    Ok(Route { service, operation: action.to_owned(), protocol })
 }
 
 fn allow(head: &RequestHead<'_>, methods: &[&str], protocol: Protocol) -> Result<(), RouteError> {
@@ -248,6 +248,7 @@ mod tests {
     fn an_action_is_found_in_body_and_query_string() {
         check(POST, CALLER, "sts GetCallerIdentity Query");
         check(RequestHead { scope: Some("sts"), ..POST }, "Action=AssumeRole", "sts AssumeRole Query");
+        check(POST, "Action=DescribeVpcs&Version=2016-11-15", "ec2 DescribeVpcs Ec2");
         let get = RequestHead { method: "GET", query: Some(CALLER), content_type: None, ..POST };
         check(get, "", "sts GetCallerIdentity Query");
         check(RequestHead { method: "POST", ..get }, "", "sts GetCallerIdentity Query");

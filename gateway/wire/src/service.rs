@@ -17,9 +17,9 @@ pub struct Service {
     pub protocols: &'static [Protocol],
     /// What stands before the dot in `X-Amz-Target`, for JSON protocols.
     pub target_prefix: Option<&'static str>,
-    /// The version of the API, which the query protocol sends as `Version`.
+    /// The version of the API, which the query protocols send as `Version`.
     pub api_version: &'static str,
-    /// Namespace of responses in the query protocol.
+    /// Namespace of responses in the query protocols.
     pub xml_namespace: Option<&'static str>,
     /// Whether JSON errors also carry `x-amzn-query-error`.
     pub query_compatible: bool,
@@ -36,6 +36,11 @@ impl Service {
     pub fn operation(&self, name: &str) -> Option<&'static Operation> {
         let index = self.operations.binary_search_by_key(&name, |operation| operation.name).ok()?;
         Some(&self.operations[index])
+    }
+
+    /// The protocol of forms that it speaks, if any.
+    pub fn form_protocol(&self) -> Option<Protocol> {
+        self.protocols.iter().copied().find(|protocol| matches!(protocol, Protocol::Query | Protocol::Ec2))
     }
 
     /// The JSON protocol it speaks, if any.
@@ -56,6 +61,8 @@ pub enum Protocol {
     Json11,
     /// AWS Query: a form in, XML out.
     Query,
+    /// EC2's dialect of AWS Query.
+    Ec2,
     /// Smithy RPC v2 CBOR: recognised, and refused in its own encoding.
     RpcV2Cbor,
 }
@@ -67,6 +74,7 @@ impl Protocol {
             Self::Json10 => "application/x-amz-json-1.0",
             Self::Json11 => "application/x-amz-json-1.1",
             Self::Query => "text/xml",
+            Self::Ec2 => "text/xml;charset=UTF-8",
             Self::RpcV2Cbor => "application/cbor",
         }
     }
@@ -85,6 +93,13 @@ pub struct Operation {
     pub method: &'static str,
     /// The URI template of the model; `/` except for REST protocols.
     pub uri: &'static str,
+}
+
+impl Operation {
+    /// An operation that is refused, of a service without REST.
+    pub const fn refused(name: &'static str) -> Self {
+        Self { name, mark: Mark::Refused, note: "", method: "POST", uri: "/" }
+    }
 }
 
 /// How far an operation goes: nothing is silently ignored.
@@ -157,6 +172,7 @@ mod tests {
         assert_eq!(mark("ecs", "RunTask"), Some(Mark::Real));
         assert_eq!(mark("ecs", "CreateService"), Some(Mark::Refused));
         assert_eq!(mark("sts", "AssumeRole"), Some(Mark::Refused));
+        assert_eq!(mark("ec2", "RunInstances"), Some(Mark::Refused));
         assert_eq!(fidelity().filter(|row| row.service == "ecs").count(), 88);
         assert!(
             fidelity().all(|row| row.mark != Mark::Stored || !row.note.is_empty()),

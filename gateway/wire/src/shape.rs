@@ -14,10 +14,10 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use regex::Regex;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use thiserror::Error;
 
-use crate::query::Node;
+use crate::source::Source;
 use crate::value::{Blob, TimeFormat, Timestamp};
 use crate::violation::{Constraint, Violations};
 
@@ -157,142 +157,6 @@ impl Pattern {
     fn matches(&self, text: &str) -> bool {
         let compile = || Regex::new(self.rust).expect("the generator has compiled this pattern");
         self.compiled.get_or_init(compile).is_match(text)
-    }
-}
-
-/// A value that came in: a node of a JSON document or of a form.
-#[derive(Debug)]
-pub enum Source<'a> {
-    /// Part of a JSON document.
-    Json(Value),
-    /// Part of a form; everything is text.
-    Form(&'a Node),
-}
-
-impl<'a> Source<'a> {
-    fn error(&self, expected: &'static str, at: &Violations) -> DecodeError {
-        let found = match self {
-            Self::Json(Value::Null) => "null",
-            Self::Json(Value::Bool(_)) => "a boolean",
-            Self::Json(Value::Number(_)) => "a number",
-            Self::Json(Value::String(_)) => "a string",
-            Self::Json(Value::Array(_)) => "a list",
-            Self::Json(Value::Object(_)) => "a structure",
-            Self::Form(node) if node.text().is_some() => "other text",
-            Self::Form(_) => "a structure",
-        };
-        DecodeError { path: at.path(), expected, found }
-    }
-
-    /// The members of a structure.
-    pub fn fields(self, at: &Violations) -> Result<Fields<'a>, DecodeError> {
-        match self {
-            Self::Json(Value::Object(members)) => Ok(Fields::Json(members)),
-            Self::Form(node) if node.text().is_none_or(str::is_empty) => Ok(Fields::Form(node)),
-            other => Err(other.error("a structure", at)),
-        }
-    }
-
-    fn text(self, at: &Violations) -> Result<String, DecodeError> {
-        match self {
-            Self::Json(Value::String(text)) => Ok(text),
-            Self::Form(node) if node.text().is_some() => Ok(node.text().unwrap_or_default().to_owned()),
-            other => Err(other.error("a string", at)),
-        }
-    }
-
-    /// A number, from a JSON number or from form text.
-    fn number<T>(
-        self,
-        expected: &'static str,
-        at: &Violations,
-        json: impl FnOnce(&Value) -> Option<T>,
-        text: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<T, DecodeError> {
-        let number = match &self {
-            Self::Json(value) => json(value),
-            Self::Form(node) => node.text().and_then(text),
-        };
-        number.ok_or_else(|| self.error(expected, at))
-    }
-
-    fn items(self, traits: &Traits, at: &Violations) -> Result<Vec<Source<'a>>, DecodeError> {
-        match self {
-            Self::Json(Value::Array(items)) => Ok(items.into_iter().map(Source::Json).collect()),
-            Self::Form(node) => {
-                let list = if traits.flattened { Some(node) } else { node.child(traits.item_name) };
-                let numbered = list.and_then(Node::numbered);
-                match numbered {
-                    Some(items) => Ok(items.into_iter().map(Source::Form).collect()),
-                    None if node.text() == Some("") && node.is_leaf() => Ok(Vec::new()),
-                    None => Err(Self::Form(node).error("a list", at)),
-                }
-            }
-            other => Err(other.error("a list", at)),
-        }
-    }
-
-    fn entries(self, traits: &Traits, at: &Violations) -> Result<Vec<(String, Source<'a>)>, DecodeError> {
-        match self {
-            Self::Json(Value::Object(entries)) => {
-                Ok(entries.into_iter().map(|(key, value)| (key, Source::Json(value))).collect())
-            }
-            Self::Form(node) if node.text() == Some("") && node.is_leaf() => Ok(Vec::new()),
-            Self::Form(node) => {
-                let map = if traits.flattened { Some(node) } else { node.child("entry") };
-                let read = |entry: &'a Node| {
-                    let key = entry.child(traits.key_name)?.text()?.to_owned();
-                    Some((key, Source::Form(entry.child(traits.value_name)?)))
-                };
-                let entries = map.and_then(Node::numbered);
-                let entries = entries.and_then(|entries| entries.into_iter().map(read).collect());
-                entries.ok_or_else(|| Self::Form(node).error("a map", at))
-            }
-            other => Err(other.error("a map", at)),
-        }
-    }
-}
-
-/// The members of a structure that came in; unknown members are ignored.
-#[derive(Debug)]
-pub enum Fields<'a> {
-    /// The members of a JSON object.
-    Json(Map<String, Value>),
-    /// The children of a form node.
-    Form(&'a Node),
-}
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, name: &str) -> Option<Source<'a>> {
-        match self {
-            Self::Json(members) => members.remove(name).filter(|value| !value.is_null()).map(Source::Json),
-            Self::Form(node) => node.child(name).map(Source::Form),
-        }
-    }
-
-    /// Reads a member that may be absent or null.
-    pub fn optional<T: Shape>(
-        &mut self,
-        name: &'static str,
-        traits: &'static Traits,
-        at: &mut Violations,
-    ) -> Result<Option<T>, DecodeError> {
-        let Some(source) = self.take(name) else { return Ok(None) };
-        at.in_member(name, |at| T::decode(source, traits, at)).map(Some)
-    }
-
-    /// Reads a member that must be there; when it is not, notes that and stands in the type's default.
-    pub fn required<T: Shape + Default>(
-        &mut self,
-        name: &'static str,
-        traits: &'static Traits,
-        at: &mut Violations,
-    ) -> Result<T, DecodeError> {
-        let member = self.optional(name, traits, at)?;
-        if member.is_none() {
-            at.in_member(name, |at| at.report(Constraint::Required, None));
-        }
-        Ok(member.unwrap_or_default())
     }
 }
 
@@ -606,12 +470,14 @@ macro_rules! structure {
         #[allow(unused_mut, unused_variables, clippy::redundant_closure_call)]
         impl $crate::shape::Shape for $name {
             fn decode(
-                source: $crate::shape::Source<'_>,
+                source: $crate::source::Source<'_>,
                 _: &'static $crate::shape::Traits,
                 at: &mut $crate::Violations,
             ) -> ::std::result::Result<Self, $crate::shape::DecodeError> {
                 let mut fields = source.fields(at)?;
-                Ok(Self { $($field: fields.$kind($wire, $traits, at)?,)* })
+                let value = Self { $($field: fields.$kind($wire, $traits, at)?,)* };
+                fields.finish(at);
+                Ok(value)
             }
 
             fn encode(&self, _: &'static $crate::shape::Traits, out: &mut dyn $crate::shape::Sink) {
@@ -681,7 +547,7 @@ macro_rules! string_enum {
 
         impl $crate::shape::Shape for $name {
             fn decode(
-                source: $crate::shape::Source<'_>,
+                source: $crate::source::Source<'_>,
                 traits: &'static $crate::shape::Traits,
                 at: &mut $crate::Violations,
             ) -> ::std::result::Result<Self, $crate::shape::DecodeError> {

@@ -27,6 +27,8 @@ pub enum Constraint {
     Enum(&'static [&'static str]),
     /// A union has no member set, or more than one.
     Union,
+    /// The operation has no such parameter.
+    Unknown,
 }
 
 /// One member that broke a constraint.
@@ -53,6 +55,7 @@ enum Segment {
     Member(&'static str),
     Index(usize),
     Key(String),
+    Name(String),
 }
 
 impl Violations {
@@ -76,6 +79,16 @@ impl Violations {
         self.kept.iter().find(|violation| violation.constraint == Constraint::Required)
     }
 
+    /// Whether the input itself is being looked at, rather than something in it.
+    pub fn is_at_root(&self) -> bool {
+        self.path.is_empty()
+    }
+
+    /// Notes that the structure being looked at was sent with a member that it does not have.
+    pub fn report_unknown(&mut self, name: &str) {
+        self.within(Segment::Name(clip(name)), |at| at.report(Constraint::Unknown, None));
+    }
+
     /// Runs `look` with the path extended by a member.
     pub fn in_member<T>(&mut self, name: &'static str, look: impl FnOnce(&mut Self) -> T) -> T {
         self.within(Segment::Member(name), look)
@@ -96,7 +109,8 @@ impl Violations {
     /// A member that is already known to be absent is not reported again for its placeholder value.
     pub fn report(&mut self, constraint: Constraint, value: Option<&str>) {
         let path = self.path();
-        if self.kept.iter().any(|known| known.constraint == Constraint::Required && known.path == path) {
+        let is_absent = |known: &Violation| known.constraint == Constraint::Required && known.path == path;
+        if constraint != Constraint::Unknown && self.kept.iter().any(is_absent) {
             return;
         }
         self.total += 1;
@@ -114,6 +128,8 @@ impl Violations {
                 Segment::Member(name) => write!(path, ".{name}"),
                 Segment::Index(index) => write!(path, "[{index}]"),
                 Segment::Key(key) => write!(path, "[{key:?}]"),
+                Segment::Name(name) if path.is_empty() => write!(path, "{name}"),
+                Segment::Name(name) => write!(path, ".{name}"),
             };
             written.expect("writing to a string");
         }
@@ -169,6 +185,7 @@ impl fmt::Display for Constraint {
             Self::Pattern(pattern) => write!(f, "Member must satisfy regular expression pattern: {pattern}"),
             Self::Enum(names) => write!(f, "Member must satisfy enum value set: [{}]", names.join(", ")),
             Self::Union => f.write_str("Member must have exactly one of its members set"),
+            Self::Unknown => f.write_str("Member must be one that the operation has"),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Writes the XML of the query protocol. It is only ever written, never read.
+//! Writes the XML of the query protocols. It is only ever written, never read.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::shape::{Shape, Sink, Traits};
+use crate::shape::{PLAIN, Shape, Sink, Traits};
 use crate::value::{TimeFormat, Timestamp};
 
 type Name = Cow<'static, str>;
@@ -13,7 +13,7 @@ type Name = Cow<'static, str>;
 #[derive(Debug, Default)]
 pub(crate) struct XmlWriter {
     text: String,
-    /// Name of the element that the next value becomes.
+    /// Name of the element that the next value becomes; without one, a value has no element of its own.
     next: Name,
     open: Vec<Open>,
 }
@@ -21,7 +21,7 @@ pub(crate) struct XmlWriter {
 /// An open structure, list or map.
 #[derive(Debug)]
 struct Open {
-    /// The element to close; `None` for flattened lists and maps.
+    /// The element to close; `None` for flattened lists and maps, and for a whole output without an element of its own.
     element: Option<Name>,
     /// Name of the elements inside a list or a map.
     item: Name,
@@ -59,6 +59,12 @@ impl XmlWriter {
     pub(crate) fn value<T: Shape>(&mut self, name: String, value: &T, traits: &'static Traits) {
         self.next = name.into();
         value.encode(traits, self);
+    }
+
+    /// Writes the members of a structure into the element that is open.
+    pub(crate) fn members<T: Shape>(&mut self, value: &T) {
+        self.next = Name::default();
+        value.encode(&PLAIN, self);
     }
 
     /// Writes a JSON value as the element `name`; lists become `member` elements.
@@ -105,7 +111,7 @@ impl XmlWriter {
 
     fn begin(&mut self, flattened: bool, item: &'static str) {
         let name = std::mem::take(&mut self.next);
-        if flattened {
+        if flattened || name.is_empty() {
             self.open.push(Open { element: None, item: name });
         } else {
             self.open(&name);

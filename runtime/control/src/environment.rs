@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use neargate_model::{NodeCommand, Timestamp};
+use neargate_model::{Cidr, NodeCommand, Timestamp};
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
@@ -47,6 +47,9 @@ pub struct Host {
     pub clock: Arc<dyn Clock>,
     /// The disk of its store and its tasks.
     pub disk: Arc<dyn Disk>,
+    /// Blocks for default VPCs, the best first: addresses that it can route to its tasks. Each scope takes the first that
+    /// no other one has.
+    pub default_vpcs: Vec<Cidr>,
 }
 
 /// The way to the node: a channel on one machine, a stream on many.

@@ -11,6 +11,7 @@ mod clusters;
 mod definitions;
 mod environment;
 mod memo;
+mod network;
 mod place;
 mod recover;
 mod reports;
@@ -23,6 +24,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use neargate_model::vpc::{SecurityGroup, Subnet, Vpc};
 use neargate_model::{Cluster, Task, TaskDefinition, TaskSpec};
 use neargate_store::{Store, StoreError};
 
@@ -31,6 +33,7 @@ use memo::Memo;
 pub use clusters::{ClusterCounts, ClusterError};
 pub use definitions::{DefinitionError, DefinitionStatusFilter, NewDefinition, RevisionWanted};
 pub use environment::{Clock, Disk, DiskRoom, Host, NodeLink, NodeLinkError, SystemClock};
+pub use network::{NetworkChangeError, WantedNetwork};
 pub use place::{Capacity, Refusal};
 pub use recover::{Recovered, RetentionConfig, Swept};
 pub use reports::ReportError;
@@ -52,6 +55,7 @@ struct Shared {
     node: Arc<dyn NodeLink>,
     host: Host,
     ledger: place::Ledger,
+    networks: network::NetworkState,
     memos: Memos,
 }
 
@@ -62,6 +66,9 @@ struct Memos {
     /// Running and stopped.
     tasks: Memo<Task>,
     specs: Memo<TaskSpec>,
+    vpcs: Memo<Vpc>,
+    subnets: Memo<Subnet>,
+    groups: Memo<SecurityGroup>,
 }
 
 impl Default for Memos {
@@ -71,6 +78,9 @@ impl Default for Memos {
             definitions: Memo::new(tables::DEFINITIONS),
             tasks: Memo::new(tables::TASKS),
             specs: Memo::new(tables::SPECS),
+            vpcs: Memo::new(tables::VPCS),
+            subnets: Memo::new(tables::SUBNETS),
+            groups: Memo::new(tables::GROUPS),
         }
     }
 }
@@ -79,7 +89,9 @@ impl Control {
     /// Control over a store and one node with this capacity.
     pub fn new(store: Arc<dyn Store>, node: Arc<dyn NodeLink>, host: Host, capacity: Capacity) -> Self {
         let ledger = place::Ledger::new(capacity);
-        Self { shared: Arc::new(Shared { store, node, host, ledger, memos: Memos::default() }) }
+        let networks = network::NetworkState::default();
+        let shared = Shared { store, node, host, ledger, networks, memos: Memos::default() };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Refuses what makes the store larger while its disk is full.

@@ -32,6 +32,8 @@ pub enum Refusal {
     Tasks,
     /// The disk is nearly full.
     Disk,
+    /// Its subnets have no free address.
+    Address,
 }
 
 /// What one task asks for.

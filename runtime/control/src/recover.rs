@@ -51,6 +51,8 @@ impl Control {
     /// Reads the intent again after a start and tells the node of every task that has not stopped.
     pub async fn recover(&self) -> Result<Recovered, StoreError> {
         let mut recovered = Recovered::default();
+        // No task may run before it is known who may talk to it.
+        self.tell_network().await;
         for (_, found) in scan_all(self.store(), &TASKS, &TASKS.prefix(&[])).await? {
             let task = found.value;
             let key = task.key();
@@ -59,6 +61,10 @@ impl Control {
                 tracing::error!(task = %task.id, "task has no specification and cannot be run");
                 continue;
             };
+            if let Some(network) = &spec.value.network {
+                let (subnet, groups) = (&network.subnet, &network.groups);
+                self.shared.networks.addresses.note(key.clone(), network.address, subnet, groups);
+            }
             let assign = NodeCommand::Assign {
                 spec: Box::new(spec.value),
                 status: Box::new(task.status),

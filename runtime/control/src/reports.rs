@@ -6,7 +6,7 @@ use neargate_model::{LastStatus, NodeReport, Task};
 use neargate_store::{StoreError, Txn, Versioned};
 
 use crate::Control;
-use crate::tables::{STOPPED, TASKS, WRITE_ATTEMPTS, commit_at, task_key, too_contended};
+use crate::tables::{INTERFACES, STOPPED, TASKS, WRITE_ATTEMPTS, commit_at, task_key, too_contended};
 
 /// Why a report was not committed; the node says it again.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,11 @@ impl Control {
             let has_stopped = task.status.last == LastStatus::Stopped;
             let txn = Txn::fresh().at_rev(&at, found.rev);
             let stopped_at = task_key(&STOPPED, &report.task);
-            let (txn, now_at) = if has_stopped { (txn.delete(&at), &stopped_at) } else { (txn, &at) };
+            let (txn, now_at) = match has_stopped {
+                // Its interface goes with it; a task without one has no such key.
+                true => (txn.delete(&at).delete(&task_key(&INTERFACES, &report.task)), &stopped_at),
+                false => (txn, &at),
+            };
             let txn = TASKS.put(txn, now_at, &task)?;
             neargate_failpoint::reach("control::report::before");
             if let Some(rev) = commit_at(self.store(), txn).await? {
@@ -38,6 +42,7 @@ impl Control {
                 if has_stopped {
                     self.memos().tasks.forget(&at);
                     self.shared.ledger.give_back(&report.task);
+                    self.shared.networks.addresses.give_back(&report.task, self.now());
                     tracing::info!(task = %task.id, reason = stop_reason(&task.status), "task stopped");
                 }
                 return Ok(());

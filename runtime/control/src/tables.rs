@@ -1,5 +1,6 @@
 //! The tables of the control state. All are written by this crate alone.
 
+use neargate_model::vpc::{NetworkInterface, SecurityGroup, Subnet, Vpc};
 use neargate_model::{
     AccountSetting, Cluster, ClusterName, Family, Scope, Task, TaskDefinition, TaskId, TaskKey, TaskSpec,
     Timestamp,
@@ -34,6 +35,24 @@ pub(crate) const SPECS: Table<TaskSpec> = Table::new("task-spec", "neargate-cont
 pub(crate) const TOKENS: Table<TokenRecord> = Table::new("client-token", "neargate-control", 1);
 /// Account settings, by scope, principal and name.
 pub(crate) const SETTINGS: Table<AccountSetting> = Table::new("account-setting", "neargate-control", 1);
+
+/// One record a scope that has networks, by scope; every change of its VPCs, subnets and groups rewrites it.
+pub(crate) const NETWORKS: Table<NetworkRecord> = Table::new("network", "neargate-control", 1);
+/// VPCs, by scope and id.
+pub(crate) const VPCS: Table<Vpc> = Table::new("vpc", "neargate-control", 1);
+/// Subnets, by scope and id.
+pub(crate) const SUBNETS: Table<Subnet> = Table::new("subnet", "neargate-control", 1);
+/// Security groups with their rules, by scope and id.
+pub(crate) const GROUPS: Table<SecurityGroup> = Table::new("security-group", "neargate-control", 1);
+/// Network interfaces of tasks that have not stopped; the keys are the tasks'.
+pub(crate) const INTERFACES: Table<NetworkInterface> = Table::new("network-interface", "neargate-control", 1);
+
+/// What is known of the networks of a scope as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NetworkRecord {
+    /// When they were changed last.
+    pub(crate) changed_at: Timestamp,
+}
 
 /// What is known of a family besides its revisions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

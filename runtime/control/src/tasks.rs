@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use neargate_model::vpc::{NetworkError, NetworkInterface};
 use neargate_model::{
     ClusterName, ContainerDefinition, ContainerId, ContainerName, DefinitionStatus, Family, LastStatus,
-    LaunchType, NodeCommand, Scope, Stop, StopCode, Tags, Task, TaskDefinition, TaskId, TaskKey, TaskShape,
-    TaskSpec, TaskStatus, Timestamp,
+    LaunchType, NodeCommand, Scope, Stop, StopCode, Tags, Task, TaskDefinition, TaskId, TaskKey, TaskNetwork,
+    TaskShape, TaskSpec, TaskStatus, Timestamp,
 };
 use neargate_store::{Key, StoreError, Txn, Versioned, WatchItem};
 use uuid::Uuid;
 
+use crate::network::{Assigned, NotAssigned, WantedNetwork};
 use crate::place::{Demand, Refusal};
 use crate::tables::{
-    NOW, SPECS, STOPPED, TASKS, TOKENS, TokenRecord, WRITE_ATTEMPTS, cluster_key, commit, commit_at,
-    task_key, token_key, too_contended,
+    INTERFACES, NOW, SPECS, STOPPED, TASKS, TOKENS, TokenRecord, WRITE_ATTEMPTS, cluster_key, commit,
+    commit_at, task_key, token_key, too_contended,
 };
 use crate::{Control, DefinitionError, RevisionWanted, tags};
 
@@ -81,6 +83,8 @@ pub struct RunTasks {
     pub propagate_definition_tags: bool,
     /// What differs from the definition.
     pub changes: NewTask,
+    /// Subnets and security groups, for definitions of the network mode `awsvpc`.
+    pub network: Option<WantedNetwork>,
     /// A token that makes a repetition return the same tasks, and a digest of the request without it.
     pub token: Option<(String, String)>,
     /// When whoever asks will stop them.
@@ -105,6 +109,14 @@ pub struct DescribedTask {
     pub task: Arc<Task>,
     /// What it is made of.
     pub spec: Arc<TaskSpec>,
+}
+
+/// What all tasks of a request are made of.
+struct MadeOf<'a> {
+    definition: &'a TaskDefinition,
+    shape: &'a TaskShape,
+    own_workers: bool,
+    network: Option<&'a Assigned>,
 }
 
 /// Why no task was accepted.
@@ -141,6 +153,18 @@ pub enum RunError {
         /// The name.
         name: ContainerName,
     },
+    /// The definition's network mode is `awsvpc`, and no subnet is named.
+    #[error("a task with an interface of its own needs a subnet")]
+    NoNetwork,
+    /// More security groups than an interface can have.
+    #[error("{groups} security groups are more than an interface can have")]
+    TooManyGroups {
+        /// How many.
+        groups: usize,
+    },
+    /// A subnet or security group does not exist, or not in this VPC.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The token came before with another request.
     #[error("client token was used before with another request")]
     TokenReused {
@@ -223,7 +247,10 @@ impl Control {
             let definition = self.runnable(request).await?;
             let shape = apply_changes(&definition.shape, &request.changes)?;
             let own_workers = cluster.value.has_own_workers();
-            let (tasks, refused) = self.place_tasks(request, &definition, &shape, own_workers);
+            let network = self.find_network(&request.scope, &shape, request.network.as_ref()).await?;
+            let made_of =
+                MadeOf { definition: &definition, shape: &shape, own_workers, network: network.as_ref() };
+            let (tasks, refused) = self.place_tasks(request, &made_of)?;
             if tasks.is_empty() {
                 return Ok(Accepted { tasks, refused });
             }
@@ -237,6 +264,11 @@ impl Control {
                     return Ok(Accepted { tasks, refused });
                 }
                 Ok(false) => self.forget_placed(&tasks),
+                // They may have been accepted all the same, and hold their addresses until the next start tells.
+                Err(error @ StoreError::Unresolved { .. }) => {
+                    self.forget_room(&tasks);
+                    return Err(error.into());
+                }
                 Err(error) => {
                     self.forget_placed(&tasks);
                     return Err(error.into());
@@ -272,32 +304,44 @@ impl Control {
     fn place_tasks(
         &self,
         request: &RunTasks,
-        definition: &TaskDefinition,
-        shape: &TaskShape,
-        own_workers: bool,
-    ) -> (Vec<DescribedTask>, Vec<Refusal>) {
+        made_of: &MadeOf<'_>,
+    ) -> Result<(Vec<DescribedTask>, Vec<Refusal>), RunError> {
         let (mut tasks, mut refused) = (Vec::new(), Vec::new());
-        let demand = Demand { memory_mib: memory_demand_mib(shape), cpu_units: shape.cpu_units.unwrap_or(0) };
-        let disk = self.shared.host.disk.room();
         for _ in 0..request.count {
-            let described = self.new_task(request, definition, shape, demand.memory_mib, own_workers);
-            match self.shared.ledger.take(described.task.key(), demand, disk) {
-                Ok(()) => tasks.push(described),
-                Err(refusal) => refused.push(refusal),
+            match self.place_task(request, made_of) {
+                Ok(described) => tasks.push(described),
+                Err(NotAssigned::Refused(refusal)) => refused.push(refusal),
+                Err(NotAssigned::Gone(error)) => {
+                    self.forget_placed(&tasks);
+                    return Err(error.into());
+                }
             }
         }
-        (tasks, refused)
+        Ok((tasks, refused))
+    }
+
+    /// Takes room and an address for one task.
+    fn place_task(&self, request: &RunTasks, made_of: &MadeOf<'_>) -> Result<DescribedTask, NotAssigned> {
+        let MadeOf { shape, network, .. } = made_of;
+        let demand = Demand { memory_mib: memory_demand_mib(shape), cpu_units: shape.cpu_units.unwrap_or(0) };
+        let id = TaskId::new(Uuid::new_v4().simple().to_string()).expect("a simple UUID is 32 hex digits");
+        let key = TaskKey { scope: request.scope.clone(), cluster: request.cluster.clone(), id: id.clone() };
+        let room = self.shared.ledger.take(key.clone(), demand, self.shared.host.disk.room());
+        room.map_err(NotAssigned::Refused)?;
+        let network = network.map(|network| self.assign_network(&key, network)).transpose();
+        let network = network.inspect_err(|_| self.shared.ledger.give_back(&key))?;
+        Ok(self.new_task(request, made_of, id, demand.memory_mib, network))
     }
 
     fn new_task(
         &self,
         request: &RunTasks,
-        definition: &TaskDefinition,
-        shape: &TaskShape,
+        made_of: &MadeOf<'_>,
+        id: TaskId,
         memory_reserved_mib: u32,
-        own_workers: bool,
+        network: Option<TaskNetwork>,
     ) -> DescribedTask {
-        let id = TaskId::new(Uuid::new_v4().simple().to_string()).expect("a simple UUID is 32 hex digits");
+        let MadeOf { definition, shape, own_workers, .. } = *made_of;
         let names: Vec<_> = shape.containers.iter().map(|container| container.name.clone()).collect();
         let mut tags = if request.propagate_definition_tags { definition.tags.clone() } else { Tags::new() };
         tags.extend(request.tags.clone());
@@ -330,7 +374,7 @@ impl Control {
             launch_type: request.launch_type,
             own_workers,
             deadline: request.deadline,
-            network: None,
+            network,
             face: request.face.clone(),
         };
         DescribedTask { task: Arc::new(task), spec: Arc::new(spec) }
@@ -347,6 +391,13 @@ impl Control {
         for (DescribedTask { task, spec }, (task_at, spec_at)) in tasks.iter().zip(&keys) {
             txn = TASKS.put(txn, task_at, task)?;
             txn = SPECS.put(txn, spec_at, spec)?;
+            if let Some(network) = &spec.network {
+                let (task, created_at) = (task.key(), task.created_at);
+                let at = task_key(&INTERFACES, &task);
+                let interface =
+                    NetworkInterface { task, network: network.clone(), created_at, tags: Tags::new() };
+                txn = INTERFACES.put(txn, &at, &interface)?;
+            }
         }
         if let Some((token, digest)) = &request.token {
             let key = token_key(&request.scope, &request.cluster, token);
@@ -366,6 +417,13 @@ impl Control {
     }
 
     fn forget_placed(&self, tasks: &[DescribedTask]) {
+        self.forget_room(tasks);
+        for described in tasks {
+            self.shared.networks.addresses.forget(&described.task.key());
+        }
+    }
+
+    fn forget_room(&self, tasks: &[DescribedTask]) {
         for described in tasks {
             self.shared.ledger.give_back(&described.task.key());
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use neargate_model::lifecycle::testing::{container, scope, shape};
 use neargate_model::{
-    ClusterName, Family, LastStatus, LaunchType, NodeCommand, NodeReport, Stop, StopCode, Tags, Task,
-    TaskStatus, Timestamp,
+    ClusterName, Family, LastStatus, LaunchType, NetworkMode, NodeCommand, NodeReport, Stop, StopCode, Tags,
+    Task, TaskShape, TaskStatus, Timestamp,
 };
 use neargate_store::testing::{Faulty, ManualClock};
 use neargate_store::{MemoryStore, Store};
@@ -16,7 +16,7 @@ use crate::*;
 
 /// What the node was told of tasks, and of images that will come.
 #[derive(Default)]
-struct Notebook(Mutex<Vec<NodeCommand>>, Mutex<Vec<String>>);
+pub(crate) struct Notebook(pub(crate) Mutex<Vec<NodeCommand>>, Mutex<Vec<String>>);
 
 #[async_trait]
 impl NodeLink for Notebook {
@@ -29,7 +29,7 @@ impl NodeLink for Notebook {
     }
 }
 
-struct TestClock(Mutex<i64>);
+pub(crate) struct TestClock(pub(crate) Mutex<i64>);
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
@@ -47,27 +47,31 @@ impl Disk for TestDisk {
     }
 }
 
-struct Bench {
-    control: Control,
+pub(crate) struct Bench {
+    pub(crate) control: Control,
     disk: Arc<TestDisk>,
-    node: Arc<Notebook>,
-    clock: Arc<TestClock>,
-    store: Arc<dyn Store>,
+    pub(crate) node: Arc<Notebook>,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) store: Arc<dyn Store>,
 }
 
 const CAPACITY: Capacity =
     Capacity { memory_mib: 4096, memory_promised_mib_max: 4096, cpu_units: 2048, tasks_max: 100 };
 
-fn bench_on(store: Arc<dyn Store>) -> Bench {
+pub(crate) fn bench_on(store: Arc<dyn Store>) -> Bench {
     let node = Arc::new(Notebook::default());
     let clock = Arc::new(TestClock(Mutex::new(1_000)));
     let disk = Arc::new(TestDisk::default());
-    let host = Host { clock: clock.clone(), disk: disk.clone() };
+    let host = Host {
+        clock: clock.clone(),
+        disk: disk.clone(),
+        default_vpcs: vec!["172.31.0.0/16".parse().unwrap(), "172.30.0.0/16".parse().unwrap()],
+    };
     let control = Control::new(store.clone(), node.clone(), host, CAPACITY);
     Bench { control, disk, node, clock, store }
 }
 
-fn cluster() -> ClusterName {
+pub(crate) fn cluster() -> ClusterName {
     ClusterName::new("c").unwrap()
 }
 
@@ -75,25 +79,25 @@ fn family() -> Family {
     Family::new("f").unwrap()
 }
 
-fn definition() -> NewDefinition {
+pub(crate) fn definition() -> NewDefinition {
     NewDefinition {
         family: family(),
-        shape: shape(vec![container("a")]),
-        requires: vec![LaunchType::Fargate],
+        shape: TaskShape { network_mode: NetworkMode::Bridge, ..shape(vec![container("a")]) },
+        requires: vec![LaunchType::Ec2],
         tags: Tags::from([("from".to_owned(), "definition".to_owned())]),
         face: "{}".to_owned(),
         registered_by: "arn:aws:iam::123456789012:root".to_owned(),
     }
 }
 
-fn run(count: usize) -> RunTasks {
+pub(crate) fn run(count: usize) -> RunTasks {
     RunTasks {
         scope: scope(),
         cluster: cluster(),
         family: family(),
         revision: RevisionWanted::Latest,
         count,
-        launch_type: LaunchType::Fargate,
+        launch_type: LaunchType::Ec2,
         capacity_provider: None,
         group: None,
         started_by: Some("me".to_owned()),
@@ -101,19 +105,20 @@ fn run(count: usize) -> RunTasks {
         propagate_definition_tags: true,
         changes: NewTask::default(),
         token: None,
+        network: None,
         deadline: None,
         face: "{}".to_owned(),
     }
 }
 
-async fn ready() -> Bench {
+pub(crate) async fn ready() -> Bench {
     let bench = bench_on(Arc::new(MemoryStore::new()));
     bench.control.create_cluster(&scope(), &cluster(), Tags::new(), String::new()).await.unwrap();
     bench.control.register_definition(&scope(), definition()).await.unwrap();
     bench
 }
 
-fn stopped(task: &Task) -> TaskStatus {
+pub(crate) fn stopped(task: &Task) -> TaskStatus {
     let stop = Stop { code: StopCode::EssentialContainerExited, reason: "over".to_owned() };
     TaskStatus {
         version: task.status.version + 1,
@@ -274,7 +279,11 @@ async fn a_stop_is_committed_and_told() {
     let again = bench_on(bench.store.clone());
     assert_eq!(again.control.recover().await.unwrap().tasks.len(), 1);
     let told = again.node.0.lock().unwrap();
-    assert!(matches!(told.as_slice(), [NodeCommand::Assign { .. }, NodeCommand::Stop { .. }]));
+    let expected = matches!(
+        told.as_slice(),
+        [NodeCommand::Network { .. }, NodeCommand::Assign { .. }, NodeCommand::Stop { .. }]
+    );
+    assert!(expected, "{told:?}");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod task;
 mod task_definition;
 mod time;
 pub mod validate;
+pub mod vpc;
 
 pub use arn::{Arn, InvalidArn};
 pub use chain::chain;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use neargate_driver::{
     Device, Limits, Mount, MountSource, Privileges, Rootfs, SandboxNetwork, SandboxSpec, Ulimit,
 };
+use neargate_model::vpc::private_dns_name;
 use neargate_model::{
     ContainerDefinition, DeviceMapping, LaunchType, NetworkMode, TaskSpec, UlimitSetting, capability,
 };
@@ -73,8 +74,11 @@ pub(crate) fn privileges(spec: &TaskSpec, container: &ContainerDefinition) -> Pr
     }
 }
 
-/// The first twelve digits of the id, as Docker names its containers.
+/// The name of its interface, or else the first twelve digits of the id, as Docker names its containers.
 fn hostname(spec: &TaskSpec) -> String {
+    if let Some(network) = &spec.network {
+        return private_dns_name(&spec.scope.region, network.address);
+    }
     spec.id.as_str().chars().take(12).collect()
 }
 

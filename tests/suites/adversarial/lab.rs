@@ -131,7 +131,7 @@ impl Lab {
     pub(crate) fn start(&self, definition: &Value) -> Result<Task<'_>> {
         let mut client = self.client();
         client.ecs("RegisterTaskDefinition", definition)?;
-        let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-1"]}});
+        let network = client.network()?;
         let request = json!({
             "cluster": CLUSTER, "taskDefinition": definition["family"], "networkConfiguration": network,
         });

@@ -30,7 +30,7 @@ fn server_with_task(ms: u32) -> Result<(Server, String)> {
         "containerDefinitions": [{"name": "main", "image": "probe", "command": ["tick", ms.to_string()], "stopTimeout": 2}],
     });
     client.ecs("RegisterTaskDefinition", &definition)?;
-    let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-1"]}});
+    let network = client.network()?;
     let request = json!({"taskDefinition": "tick", "launchType": "FARGATE", "networkConfiguration": network});
     let answer = client.ecs("RunTask", &request)?;
     let arn = answer["tasks"][0]["taskArn"].as_str().with_context(|| answer.to_string())?;

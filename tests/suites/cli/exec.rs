@@ -58,7 +58,7 @@ fn server_with(containers: &[Value]) -> Result<(Server, String)> {
         "containerDefinitions": containers,
     });
     client.ecs("RegisterTaskDefinition", &definition)?;
-    let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-1"]}});
+    let network = client.network()?;
     let request = json!({"taskDefinition": "t", "launchType": "FARGATE", "networkConfiguration": network});
     let answer = client.ecs("RunTask", &request)?;
     let arn = answer["tasks"][0]["taskArn"].as_str().with_context(|| answer.to_string())?.to_owned();

@@ -107,8 +107,12 @@ fn register(client: &Client, family: &str, containers: Vec<ContainerDefinition>)
     Ok(())
 }
 
+/// A subnet of the default VPC of the suite's server, of which there is a client already.
 fn network() -> Result<NetworkConfiguration> {
-    let vpc = AwsVpcConfiguration::builder().subnets("subnet-1").build()?;
+    let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    let network = server.as_ref().context("find the server")?.client().network()?;
+    let subnet = network["awsvpcConfiguration"]["subnets"][0].as_str().context("find a subnet")?;
+    let vpc = AwsVpcConfiguration::builder().subnets(subnet).build()?;
     Ok(NetworkConfiguration::builder().awsvpc_configuration(vpc).build())
 }
 

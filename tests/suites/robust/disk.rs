@@ -103,7 +103,7 @@ fn until_running(client: &mut Client, arn: &str) -> Result<()> {
 }
 
 fn ensure_refused(client: &mut Client) -> Result<()> {
-    let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-1"]}});
+    let network = client.network()?;
     let request = json!({"cluster": CLUSTER, "taskDefinition": "neighbour", "networkConfiguration": network});
     let answer = client.ecs("RunTask", &request)?;
     let reason = answer["failures"][0]["reason"].as_str().unwrap_or_default();

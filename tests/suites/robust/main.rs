@@ -52,7 +52,7 @@ fn register(client: &mut Client, family: &str, image: &str, command: &[&str]) ->
 }
 
 fn start(client: &mut Client, family: &str, count: u32) -> Result<Vec<String>> {
-    let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-1"]}});
+    let network = client.network()?;
     let request = json!({
         "cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE", "count": count, "networkConfiguration": network,
     });

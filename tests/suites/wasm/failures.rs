@@ -77,7 +77,7 @@ fn start(server: &Server, family: &str, command: &[&str]) -> Result<String> {
         "containerDefinitions": [{"name": "main", "image": "guest", "command": command}],
     });
     client.ecs("RegisterTaskDefinition", &definition)?;
-    let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-1"]}});
+    let network = client.network()?;
     let request = json!({
         "cluster": "wasm", "taskDefinition": family, "launchType": "FARGATE", "networkConfiguration": network,
     });

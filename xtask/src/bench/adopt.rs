@@ -98,7 +98,7 @@ fn kill(
 }
 
 fn run(client: &mut Client, family: &str) -> Result<String> {
-    let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-bench"]}});
+    let network = client.network()?;
     let request = json!({"cluster": CLUSTER, "taskDefinition": family, "networkConfiguration": network});
     let accepted = client.ecs("RunTask", &request)?;
     let arn = accepted["tasks"][0]["taskArn"].as_str().with_context(|| format!("run task: {accepted}"))?;

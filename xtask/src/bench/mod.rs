@@ -235,7 +235,7 @@ fn through_api(worker: &mut Worker, family: &str) -> Result<Vec<f64>> {
     let started = Instant::now();
     let started_unix =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("read clock")?;
-    let network = json!({"awsvpcConfiguration": {"subnets": ["subnet-bench"]}});
+    let network = client.network()?;
     let request = json!({"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE", "networkConfiguration": network});
     let accepted = client.ecs("RunTask", &request)?;
     let arn = accepted["tasks"][0]["taskArn"].as_str().with_context(|| format!("run task: {accepted}"))?;

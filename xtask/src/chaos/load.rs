@@ -282,9 +282,9 @@ fn register(caller: &mut Caller, family: &str, image: &str, memory_mib: u64) -> 
 
 /// Runs a task of a family with a command; returns its name once it is accepted.
 pub(crate) fn run(caller: &mut Caller, family: &str, command: &[&str]) -> Result<String> {
+    let network = caller.network()?;
     let request = json!({
-        "cluster": CLUSTER, "taskDefinition": family, "launchType": "EC2",
-        "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}},
+        "cluster": CLUSTER, "taskDefinition": family, "launchType": "EC2", "networkConfiguration": network,
         "overrides": {"containerOverrides": [{"name": "main", "command": command}]},
     });
     let answer: Value = caller.call("RunTask", &request)?;

@@ -83,12 +83,22 @@ impl Site {
 impl Caller {
     /// Calls an ECS operation once.
     pub(crate) fn call(&mut self, operation: &str, body: &Value) -> Result<Value> {
+        self.client().ecs(operation, body)
+    }
+
+    /// What RunTask needs to know of the network of a task.
+    pub(crate) fn network(&mut self) -> Result<Value> {
+        self.client().network()
+    }
+
+    /// A client of the server that there is now.
+    fn client(&mut self) -> &mut Client {
         let (endpoint, credentials) = self.site.get();
         if endpoint != self.endpoint {
             self.client = Client::new(&endpoint, credentials);
             self.endpoint = endpoint;
         }
-        self.client.ecs(operation, body)
+        &mut self.client
     }
 
     /// Describes tasks, at most 100.

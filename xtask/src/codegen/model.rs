@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Number;
@@ -60,6 +60,7 @@ pub(crate) struct Http {
 pub(crate) struct Reference {
     pub(crate) shape: String,
     pub(crate) location_name: Option<String>,
+    pub(crate) query_name: Option<String>,
     pub(crate) result_wrapper: Option<String>,
     #[serde(default)]
     pub(crate) flattened: bool,
@@ -138,6 +139,18 @@ impl Model {
         let shape = self.shapes.get_mut(patch.shape).with_context(stale)?;
         match patch.change {
             Change::SkipPattern => shape.pattern.take().map(drop).with_context(stale),
+            Change::PlainText => {
+                ensure!(!shape.names.is_empty(), stale());
+                shape.names.clear();
+                Ok(())
+            }
+            Change::Keep(members) => {
+                let all = shape.members.len();
+                shape.members.retain(|name, _| members.contains(&name.as_str()));
+                shape.required.retain(|name| members.contains(&name.as_str()));
+                ensure!(shape.members.len() == members.len() && members.len() < all, stale());
+                Ok(())
+            }
         }
     }
 
@@ -158,6 +171,27 @@ impl Model {
         }
         for reference in self.shape(name)?.references() {
             self.reach(&reference.shape, reached)?;
+        }
+        Ok(())
+    }
+
+    /// Fails for a service of EC2's dialect whose names in forms are not those in answers with a capital, which is all
+    /// that the codec knows.
+    pub(crate) fn check_form_names(&self, shapes: &BTreeSet<String>) -> Result<()> {
+        if !self.metadata.protocols.iter().any(|protocol| protocol == "ec2") {
+            return Ok(());
+        }
+        for shape in shapes {
+            for (name, member) in &self.shape(shape)?.members {
+                let answer = member.location_name.as_ref().unwrap_or(name);
+                let usual = super::names::type_name(answer);
+                let form = member.query_name.as_ref().unwrap_or(&usual);
+                ensure!(
+                    *form == usual,
+                    "member {name} of {shape} is {form} in a form, and {answer} in an answer"
+                );
+                ensure!(!member.flattened, "member {name} of {shape} is a flat list in an answer");
+            }
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ pub(crate) fn generate(input: &Input, model: &Model) -> Result<String> {
             }
         }
     }
+    model.check_form_names(&shapes)?;
     let mut writer = Writer::new(model);
     table(&mut writer, input)?;
     service_trait(&mut writer, input)?;
@@ -96,6 +97,7 @@ fn protocols(model: &Model) -> Result<String> {
             ("json", Some("1.0")) => "wire::Protocol::Json10",
             ("json", Some("1.1")) => "wire::Protocol::Json11",
             ("query", _) => "wire::Protocol::Query",
+            ("ec2", _) => "wire::Protocol::Ec2",
             ("smithy-rpc-v2-cbor", _) => "wire::Protocol::RpcV2Cbor",
             (other, _) => bail!("unknown protocol {other}"),
         });
@@ -136,6 +138,10 @@ fn table(writer: &mut Writer<'_>, input: &Input) -> Result<()> {
     for name in ledger::sorted_operations(model) {
         let http = &model.operation(name)?.http;
         let (mark, note) = ledger::mark(input, name);
+        if mark == "refused" && (http.method.as_str(), http.request_uri.as_str()) == ("POST", "/") {
+            writeln!(rows, "wire::Operation::refused({name:?}),")?;
+            continue;
+        }
         let mark = names::type_name(mark);
         writeln!(
             rows,

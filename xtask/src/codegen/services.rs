@@ -52,10 +52,51 @@ const DEFINITION_NOTE: &str = "port mappings work for Wasm HTTP handlers and are
      swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, \
      host paths, networkMode host and ipcMode host work only where the operator's policy allows them; \
      pidMode and ipcMode task are refused";
+const VPC_NOTE: &str = "IPv4 only; blocks of one account do not overlap, as there is one routed address space; \
+     tenancy is always default, and DHCP options, route tables, gateways and network ACLs do not exist";
+const SUBNET_NOTE: &str = "IPv4 only; subnets of a VPC reach each other, availability zones are names";
+const RULE_NOTE: &str = "enforced for tasks of the mode awsvpc; prefix lists and peered VPCs are refused";
+const INTERFACE_NOTE: &str = "those of tasks; RunTask makes them and the end of a task removes them";
 const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
 
 /// All AWS services that Neargate knows.
 pub(crate) const SERVICES: &[Input] = &[
+    Input {
+        module: "ec2",
+        trait_name: "Ec2",
+        folder: "ec2/2016-11-15",
+        invalid_code: "InvalidParameterValue",
+        unsupported_code: Some("UnsupportedOperation"),
+        operations: &[
+            real("DescribeVpcs"),
+            noted("CreateVpc", VPC_NOTE),
+            real("DeleteVpc"),
+            real("CreateDefaultVpc"),
+            real("DescribeVpcAttribute"),
+            real("DescribeSubnets"),
+            noted("CreateSubnet", SUBNET_NOTE),
+            real("DeleteSubnet"),
+            real("CreateDefaultSubnet"),
+            real("DescribeSecurityGroups"),
+            real("CreateSecurityGroup"),
+            real("DeleteSecurityGroup"),
+            noted("AuthorizeSecurityGroupIngress", RULE_NOTE),
+            noted("AuthorizeSecurityGroupEgress", RULE_NOTE),
+            real("RevokeSecurityGroupIngress"),
+            real("RevokeSecurityGroupEgress"),
+            real("DescribeSecurityGroupRules"),
+            noted("ModifySecurityGroupRules", RULE_NOTE),
+            real("UpdateSecurityGroupRuleDescriptionsIngress"),
+            real("UpdateSecurityGroupRuleDescriptionsEgress"),
+            noted("DescribeNetworkInterfaces", INTERFACE_NOTE),
+            real("CreateTags"),
+            real("DeleteTags"),
+            real("DescribeTags"),
+            real("DescribeAvailabilityZones"),
+            real("DescribeRegions"),
+            real("DescribeAccountAttributes"),
+        ],
+    },
     Input {
         module: "ecs",
         trait_name: "Ecs",
@@ -134,12 +175,175 @@ pub(crate) struct Patch {
 pub(crate) enum Change {
     /// Does not check the pattern.
     SkipPattern,
+    /// Has no other members than these. What is left out of an output is absent; what is left out of an input is refused
+    /// by EC2's dialect when a client sends it, and by no other protocol, so that this is for EC2 alone.
+    Keep(&'static [&'static str]),
+    /// Is text, not an enum.
+    PlainText,
+}
+
+/// A shape of EC2 without the members that no answer of ours has, nor any request that is understood. Without these, the
+/// module would have twice as many structures, most of them for hardware that does not exist here.
+const fn keep(shape: &'static str, members: &'static [&'static str]) -> Patch {
+    Patch {
+        module: "ec2",
+        shape,
+        change: Change::Keep(members),
+        reason: "nothing here has the others: IPv6, IPAM, Outposts, peering, prefix lists, instances, encryption",
+    }
 }
 
 /// All deviations from the models.
-pub(crate) const PATCHES: &[Patch] = &[Patch {
-    module: "sts",
-    shape: "arnType",
-    change: Change::SkipPattern,
-    reason: "it writes U+10000 as \\u10000, which Java reads as U+1000 and a zero; it is only in output",
-}];
+pub(crate) const PATCHES: &[Patch] = &[
+    Patch {
+        module: "sts",
+        shape: "arnType",
+        change: Change::SkipPattern,
+        reason: "it writes U+10000 as \\u10000, which Java reads as U+1000 and a zero; it is only in output",
+    },
+    Patch {
+        module: "ec2",
+        shape: "ResourceType",
+        change: Change::PlainText,
+        reason: "of its ninety values four exist here, and EC2 has an error of its own for the others",
+    },
+    Patch {
+        module: "ec2",
+        shape: "NetworkInterfaceType",
+        change: Change::PlainText,
+        reason: "of its values one exists here, and it is only in output",
+    },
+    keep(
+        "CreateVpcRequest",
+        &["CidrBlock", "TagSpecifications", "DryRun", "InstanceTenancy", "AmazonProvidedIpv6CidrBlock"],
+    ),
+    keep(
+        "Vpc",
+        &[
+            "OwnerId",
+            "InstanceTenancy",
+            "CidrBlockAssociationSet",
+            "IsDefault",
+            "Tags",
+            "VpcId",
+            "State",
+            "CidrBlock",
+            "DhcpOptionsId",
+        ],
+    ),
+    keep("VpcCidrBlockState", &["State"]),
+    keep(
+        "CreateSubnetRequest",
+        &["TagSpecifications", "AvailabilityZone", "AvailabilityZoneId", "CidrBlock", "VpcId", "DryRun"],
+    ),
+    keep("CreateDefaultSubnetRequest", &["AvailabilityZone", "AvailabilityZoneId", "DryRun"]),
+    keep(
+        "Subnet",
+        &[
+            "AvailabilityZoneId",
+            "MapCustomerOwnedIpOnLaunch",
+            "OwnerId",
+            "AssignIpv6AddressOnCreation",
+            "Tags",
+            "SubnetArn",
+            "EnableDns64",
+            "Ipv6Native",
+            "SubnetId",
+            "State",
+            "VpcId",
+            "CidrBlock",
+            "AvailableIpAddressCount",
+            "AvailabilityZone",
+            "DefaultForAz",
+            "MapPublicIpOnLaunch",
+        ],
+    ),
+    keep(
+        "AvailabilityZone",
+        &[
+            "OptInStatus",
+            "RegionName",
+            "ZoneName",
+            "ZoneId",
+            "GroupName",
+            "NetworkBorderGroup",
+            "ZoneType",
+            "State",
+        ],
+    ),
+    keep("Region", &["OptInStatus", "RegionName", "Endpoint"]),
+    keep(
+        "SecurityGroupRule",
+        &[
+            "SecurityGroupRuleId",
+            "GroupId",
+            "GroupOwnerId",
+            "IsEgress",
+            "IpProtocol",
+            "FromPort",
+            "ToPort",
+            "CidrIpv4",
+            "CidrIpv6",
+            "ReferencedGroupInfo",
+            "Description",
+            "Tags",
+            "SecurityGroupRuleArn",
+        ],
+    ),
+    keep("UserIdGroupPair", &["Description", "UserId", "GroupName", "GroupId", "VpcId"]),
+    keep("ReferencedSecurityGroup", &["GroupId", "UserId", "VpcId"]),
+    keep(
+        "RevokedSecurityGroupRule",
+        &[
+            "SecurityGroupRuleId",
+            "GroupId",
+            "IsEgress",
+            "IpProtocol",
+            "FromPort",
+            "ToPort",
+            "CidrIpv4",
+            "CidrIpv6",
+            "ReferencedGroupId",
+            "Description",
+        ],
+    ),
+    keep(
+        "SecurityGroupRuleRequest",
+        &["IpProtocol", "FromPort", "ToPort", "CidrIpv4", "CidrIpv6", "ReferencedGroupId", "Description"],
+    ),
+    keep(
+        "NetworkInterface",
+        &[
+            "Attachment",
+            "AvailabilityZone",
+            "Description",
+            "Groups",
+            "InterfaceType",
+            "MacAddress",
+            "NetworkInterfaceId",
+            "OwnerId",
+            "PrivateDnsName",
+            "PrivateIpAddress",
+            "PrivateIpAddresses",
+            "RequesterManaged",
+            "SourceDestCheck",
+            "Status",
+            "SubnetId",
+            "TagSet",
+            "VpcId",
+        ],
+    ),
+    keep(
+        "NetworkInterfaceAttachment",
+        &[
+            "AttachTime",
+            "AttachmentId",
+            "DeleteOnTermination",
+            "DeviceIndex",
+            "NetworkCardIndex",
+            "InstanceOwnerId",
+            "Status",
+        ],
+    ),
+    keep("NetworkInterfacePrivateIpAddress", &["Primary", "PrivateDnsName", "PrivateIpAddress"]),
+];

@@ -18,7 +18,7 @@ use super::names;
 use super::shapes::{Writer, item};
 
 /// Protocols, by the vectors' file names.
-const PROTOCOLS: [&str; 3] = ["json", "json_1_0", "query"];
+const PROTOCOLS: [&str; 4] = ["json", "json_1_0", "query", "ec2"];
 
 const LIST_HEADER: &str = "\
 //! Tests made of botocore's protocol test vectors; see `xtask/src/codegen/vectors.rs`.
@@ -43,6 +43,11 @@ const SKIPPED: &[(&str, &str)] = &[
     ("SDKAppliedContentEncoding_awsQuery", "has no body; about a header"),
     ("SDKAppendsGzipAndIgnoresHttpProvidedEncoding_awsQuery", "has no body; about a header"),
     ("QueryEmptyQueryMaps", "clients send nothing for an empty map, so that it is absent"),
+    ("Ec2ProtocolIdempotencyTokenAutoFill", "the client fills in a token that its parameters do not have"),
+    ("SDKAppliedContentEncoding_ec2Query", "has no body; about a header"),
+    ("SDKAppendsGzipAndIgnoresHttpProvidedEncoding_ec2Query", "has no body; about a header"),
+    ("Ec2EmptyQueryLists", "clients send nothing for an empty list, so that it is absent"),
+    ("Ec2XmlLists", "has flat lists in an answer, which EC2 never has"),
     (
         "QueryXmlLists",
         "botocore's models name a flattened list by its items, which is why botocore skips this too",
@@ -59,6 +64,8 @@ const READ_ONLY: &[(&str, &str)] = &[
     ("AwsJson11DateTimeWithPositiveOffset", "the body has an offset, we write UTC"),
     ("AwsQueryDateTimeWithNegativeOffset", "the body has an offset, we write UTC; XML is never read"),
     ("AwsQueryDateTimeWithPositiveOffset", "the body has an offset, we write UTC; XML is never read"),
+    ("Ec2QueryDateTimeWithNegativeOffset", "the body has an offset, we write UTC; XML is never read"),
+    ("Ec2QueryDateTimeWithPositiveOffset", "the body has an offset, we write UTC; XML is never read"),
 ];
 
 #[derive(Deserialize)]
@@ -177,7 +184,7 @@ fn listed(table: &[(&str, &str)], id: &str) -> bool {
 
 /// The body of a test; `None` for a case that says nothing about a body.
 fn assertion(model: &Model, case: &Case, protocol: &str) -> Result<Option<String>> {
-    let family = if protocol == "query" { "query" } else { "json" };
+    let family = if protocol.starts_with("json") { "json" } else { protocol };
     let json = family == "json";
     if let (Some(input), Some(serialized)) = (&case.given.input, &case.serialized) {
         let no_parameters = Value::Object(serde_json::Map::new());
@@ -206,7 +213,7 @@ fn assertion(model: &Model, case: &Case, protocol: &str) -> Result<Option<String
         // Clients accept an empty body, but this server always writes an element.
         (false, false) if response.body.is_empty() => None,
         (false, false) => {
-            Some(format!("check_query_output({:?}, {:?}, {value});", case.given.name, response.body))
+            Some(format!("check_{family}_output({:?}, {:?}, {value});", case.given.name, response.body))
         }
     })
 }

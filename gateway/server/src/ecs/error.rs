@@ -3,6 +3,7 @@
 use neargate_control::{ClusterError, DefinitionError, RunError, SettingError, TagError, TaskError};
 use neargate_model::policy::Forbidden;
 use neargate_model::validate::ShapeError;
+use neargate_model::vpc::{INTERFACE_GROUPS_MAX, NetworkError};
 use neargate_model::{Arn, ClusterName, Scope};
 use neargate_store::StoreError;
 use neargate_wire::ecs::EcsError;
@@ -108,12 +109,56 @@ pub(super) fn run(error: &RunError, scope: &Scope, cluster: &ClusterName) -> Ecs
         RunError::UnknownContainer { name } => invalid_parameter(format!(
             "Override for container named {name} is not a container in the TaskDefinition."
         )),
+        RunError::NoNetwork => no_network(),
+        RunError::TooManyGroups { .. } => too_many_groups(),
+        RunError::Network(error) => network(error),
         RunError::TokenReused { tasks } => EcsError::Conflict {
             message: "The clientToken was used before with different parameters.".to_owned(),
             resource_ids: Some(tasks.iter().map(|id| Arn::task(scope, cluster, id).to_string()).collect()),
         },
         RunError::Tags(error) => tags(error),
         RunError::Store(error) => store(error),
+    }
+}
+
+pub(super) fn no_network() -> EcsError {
+    invalid_parameter("Network Configuration must be provided when networkMode 'awsvpc' is specified.")
+}
+
+pub(super) fn too_many_groups() -> EcsError {
+    invalid_parameter(format!("securityGroups can have at most {INTERFACE_GROUPS_MAX} items."))
+}
+
+/// ECS hands on what EC2 says.
+pub(super) fn subnet_not_found(id: &str) -> EcsError {
+    let id: String = id.chars().take(64).collect();
+    invalid_parameter(format!(
+        "Error retrieving subnet information for [{id}]: The subnet ID '{id}' does not exist \
+         (ErrorCode: InvalidSubnetID.NotFound)"
+    ))
+}
+
+/// ECS hands on what EC2 says.
+pub(super) fn group_not_found(id: &str) -> EcsError {
+    let id: String = id.chars().take(64).collect();
+    invalid_parameter(format!(
+        "Error retrieving security group information for [{id}]: The security group '{id}' does not exist \
+         (ErrorCode: InvalidGroup.NotFound)"
+    ))
+}
+
+/// What RunTask can run into of networks; the rest is about changing them, and cannot come from it.
+fn network(error: &NetworkError) -> EcsError {
+    match error {
+        NetworkError::SubnetNotFound { id } => subnet_not_found(id.as_str()),
+        NetworkError::GroupNotFound { id } => group_not_found(id.as_str()),
+        NetworkError::SubnetElsewhere { .. } => {
+            invalid_parameter("The subnets of a task have to be in the same VPC.")
+        }
+        NetworkError::GroupElsewhere { id, vpc } => invalid_parameter(format!(
+            "Security group {id} does not appear to belong to the same VPC as the input subnets, {vpc}."
+        )),
+        other => invalid_parameter(format!("Invalid network configuration: {other}.")),
     }
 }
 

@@ -1,9 +1,10 @@
 //! From the model to ECS's shapes.
 
 use neargate_control::DescribedTask;
+use neargate_model::vpc::private_dns_name;
 use neargate_model::{
     Arn, ContainerDefinition, ContainerLast, ContainerStatus, DefinitionStatus, Health, LastStatus,
-    LaunchType, Phases, PortMapping, Scope, StopCode, TaskDefinition, Timestamp,
+    LaunchType, Phases, PortMapping, Scope, StopCode, TaskDefinition, TaskNetwork, Timestamp,
 };
 use neargate_wire::ecs;
 use neargate_wire::{Timestamp as WireTimestamp, ecs::Attribute};
@@ -55,9 +56,12 @@ pub(super) fn task(described: &DescribedTask, with_tags: bool) -> ecs::Task {
     let containers = (0..spec.shape.containers.len()).map(|index| container(described, index, &arn, is_new));
     let stop = status.stop.as_ref().or(task.stop_requested.as_ref());
     ecs::Task {
-        attachments: Some(attachments(described, kept.attachments.unwrap_or_default())),
+        attachments: Some(attachments(described, kept.attachments.unwrap_or_default(), is_new)),
         attributes: Some(attributes(status.phases, status.started_at.is_some())),
-        availability_zone: Some(format!("{}a", task.scope.region)),
+        availability_zone: Some(match &spec.network {
+            Some(network) => network.zone.clone(),
+            None => format!("{}a", task.scope.region),
+        }),
         capacity_provider_name: task.capacity_provider.clone(),
         cluster_arn: text(&Arn::cluster(&task.scope, &task.cluster)),
         connectivity: status.connectivity_at.map(|_| ecs::Connectivity::Connected),
@@ -123,23 +127,55 @@ fn stop_code(code: StopCode) -> ecs::TaskStopCode {
     }
 }
 
-/// The status that ECS gives a task's network interface at each point of the task's life.
-fn attachments(described: &DescribedTask, kept: Vec<ecs::Attachment>) -> Vec<ecs::Attachment> {
-    let status = match described.task.status.last {
+/// A task's network interface, with the status that ECS gives it at each point of the task's life. Tasks of versions
+/// without networks kept an attachment that stood for one.
+fn attachments(described: &DescribedTask, kept: Vec<ecs::Attachment>, is_new: bool) -> Vec<ecs::Attachment> {
+    let DescribedTask { task, spec } = described;
+    let status = match task.status.last {
         LastStatus::Provisioning => "PRECREATED",
+        LastStatus::Pending if task.status.connectivity_at.is_none() => "ATTACHING",
         LastStatus::Pending | LastStatus::Running | LastStatus::Stopping => "ATTACHED",
         LastStatus::Deprovisioning => "DETACHING",
         LastStatus::Stopped => "DELETED",
     };
-    let with = |attachment| ecs::Attachment {
-        id: Some(attachment_id(described.task.id.as_str())),
+    let with = |id: String, attachment| ecs::Attachment {
+        id: Some(id),
         status: Some(status.to_owned()),
         ..attachment
     };
-    kept.into_iter().map(with).collect()
+    match &spec.network {
+        Some(network) => {
+            let attachment = ecs::Attachment {
+                r#type: Some("ElasticNetworkInterface".to_owned()),
+                details: Some(interface_details(&task.scope, network, is_new)),
+                ..ecs::Attachment::default()
+            };
+            vec![with(network.attachment.clone(), attachment)]
+        }
+        None => {
+            let id = || attachment_id(task.id.as_str());
+            kept.into_iter().map(|attachment| with(id(), attachment)).collect()
+        }
+    }
 }
 
-/// The attachment's id: the task's own digits in the form of a UUID, so that it needs no record.
+/// What is told of an interface. The answer of RunTask names the subnet alone, as AWS was recorded to do.
+fn interface_details(scope: &Scope, network: &TaskNetwork, is_new: bool) -> Vec<ecs::KeyValuePair> {
+    let detail =
+        |name: &str, value: String| ecs::KeyValuePair { name: Some(name.to_owned()), value: Some(value) };
+    let mut details = vec![detail("subnetId", network.subnet.to_string())];
+    if !is_new {
+        details.extend([
+            detail("networkInterfaceId", network.interface.to_string()),
+            detail("macAddress", network.mac.to_string()),
+            detail("privateDnsName", private_dns_name(&scope.region, network.address)),
+            detail("privateIPv4Address", network.address.to_string()),
+        ]);
+    }
+    details
+}
+
+/// The id of an attachment of a version without networks: the task's own digits in the form of a UUID.
 fn attachment_id(task: &str) -> String {
     let part = |from: usize, to: usize| task.get(from..to).unwrap_or_default();
     format!("{}-{}-{}-{}-{}", part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32))
@@ -188,7 +224,7 @@ fn container(described: &DescribedTask, index: usize, task_arn: &str, is_new: bo
         exit_code: status.and_then(|status| status.exit_code),
         reason: status.and_then(|status| status.reason.clone()),
         network_bindings: Some(status.map_or_else(Vec::new, |status| bindings(definition, status))),
-        network_interfaces: Some(Vec::new()),
+        network_interfaces: Some(spec.network.iter().filter(|_| !is_new).map(interface).collect()),
         health_status: status.filter(|_| !is_new).map(|status| health(status.health)),
         managed_agents: is_new.then(Vec::new),
         cpu: text(&definition.cpu_units),
@@ -196,6 +232,15 @@ fn container(described: &DescribedTask, index: usize, task_arn: &str, is_new: bo
         memory_reservation: definition.memory_reservation_mib.as_ref().and_then(text),
         gpu_ids: is_new.then(Vec::new),
         ..ecs::Container::default()
+    }
+}
+
+/// The task's interface as each of its containers shows it.
+fn interface(network: &TaskNetwork) -> ecs::NetworkInterface {
+    ecs::NetworkInterface {
+        attachment_id: Some(network.attachment.clone()),
+        private_ipv4_address: Some(network.address.to_string()),
+        ..ecs::NetworkInterface::default()
     }
 }
 

@@ -1,7 +1,8 @@
 //! RunTask: ECS's rules, and from its input to a request of control.
 
-use neargate_control::{Accepted, ContainerChange, NewTask, Refusal, RunTasks};
-use neargate_model::{Arn, ContainerName, LaunchType, NetworkMode};
+use neargate_control::{Accepted, ContainerChange, NewTask, Refusal, RunTasks, WantedNetwork};
+use neargate_model::vpc::INTERFACE_GROUPS_MAX;
+use neargate_model::{Arn, ContainerName, LaunchType, NetworkMode, SecurityGroupId, SubnetId};
 use neargate_wire::ecs::{self, EcsError, Failure, RunTaskRequest, RunTaskResponse};
 use sha2::{Digest, Sha256};
 
@@ -22,6 +23,9 @@ const TOKEN_MAX: usize = 64;
 /// At most this many characters of `startedBy` (API reference).
 const STARTED_BY_MAX: usize = 128;
 
+/// At most this many subnets (API reference, AwsVpcConfiguration).
+const SUBNETS_MAX: usize = 16;
+
 pub(super) async fn run_task(
     api: &EcsApi,
     cx: &RequestContext,
@@ -33,7 +37,7 @@ pub(super) async fn run_task(
     check_bounds(&input)?;
     let definition = api.control.find_definition(&cx.scope, &family, revision).await;
     let definition = definition.map_err(|error| error::run(&error.into(), &cx.scope, &cluster))?;
-    check_network(&input, definition.shape.network_mode)?;
+    let network = network(&input, definition.shape.network_mode)?;
     let allowed = api.policy.check(&family, &definition.shape);
     allowed.map_err(|forbidden| error::forbidden(&forbidden))?;
     let request = RunTasks {
@@ -49,6 +53,7 @@ pub(super) async fn run_task(
         tags: tags::to_model(input.tags.clone())?,
         propagate_definition_tags: input.propagate_tags == Some(ecs::PropagateTags::TaskDefinition),
         changes: changes(input.overrides.as_ref())?,
+        network,
         token: token(&input),
         deadline: None,
         face: face::write(&task_face(&input, &definition.shape, launch_type)),
@@ -73,6 +78,7 @@ fn failure(cx: &RequestContext, cluster: &neargate_model::ClusterName, refusal: 
             "Capacity is unavailable at this time. Please try again later or in a different availability zone",
             "the disk of the data directory is nearly full; `neargate doctor` says how much has to be free",
         ),
+        Refusal::Address => ("RESOURCE:ENI", "the subnets have no free address"),
     };
     Failure {
         arn: Some(Arn::cluster(&cx.scope, cluster).to_string()),
@@ -123,20 +129,37 @@ fn launch(input: &RunTaskRequest) -> Result<(LaunchType, Option<String>), EcsErr
     }
 }
 
-fn check_network(input: &RunTaskRequest, mode: NetworkMode) -> Result<(), EcsError> {
+/// The subnets and security groups of tasks that have an interface.
+fn network(input: &RunTaskRequest, mode: NetworkMode) -> Result<Option<WantedNetwork>, EcsError> {
     let configuration = input.network_configuration.as_ref().and_then(|n| n.awsvpc_configuration.as_ref());
     match (mode, configuration) {
-        (NetworkMode::Awsvpc, None) => Err(invalid_parameter(
-            "Network Configuration must be provided when networkMode 'awsvpc' is specified.",
-        )),
-        (NetworkMode::Awsvpc, Some(vpc)) if vpc.subnets.is_empty() => {
-            Err(invalid_parameter("subnets can not be empty."))
-        }
-        (NetworkMode::Awsvpc, Some(_)) | (_, None) => Ok(()),
+        (NetworkMode::Awsvpc, None) => Err(error::no_network()),
+        (NetworkMode::Awsvpc, Some(vpc)) => wanted_network(vpc).map(Some),
+        (_, None) => Ok(None),
         (_, Some(_)) => Err(invalid_parameter(
             "Network Configuration is not valid for the given networkMode of this task definition.",
         )),
     }
+}
+
+fn wanted_network(vpc: &ecs::AwsVpcConfiguration) -> Result<WantedNetwork, EcsError> {
+    let groups = vpc.security_groups.as_deref().unwrap_or_default();
+    if vpc.subnets.is_empty() {
+        return Err(invalid_parameter("subnets can not be empty."));
+    }
+    if vpc.subnets.len() > SUBNETS_MAX {
+        return Err(invalid_parameter(format!("subnets can have at most {SUBNETS_MAX} items.")));
+    }
+    if groups.len() > INTERFACE_GROUPS_MAX {
+        return Err(error::too_many_groups());
+    }
+    // What is no id at all names nothing either, and is answered alike.
+    let subnet = |text: &String| SubnetId::new(text.clone()).map_err(|_| error::subnet_not_found(text));
+    let group = |text: &String| SecurityGroupId::new(text.clone()).map_err(|_| error::group_not_found(text));
+    Ok(WantedNetwork {
+        subnets: vpc.subnets.iter().map(subnet).collect::<Result<_, _>>()?,
+        groups: groups.iter().map(group).collect::<Result<_, _>>()?,
+    })
 }
 
 fn changes(overrides: Option<&ecs::TaskOverride>) -> Result<NewTask, EcsError> {
@@ -204,7 +227,6 @@ fn task_face(
     let storage_gib = shape.ephemeral_storage_gib.unwrap_or(20);
     let storage_gib = i32::try_from(storage_gib).unwrap_or(i32::MAX);
     ecs::Task {
-        attachments: Some(attachments(input)),
         enable_execute_command: Some(false),
         inference_accelerators: Some(Vec::new()),
         overrides: Some(ecs::TaskOverride {
@@ -219,19 +241,4 @@ fn task_face(
             .then_some(ecs::TaskEphemeralStorage { size_in_gi_b: Some(storage_gib), kms_key_id: None }),
         ..ecs::Task::default()
     }
-}
-
-fn attachments(input: &RunTaskRequest) -> Vec<ecs::Attachment> {
-    let configuration = input.network_configuration.as_ref().and_then(|n| n.awsvpc_configuration.as_ref());
-    let subnet = configuration.and_then(|vpc| vpc.subnets.first());
-    let detail = |subnet: &String| ecs::KeyValuePair {
-        name: Some("subnetId".to_owned()),
-        value: Some(subnet.clone()),
-    };
-    let attachment = |subnet: &String| ecs::Attachment {
-        r#type: Some("ElasticNetworkInterface".to_owned()),
-        details: Some(vec![detail(subnet)]),
-        ..ecs::Attachment::default()
-    };
-    subnet.map(attachment).into_iter().collect()
 }

@@ -2,6 +2,8 @@
 //! Generated from the AWS models; see `xtask/src/codegen/`.
 
 #[allow(missing_docs, rustdoc::bare_urls)]
+pub mod ec2;
+#[allow(missing_docs, rustdoc::bare_urls)]
 pub mod ecs;
 #[allow(missing_docs, rustdoc::bare_urls)]
 pub mod logs;
@@ -9,4 +11,4 @@ pub mod logs;
 pub mod sts;
 
 /// All AWS services.
-pub static SERVICES: &[&crate::Service] = &[&ecs::SERVICE, &logs::SERVICE, &sts::SERVICE];
+pub static SERVICES: &[&crate::Service] = &[&ec2::SERVICE, &ecs::SERVICE, &logs::SERVICE, &sts::SERVICE];

@@ -24,65 +24,17 @@ pub static SERVICE: wire::Service = wire::Service {
 
 /// All operations of the model, in the order of their names.
 pub const OPERATIONS: &[wire::Operation] = &[
-    wire::Operation { name: "AssumeRole", mark: wire::Mark::Refused, note: "", method: "POST", uri: "/" },
-    wire::Operation {
-        name: "AssumeRoleWithSAML",
-        mark: wire::Mark::Refused,
-        note: "",
-        method: "POST",
-        uri: "/",
-    },
-    wire::Operation {
-        name: "AssumeRoleWithWebIdentity",
-        mark: wire::Mark::Refused,
-        note: "",
-        method: "POST",
-        uri: "/",
-    },
-    wire::Operation { name: "AssumeRoot", mark: wire::Mark::Refused, note: "", method: "POST", uri: "/" },
-    wire::Operation {
-        name: "DecodeAuthorizationMessage",
-        mark: wire::Mark::Refused,
-        note: "",
-        method: "POST",
-        uri: "/",
-    },
-    wire::Operation {
-        name: "GetAccessKeyInfo",
-        mark: wire::Mark::Refused,
-        note: "",
-        method: "POST",
-        uri: "/",
-    },
+    wire::Operation::refused("AssumeRole"),
+    wire::Operation::refused("AssumeRoleWithSAML"),
+    wire::Operation::refused("AssumeRoleWithWebIdentity"),
+    wire::Operation::refused("AssumeRoot"),
+    wire::Operation::refused("DecodeAuthorizationMessage"),
+    wire::Operation::refused("GetAccessKeyInfo"),
     wire::Operation { name: "GetCallerIdentity", mark: wire::Mark::Real, note: "", method: "POST", uri: "/" },
-    wire::Operation {
-        name: "GetDelegatedAccessToken",
-        mark: wire::Mark::Refused,
-        note: "",
-        method: "POST",
-        uri: "/",
-    },
-    wire::Operation {
-        name: "GetFederationToken",
-        mark: wire::Mark::Refused,
-        note: "",
-        method: "POST",
-        uri: "/",
-    },
-    wire::Operation {
-        name: "GetSessionToken",
-        mark: wire::Mark::Refused,
-        note: "",
-        method: "POST",
-        uri: "/",
-    },
-    wire::Operation {
-        name: "GetWebIdentityToken",
-        mark: wire::Mark::Refused,
-        note: "",
-        method: "POST",
-        uri: "/",
-    },
+    wire::Operation::refused("GetDelegatedAccessToken"),
+    wire::Operation::refused("GetFederationToken"),
+    wire::Operation::refused("GetSessionToken"),
+    wire::Operation::refused("GetWebIdentityToken"),
 ];
 
 /// Finds an operation by its exact name.

@@ -116,14 +116,12 @@ fn new_empty_dir() -> io::Result<OwnedFd> {
 pub(super) fn write_network_files(
     root: BorrowedFd<'_>,
     hostname: &str,
-    resolv_conf: &[u8],
+    (hosts, resolv_conf): (&[u8], &[u8]),
     in_place: bool,
 ) -> Result<(), Failure> {
     let etc = paths::open_or_make(root, Path::new("/etc"), true).step("open /etc")?;
-    let hosts =
-        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{hostname}\n");
     let hostname = format!("{hostname}\n");
-    let contents = [hosts.as_bytes(), hostname.as_bytes(), resolv_conf];
+    let contents = [hosts, hostname.as_bytes(), resolv_conf];
     for (name, content) in NETWORK_FILES.into_iter().zip(contents) {
         let opened = if in_place { open_for_writing(etc.as_fd(), name) } else { replace(etc.as_fd(), name) };
         opened.and_then(|file| write_all(&file, content)).step(&format!("write /etc/{name}"))?;

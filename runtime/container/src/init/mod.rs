@@ -231,8 +231,8 @@ fn build_root(room: &Room, orders: &Orders, parts: &Parts) -> Result<User, Failu
     for device in &parts.devices {
         mounts::mount_device(root, device)?;
     }
-    let Orders { hostname, resolv_conf, .. } = orders;
-    files::write_network_files(root, hostname, resolv_conf, parts.root.has_network_files)?;
+    let Orders { hostname, hosts, resolv_conf, .. } = orders;
+    files::write_network_files(root, hostname, (hosts, resolv_conf), parts.root.has_network_files)?;
     for volume in &parts.volumes {
         mounts::mount_volume(root, room.dev(), volume)?;
     }

@@ -23,6 +23,8 @@ wire_struct! {
         plan: StartPlan,
         /// The task's host name.
         hostname: String,
+        /// Content of `/etc/hosts`.
+        hosts: Vec<u8>,
         /// Content of `/etc/resolv.conf`.
         resolv_conf: Vec<u8>,
         /// `RLIMIT_*` number, soft and hard limit.

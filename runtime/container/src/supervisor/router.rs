@@ -485,6 +485,11 @@ impl Router {
 }
 
 impl Wiring {
+    /// The task's address.
+    pub(super) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
     fn member(&self) -> Member<'_> {
         Member { address: self.address, policy: self.policy, groups: &self.groups }
     }

@@ -5,6 +5,7 @@
 //! and [`init`](crate::init) does it.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use neargate_ipc::channel;
@@ -15,6 +16,7 @@ use super::cells::Parked;
 use super::factory::{self, First, Shape};
 use super::host::{Container, Event, Host, Process};
 use super::journal::Entry;
+use super::router::Wiring;
 use super::sandbox::Sandbox;
 use super::{allow, watch};
 use crate::cgroup::Group;
@@ -172,6 +174,7 @@ impl Host {
         let orders = Orders {
             plan: plan.clone(),
             hostname: sandbox.hostname.clone(),
+            hosts: hosts(&sandbox.hostname, sandbox.wiring.as_ref().map(Wiring::address)),
             resolv_conf: self.setup.resolv_conf.clone(),
             ulimits: limits.iter().map(|limit| (limit.resource, (limit.soft, limit.hard))).collect(),
             has_network_files: root.has_network_files,
@@ -235,6 +238,13 @@ fn streams_and_readers(mut fds: Vec<OwnedFd>) -> Result<([OwnedFd; 3], Option<[O
     const STREAMS: usize = 3;
     let readers = if fds.len() > STREAMS { fds.split_off(STREAMS) } else { Vec::new() };
     Ok((streams(fds)?, readers.try_into().ok()))
+}
+
+/// The content of `/etc/hosts`: a task's own name is that of its interface, if it has one.
+fn hosts(hostname: &str, address: Option<Ipv4Addr>) -> Vec<u8> {
+    let address = address.unwrap_or(Ipv4Addr::LOCALHOST);
+    let loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    format!("{loopback}{address}\t{hostname}\n").into_bytes()
 }
 
 /// By what a pipe can be told from all others; 0 for what is no pipe.

@@ -6,6 +6,8 @@
 #![allow(clippy::needless_update, clippy::wildcard_imports)]
 #![allow(clippy::approx_constant, clippy::excessive_precision)]
 
+mod ec2_input;
+mod ec2_output;
 mod json_1_0_input;
 mod json_1_0_output;
 mod json_input;

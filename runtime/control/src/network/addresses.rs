@@ -1,0 +1,360 @@
+//! Who has which address: the ledger of what interfaces hold. The store is the truth; this is rebuilt from it at every
+//! start.
+//!
+//! One host routes the addresses of all accounts and regions, so that an address is held once, whatever subnets it lies
+//! in. An address rests for a while after its task has stopped, so that nobody who still talks to the old task reaches
+//! the next one; after a restart none rests, because nothing tells which were used.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
+
+use neargate_model::vpc::RESERVED_FIRST;
+use neargate_model::{Cidr, SecurityGroupId, SubnetId, TaskKey, Timestamp};
+
+/// How long an address rests: longer than most clients keep a name or a connection that is dead.
+const REST_MS: u64 = 60_000;
+
+/// What a task wants of one subnet.
+pub(crate) struct Place<'a> {
+    pub(crate) subnet: &'a SubnetId,
+    pub(crate) block: Cidr,
+}
+
+/// Why a task gets no address.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoAddress {
+    /// All addresses of the subnets are held or rest.
+    Full,
+    /// A subnet is being removed.
+    SubnetGone(SubnetId),
+    /// A security group is being removed.
+    GroupGone(SecurityGroupId),
+}
+
+/// The ledger.
+#[derive(Default)]
+pub(crate) struct Addresses(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    held: BTreeMap<TaskKey, Held>,
+    /// Addresses that are held or rest.
+    busy: BTreeSet<u32>,
+    /// Addresses that rest, and since when; the first one is ready first.
+    resting: VecDeque<(Timestamp, u32)>,
+    /// What is known of blocks that were looked at.
+    pools: HashMap<Cidr, Pool>,
+    subnets: Uses<SubnetId>,
+    groups: Uses<SecurityGroupId>,
+}
+
+struct Held {
+    address: u32,
+    subnet: SubnetId,
+    groups: Vec<SecurityGroupId>,
+}
+
+struct Pool {
+    /// Where the search for a free address goes on: behind the last one given, so that the one that was free longest
+    /// comes first.
+    next: u32,
+    /// How many of its addresses are busy.
+    busy: u32,
+}
+
+/// How many interfaces use something, and what no interface may use any more.
+struct Uses<Id> {
+    counts: HashMap<Id, u32>,
+    closed: HashSet<Id>,
+}
+
+impl<Id> Default for Uses<Id> {
+    fn default() -> Self {
+        Self { counts: HashMap::new(), closed: HashSet::new() }
+    }
+}
+
+impl Addresses {
+    fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes an address for a task in the subnet that has most of them; gives which one of `places`, and the address.
+    pub(crate) fn take(
+        &self,
+        task: &TaskKey,
+        places: &[Place<'_>],
+        groups: &[SecurityGroupId],
+        now: Timestamp,
+    ) -> Result<(usize, Ipv4Addr), NoAddress> {
+        self.with(|state| {
+            state.wake(now);
+            if let Some(place) = places.iter().find(|place| state.subnets.closed.contains(place.subnet)) {
+                return Err(NoAddress::SubnetGone(place.subnet.clone()));
+            }
+            if let Some(group) = groups.iter().find(|group| state.groups.closed.contains(*group)) {
+                return Err(NoAddress::GroupGone((*group).clone()));
+            }
+            let free = |(index, place): (usize, &Place<'_>)| (state.free(place.block), index);
+            // The first of several that have as many.
+            let best =
+                places.iter().enumerate().map(free).max_by_key(|(free, index)| (*free, usize::MAX - index));
+            let Some((1.., index)) = best else { return Err(NoAddress::Full) };
+            let address = state.next_free(places[index].block).ok_or(NoAddress::Full)?;
+            let held = Held { address, subnet: places[index].subnet.clone(), groups: groups.to_vec() };
+            state.hold(task.clone(), held);
+            Ok((index, Ipv4Addr::from_bits(address)))
+        })
+    }
+
+    /// Notes an address that a task was given earlier.
+    pub(crate) fn note(
+        &self,
+        task: TaskKey,
+        address: Ipv4Addr,
+        subnet: &SubnetId,
+        groups: &[SecurityGroupId],
+    ) {
+        let held = Held { address: address.to_bits(), subnet: subnet.clone(), groups: groups.to_vec() };
+        self.with(|state| state.hold(task, held));
+    }
+
+    /// Gives back what a task held, which then rests; the second time it does nothing.
+    pub(crate) fn give_back(&self, task: &TaskKey, now: Timestamp) {
+        self.with(|state| {
+            if let Some(address) = state.let_go(task) {
+                state.resting.push_back((now, address));
+            }
+        });
+    }
+
+    /// Gives back what a task was to hold that never came to be.
+    pub(crate) fn forget(&self, task: &TaskKey) {
+        self.with(|state| {
+            if let Some(address) = state.let_go(task) {
+                state.release(address);
+            }
+        });
+    }
+
+    /// How many addresses of a subnet's block are free.
+    pub(crate) fn free(&self, block: Cidr, now: Timestamp) -> u32 {
+        self.with(|state| {
+            state.wake(now);
+            state.free(block)
+        })
+    }
+
+    /// Lets no interface into a subnet any more; `false` if one is in it.
+    pub(crate) fn close_subnet(&self, id: &SubnetId) -> bool {
+        self.with(|state| state.subnets.close(id))
+    }
+
+    /// Takes back [`Self::close_subnet`].
+    pub(crate) fn open_subnet(&self, id: &SubnetId) {
+        self.with(|state| state.subnets.closed.remove(id));
+    }
+
+    /// Lets no interface into a group any more; `false` if one is in it.
+    pub(crate) fn close_group(&self, id: &SecurityGroupId) -> bool {
+        self.with(|state| state.groups.close(id))
+    }
+
+    /// Takes back [`Self::close_group`].
+    pub(crate) fn open_group(&self, id: &SecurityGroupId) {
+        self.with(|state| state.groups.closed.remove(id));
+    }
+}
+
+impl State {
+    /// Ends the rest of what has rested long enough.
+    fn wake(&mut self, now: Timestamp) {
+        while let Some((since, address)) = self.resting.front().copied() {
+            if now.millis_since(since) < REST_MS {
+                break;
+            }
+            self.resting.pop_front();
+            self.release(address);
+        }
+    }
+
+    fn hold(&mut self, task: TaskKey, held: Held) {
+        self.let_go(&task);
+        if self.busy.insert(held.address) {
+            self.count(held.address, |busy| busy + 1);
+        }
+        self.subnets.add(&held.subnet);
+        held.groups.iter().for_each(|group| self.groups.add(group));
+        self.held.insert(task, held);
+    }
+
+    /// Its address is still busy afterwards.
+    fn let_go(&mut self, task: &TaskKey) -> Option<u32> {
+        let Held { address, subnet, groups } = self.held.remove(task)?;
+        self.subnets.remove(&subnet);
+        groups.iter().for_each(|group| self.groups.remove(group));
+        Some(address)
+    }
+
+    fn release(&mut self, address: u32) {
+        if self.busy.remove(&address) {
+            self.count(address, |busy| busy.saturating_sub(1));
+        }
+    }
+
+    fn count(&mut self, address: u32, change: impl Fn(u32) -> u32) {
+        for (block, pool) in &mut self.pools {
+            if usable(*block).contains(&address) {
+                pool.busy = change(pool.busy);
+            }
+        }
+    }
+
+    fn pool(&mut self, block: Cidr) -> &mut Pool {
+        let range = usable(block);
+        let busy = &self.busy;
+        self.pools.entry(block).or_insert_with(|| Pool {
+            next: *range.start(),
+            busy: u32::try_from(busy.range(range).count()).unwrap_or(u32::MAX),
+        })
+    }
+
+    fn free(&mut self, block: Cidr) -> u32 {
+        let range = usable(block);
+        let size = if range.is_empty() { 0 } else { range.end() - range.start() + 1 };
+        size.saturating_sub(self.pool(block).busy)
+    }
+
+    fn next_free(&mut self, block: Cidr) -> Option<u32> {
+        let range = usable(block);
+        let next = self.pool(block).next;
+        let mut candidates = (next..=*range.end()).chain(*range.start()..next);
+        let found = candidates.find(|address| !self.busy.contains(address))?;
+        self.pool(block).next = if found == *range.end() { *range.start() } else { found + 1 };
+        Some(found)
+    }
+}
+
+impl<Id: Clone + Eq + std::hash::Hash> Uses<Id> {
+    fn add(&mut self, id: &Id) {
+        *self.counts.entry(id.clone()).or_default() += 1;
+    }
+
+    fn remove(&mut self, id: &Id) {
+        if let Some(count) = self.counts.get_mut(id) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(id);
+            }
+        }
+    }
+
+    fn close(&mut self, id: &Id) -> bool {
+        !self.counts.contains_key(id) && {
+            self.closed.insert(id.clone());
+            true
+        }
+    }
+}
+
+/// The addresses of a subnet's block that interfaces may have; none of a block of IPv6.
+fn usable(block: Cidr) -> RangeInclusive<u32> {
+    match (block.first(), block.last()) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            first.to_bits().saturating_add(RESERVED_FIRST)..=last.to_bits().saturating_sub(1)
+        }
+        _ => RangeInclusive::new(1, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use neargate_model::lifecycle::testing::scope;
+    use neargate_model::{ClusterName, TaskId};
+
+    use super::*;
+
+    fn task(number: u32) -> TaskKey {
+        let id = TaskId::new(format!("{number:032x}")).unwrap();
+        TaskKey { scope: scope(), cluster: ClusterName::new("c").unwrap(), id }
+    }
+
+    fn subnet(number: u32) -> SubnetId {
+        SubnetId::new(format!("subnet-{number:017x}")).unwrap()
+    }
+
+    fn group() -> SecurityGroupId {
+        SecurityGroupId::new(format!("sg-{:017x}", 1)).unwrap()
+    }
+
+    fn block(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    /// Takes an address in a `/28`, which has eleven.
+    fn take(addresses: &Addresses, number: u32, at: i64) -> Result<u8, NoAddress> {
+        let subnet = subnet(1);
+        let place = Place { subnet: &subnet, block: block("10.0.0.16/28") };
+        let taken = addresses.take(&task(number), &[place], &[group()], Timestamp(at));
+        taken.map(|(_, address)| address.octets()[3])
+    }
+
+    #[test]
+    fn addresses_go_round_and_rest() {
+        let addresses = Addresses::default();
+        let given: Vec<u8> = (0..11).map(|number| take(&addresses, number, 0).unwrap()).collect();
+        assert_eq!(given, (20..=30).collect::<Vec<u8>>());
+        assert_eq!(take(&addresses, 11, 0), Err(NoAddress::Full));
+        addresses.give_back(&task(5), Timestamp(1_000));
+        addresses.give_back(&task(5), Timestamp(9_000));
+        assert_eq!(take(&addresses, 11, 60_999), Err(NoAddress::Full), "it rests");
+        assert_eq!(addresses.free(block("10.0.0.16/28"), Timestamp(61_000)), 1);
+        assert_eq!(take(&addresses, 11, 61_000), Ok(25));
+        addresses.forget(&task(11));
+        assert_eq!(take(&addresses, 12, 61_000), Ok(25), "what never came to be does not rest");
+    }
+
+    #[test]
+    fn the_emptiest_subnet_is_taken_and_the_first_of_equals() {
+        let addresses = Addresses::default();
+        let (a, b) = (subnet(1), subnet(2));
+        let take = |number| {
+            let places = [
+                Place { subnet: &a, block: block("10.0.0.0/28") },
+                Place { subnet: &b, block: block("10.0.1.0/28") },
+            ];
+            addresses.take(&task(number), &places, &[], Timestamp(0)).unwrap()
+        };
+        assert_eq!([take(0).0, take(1).0, take(2).0], [0, 1, 0]);
+    }
+
+    #[test]
+    fn blocks_that_overlap_share_their_addresses() {
+        let addresses = Addresses::default();
+        addresses.note(task(1), Ipv4Addr::new(10, 0, 0, 20), &subnet(9), &[]);
+        assert_eq!(addresses.free(block("10.0.0.0/24"), Timestamp(0)), 250);
+        assert_eq!(take(&addresses, 2, 0), Ok(21));
+        assert_eq!(addresses.free(block("10.0.0.0/24"), Timestamp(0)), 249);
+        // One that another block keeps for itself counts only where it could be given.
+        addresses.note(task(3), Ipv4Addr::new(10, 0, 0, 31), &subnet(9), &[]);
+        assert_eq!(addresses.free(block("10.0.0.16/28"), Timestamp(0)), 9);
+        assert_eq!(addresses.free(block("10.0.0.0/24"), Timestamp(0)), 248);
+    }
+
+    #[test]
+    fn what_is_used_cannot_be_closed_and_what_is_closed_not_used() {
+        let addresses = Addresses::default();
+        take(&addresses, 1, 0).unwrap();
+        assert!(!addresses.close_subnet(&subnet(1)) && !addresses.close_group(&group()));
+        addresses.give_back(&task(1), Timestamp(0));
+        assert!(addresses.close_group(&group()));
+        assert_eq!(take(&addresses, 2, 0), Err(NoAddress::GroupGone(group())));
+        assert!(addresses.close_subnet(&subnet(1)));
+        assert_eq!(take(&addresses, 2, 0), Err(NoAddress::SubnetGone(subnet(1))));
+        addresses.open_subnet(&subnet(1));
+        addresses.open_group(&group());
+        assert_eq!(take(&addresses, 2, 0), Ok(21));
+    }
+}
