@@ -104,7 +104,7 @@ def server_directory(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(server_directory):
-    server = Server(server_directory())
+    server = Server(server_directory(), "--vpc-block", "172.31.0.0/16")
     if MODULE.exists():
         server.neargate("image", "import", str(MODULE), "--name", "probe", "--data", str(server.data))
     if SERVICE.exists():

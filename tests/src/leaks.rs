@@ -12,6 +12,8 @@ use crate::groups::is_in_stock;
 const CGROUP_DEPTH_MAX: usize = 8;
 /// Processes that a server keeps in stock for tasks to come, by name.
 const IN_STOCK: &str = "ng-parked";
+/// The process that holds a server's router, which is there from the first look at its networks on.
+const ROUTER: &str = "ng-router";
 /// Descriptors that a server holds of each: a process, its socket, two namespaces and two groups.
 const DESCRIPTORS_IN_STOCK: usize = 6;
 
@@ -35,7 +37,8 @@ struct Stock {
 
 impl Stock {
     fn take(cgroups: &BTreeSet<String>) -> Self {
-        let processes: Vec<u32> = pids().into_iter().filter(|pid| is_called(*pid, IN_STOCK)).collect();
+        let is_stock = |pid: &u32| is_called(*pid, IN_STOCK) || is_called(*pid, ROUTER);
+        let processes: Vec<u32> = pids().into_iter().filter(is_stock).collect();
         Self {
             network_namespaces: processes.iter().filter_map(|pid| network_namespace(*pid)).collect(),
             processes: processes.iter().map(u32::to_string).collect(),

@@ -16,20 +16,24 @@ use crate::languages;
 use crate::shell::{command, is_installed, output, run, shown};
 
 /// A program and the Debian package that has it.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("busybox", "busybox-static"),
     ("crun", "crun"),
     ("runc", "runc"),
     ("mold", "mold"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
     ("setpriv", "util-linux"),
     ("node", "nodejs"),
     ("npm", "npm"),
     ("skopeo", "skopeo"),
 ];
 /// What the virtual machine needs besides, which is a lot for those who never start it.
-const VM_PACKAGES: [(&str, &str); 4] = [
+const VM_PACKAGES: [(&str, &str); 6] = [
     ("busybox", "busybox-static"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("setpriv", "util-linux"),
 ];

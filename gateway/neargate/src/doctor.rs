@@ -73,6 +73,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         cgroups(),
         cgroup_controllers(),
         device_fence(),
+        packet_filter(),
         memory(),
         space(&data),
         loopback_port(),
@@ -202,6 +203,16 @@ fn device_fence() -> Check {
     match neargate_container::device_fence() {
         Ok(found) => check("device rules", Status::Ok, found, hint),
         Err(error) => check("device rules", Status::Warn, format!("none: {error}"), hint),
+    }
+}
+
+/// What tasks of network mode `awsvpc` need.
+fn packet_filter() -> Check {
+    let hint = "container tasks of network mode awsvpc, which all of Fargate have, need it: install nftables";
+    let places = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft", "/usr/local/sbin/nft"];
+    match places.into_iter().find(|place| Path::new(place).exists()) {
+        Some(place) => check("packet filter", Status::Ok, place, hint),
+        None => check("packet filter", Status::Warn, "nft was not found", hint),
     }
 }
 

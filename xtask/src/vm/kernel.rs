@@ -11,7 +11,7 @@ use crate::shell::{command, output, run};
 /// The package that depends on the newest kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 /// The drivers of the disk and overlay, each behind those that it needs. ext4 is a part of the kernel.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 23] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_modern_dev",
@@ -19,6 +19,22 @@ const MODULES: [&str; 7] = [
     "virtio_pci",
     "virtio_blk",
     "overlay",
+    "veth",
+    "crc32c_generic",
+    "libcrc32c",
+    "nfnetlink",
+    "nf_tables",
+    "nf_defrag_ipv4",
+    "nf_defrag_ipv6",
+    "nf_conntrack",
+    "nf_nat",
+    "nft_ct",
+    "nft_masq",
+    "nft_chain_nat",
+    "nft_fib",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_fib_inet",
 ];
 
 /// A kernel and what the machine loads into it.

@@ -27,7 +27,8 @@ const SUITES: [Suite; 4] = [
     Suite { package: "neargate-tests", name: "ecs", is_black_box: true },
 ];
 /// Programs that the suites call and busybox does not have.
-const TOOLS: [&str; 1] = ["/usr/bin/setpriv"];
+const TOOLS: [&str; 5] =
+    ["/usr/bin/setpriv", "/usr/bin/nsenter", "/usr/bin/unshare", "/usr/sbin/nft", "/usr/sbin/ip"];
 
 /// All files that the machine needs from this one.
 #[derive(Debug)]

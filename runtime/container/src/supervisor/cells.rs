@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -48,6 +48,8 @@ pub(super) struct Cell {
     pub(super) ids: u32,
     pub(super) namespaces: Namespaces,
     pub(super) group: Group,
+    /// Whether its network has a link to the router.
+    pub(super) linked: bool,
     /// None where there was no time to make one.
     pub(super) parked: Option<Parked>,
 }
@@ -79,6 +81,8 @@ pub(super) struct Cells {
     scratch: Option<PathBuf>,
     factory: Option<Factory>,
     names: Names,
+    /// The network namespace to which the networks of cells are linked, while tasks come that need it.
+    router: Option<OwnedFd>,
     /// When the last one was taken.
     taken: Instant,
     buffer: Vec<u8>,
@@ -126,7 +130,8 @@ impl Cells {
         }
         let (ready, factory, names) = (VecDeque::new(), factory.ok(), Names::new());
         let (spare, taken) = (SPARE_MIN, Instant::now());
-        let mut cells = Self { ids, ready, spare, scratch, factory, names, taken, buffer: Vec::new() };
+        let mut cells =
+            Self { ids, ready, spare, scratch, factory, names, router: None, taken, buffer: Vec::new() };
         cells.refill(taken);
         cells
     }
@@ -153,7 +158,17 @@ impl Cells {
         let name = self.names.next();
         let made = Namespaces::make(ids).and_then(|namespaces| Ok((namespaces, groups.make_cell(&name)?)));
         let (namespaces, group) = made.inspect_err(|_| self.ids.give_back(ids))?;
-        Ok(Cell { ids, namespaces, group, parked: None })
+        Ok(Cell { ids, namespaces, group, linked: false, parked: None })
+    }
+
+    /// Has the next cells linked to this router, or to none.
+    pub(super) fn link_to(&mut self, router: Option<OwnedFd>) {
+        self.router = router;
+    }
+
+    /// Whether the next cells are linked to a router.
+    pub(super) fn are_linked(&self) -> bool {
+        self.router.is_some()
     }
 
     /// Gives the range of a cell back whose sandbox is gone.
@@ -183,7 +198,8 @@ impl Cells {
             self.taken = now;
             let Some(ids) = self.ids.take() else { return };
             let name = self.names.next();
-            match channel::send(factory.socket.as_fd(), u64::from(ids), name.as_bytes(), &[], false) {
+            let router: Vec<BorrowedFd<'_>> = self.router.iter().map(AsFd::as_fd).collect();
+            match channel::send(factory.socket.as_fd(), u64::from(ids), name.as_bytes(), &router, false) {
                 Ok(()) => factory.asked.push_back((ids, name)),
                 Err(_) => return self.ids.give_back(ids),
             }
@@ -241,8 +257,8 @@ impl Factory {
         let malformed = || Failure::System { step: "read cell".to_owned(), errno: libc::EBADMSG };
         let (ids, name) = self.asked.pop_front().ok_or_else(malformed)?;
         let made: Made = decode(&frame.message).map_err(|_| malformed())?;
-        let pid = match made {
-            Made::Cell { pid } => pid,
+        let (pid, linked) = match made {
+            Made::Cell { pid, linked } => (pid, linked),
             Made::Failed { failure } => return Err(failure),
         };
         let [user, network, sync, pidfd] = <[OwnedFd; 4]>::try_from(frame.fds).map_err(|_| malformed())?;
@@ -250,7 +266,7 @@ impl Factory {
         let process = Process { sync: Some(sync), ..Process::running(pid, pidfd) };
         let (group, first) = groups.open_cell(&name)?;
         let scratch = scratch.map(|directory| Scratch::at(directory.join(&name)));
-        Ok(Cell { ids, namespaces, group, parked: Some(Parked { process, group: first, scratch }) })
+        Ok(Cell { ids, namespaces, group, linked, parked: Some(Parked { process, group: first, scratch }) })
     }
 }
 

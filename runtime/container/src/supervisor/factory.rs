@@ -11,8 +11,8 @@ use neargate_ipc::channel;
 use neargate_ipc::wire::encode;
 use neargate_ipc::wire_enum;
 
-use super::leave_standard_error;
 use super::start::{NAMESPACES, abandon, admit, go, sync_pair};
+use super::{leave_standard_error, router};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
 use crate::init::{self, Ground, HostIpc, Shell};
@@ -23,9 +23,9 @@ use crate::sys::{self, Clone};
 wire_enum! {
     /// What the factory tells of what it was asked for.
     pub(super) enum Made {
-        /// A cell whose process has this id. Beside it are the process's user namespace, the network namespace, the
-        /// process's socket and its pidfd.
-        0 => Cell { pid: i32 },
+        /// A cell whose process has this id, and whose network has a link to the router if it was asked for. Beside it
+        /// are the process's user namespace, the network namespace, the process's socket and its pidfd.
+        0 => Cell { pid: i32, linked: bool },
         /// There will be none, of this name or any other.
         1 => Failed { failure: Failure },
     }
@@ -62,6 +62,7 @@ struct Fresh {
     user: OwnedFd,
     network: OwnedFd,
     first: First,
+    linked: bool,
 }
 
 impl Factory<'_> {
@@ -81,10 +82,11 @@ impl Factory<'_> {
         while let Some(frame) = channel::receive(socket.as_fd(), &mut buffer, true).step(STEP)? {
             neargate_failpoint::reach("container::factory::before");
             let ids = u32::try_from(frame.id).unwrap_or_default();
-            let made = self.make(&String::from_utf8_lossy(&frame.message), ids);
+            let router = frame.fds.first().map(AsFd::as_fd);
+            let made = self.make(&String::from_utf8_lossy(&frame.message), ids, router);
             neargate_failpoint::reach("container::factory::after");
             let (made, fresh) = match made {
-                Ok(fresh) => (Made::Cell { pid: fresh.first.pid }, Some(fresh)),
+                Ok(fresh) => (Made::Cell { pid: fresh.first.pid, linked: fresh.linked }, Some(fresh)),
                 Err(failure) => (Made::Failed { failure }, None),
             };
             let fds: Vec<BorrowedFd<'_>> = fresh.iter().flat_map(Fresh::fds).collect();
@@ -96,19 +98,19 @@ impl Factory<'_> {
         Ok(())
     }
 
-    fn make(&self, name: &str, ids: u32) -> Result<Fresh, Failure> {
+    fn make(&self, name: &str, ids: u32, router: Option<BorrowedFd<'_>>) -> Result<Fresh, Failure> {
         let scratch = self.scratch.map(|directory| Scratch::make(directory.join(name), ids)).transpose()?;
-        let made = self.make_groups(name, ids);
+        let made = self.make_groups(name, ids, router);
         if let (Err(_), Some(scratch)) = (&made, scratch) {
             scratch.remove();
         }
         made
     }
 
-    fn make_groups(&self, name: &str, ids: u32) -> Result<Fresh, Failure> {
+    fn make_groups(&self, name: &str, ids: u32, router: Option<BorrowedFd<'_>>) -> Result<Fresh, Failure> {
         let cell = self.groups.make_cell(name)?;
         let made = self.groups.make_first(&cell).and_then(|group| {
-            let made = self.furnish(&group, ids);
+            let made = self.furnish(&group, ids, router);
             if made.is_err() {
                 group.remove();
             }
@@ -120,12 +122,15 @@ impl Factory<'_> {
         made
     }
 
-    fn furnish(&self, group: &Group, ids: u32) -> Result<Fresh, Failure> {
+    fn furnish(&self, group: &Group, ids: u32, router: Option<BorrowedFd<'_>>) -> Result<Fresh, Failure> {
         let network = launchpad::make_network()?;
+        // Where it fails the task that needs it tries again, and says why it cannot be.
+        let linked = router
+            .is_some_and(|router| router::add_link(router, ids, network.as_fd(), self.launchpad).is_ok());
         let shape = Shape { is_sibling: true, is_masked: true, host_ipc: None, joined: None };
         let first = clone_first(self.launchpad, self.ground, network.as_fd(), group, ids, shape)?;
         let user = fs::File::open(format!("/proc/{}/ns/user", first.pid)).step("open user namespace")?;
-        Ok(Fresh { user: user.into(), network, first })
+        Ok(Fresh { user: user.into(), network, first, linked })
     }
 }
 

@@ -102,14 +102,14 @@ impl Network {
         &mut self,
         ids: u32,
         interface: &Interface,
-        namespace: BorrowedFd<'_>,
+        (namespace, linked): (BorrowedFd<'_>, bool),
         launchpad: &Launchpad,
     ) -> Result<Wiring, Failure> {
         self.make_router(launchpad)?;
         let policy = self.admit(interface, launchpad)?;
         let router = self.router.as_mut().ok_or_else(no_router)?;
         neargate_failpoint::reach("container::link::before");
-        let index = router.link(ids, interface, namespace, launchpad)?;
+        let index = router.link(ids, interface, (namespace, linked), launchpad)?;
         neargate_failpoint::reach("container::link::after");
         let groups = interface.groups.iter().filter(|group| router.sets.contains(group)).cloned().collect();
         let wiring = Wiring { address: interface.address, policy, groups, index };
@@ -132,7 +132,7 @@ impl Network {
         launchpad: &Launchpad,
     ) -> Result<Wiring, Failure> {
         let found = self.router.as_ref().and_then(|router| router.route.index_of(&link_name(ids)).ok());
-        let Some(index) = found else { return self.wire(ids, interface, namespace, launchpad) };
+        let Some(index) = found else { return self.wire(ids, interface, (namespace, false), launchpad) };
         let policy = PolicyId::of(&interface.groups);
         let groups = interface.groups.clone();
         self.picture.vpcs.insert(interface.vpc);
@@ -177,6 +177,8 @@ impl Network {
             .map(|(id, _)| *id)
             .collect();
         match &self.router {
+            // Ahead of the first task that needs it.
+            None if !self.picture.vpcs.is_empty() => self.make_router(launchpad),
             None => Ok(()),
             Some(router) if !router.is_current => self.render_all(launchpad),
             Some(_) => {
@@ -188,6 +190,19 @@ impl Network {
                 self.render_policies(&policies, launchpad)
             }
         }
+    }
+
+    /// Removes the link of a cell that went to a task without an interface.
+    pub(super) fn unlink(&self, ids: u32) {
+        let Some(router) = &self.router else { return };
+        if let Ok(index) = router.route.index_of(&link_name(ids)) {
+            router.unlink(index);
+        }
+    }
+
+    /// A copy of the router's namespace, if there is one.
+    pub(super) fn namespace(&self) -> Option<OwnedFd> {
+        self.router.as_ref()?.namespace.try_clone().ok()
     }
 
     /// Removes links of tasks that are gone; those with these ranges of ids are not.
@@ -400,26 +415,25 @@ impl Router {
         &self,
         ids: u32,
         interface: &Interface,
-        namespace: BorrowedFd<'_>,
+        (namespace, linked): (BorrowedFd<'_>, bool),
         launchpad: &Launchpad,
     ) -> Result<u32, Failure> {
         let name = link_name(ids);
-        let add = || {
-            let near = End { name: &name, mac: Some(ROUTER_MAC) };
-            let far = End { name: TASK_INTERFACE, mac: Some(interface.mac) };
-            let mut batch = Batch::default();
-            batch.add_pair(near, far, namespace);
-            self.route.exchange(batch)
-        };
-        match add() {
-            Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {
-                self.remove_remains(&name, namespace, launchpad)?;
-                add()
+        let made_ahead = if linked { self.route.index_of(&name).ok() } else { None };
+        let index = match made_ahead {
+            Some(index) => index,
+            None => {
+                match add_pair(&self.route, &name, namespace) {
+                    Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {
+                        self.remove_remains(&name, namespace, launchpad)?;
+                        add_pair(&self.route, &name, namespace)
+                    }
+                    added => added,
+                }
+                .map_err(refused)?;
+                self.route.index_of(&name).map_err(refused)?
             }
-            added => added,
-        }
-        .map_err(refused)?;
-        let index = self.route.index_of(&name).map_err(refused)?;
+        };
         let linked = self.address(interface, namespace, launchpad).and_then(|()| {
             let mut batch = Batch::default();
             batch.set_up(index, None);
@@ -465,7 +479,7 @@ impl Router {
         let index = inside.index_of(TASK_INTERFACE).map_err(refused)?;
         let address = interface.address.into();
         let mut batch = Batch::default();
-        batch.set_up(index, None);
+        batch.set_up(index, Some(interface.mac));
         batch.add_address(index, address);
         batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
         batch.add_route(Cidr::ANYWHERE_V4, index, Some(TASK_GATEWAY), Some(address));
@@ -493,6 +507,24 @@ impl Wiring {
     fn member(&self) -> Member<'_> {
         Member { address: self.address, policy: self.policy, groups: &self.groups }
     }
+}
+
+/// Makes a link from a router to the network of a task that is still to come.
+pub(super) fn add_link(
+    router: BorrowedFd<'_>,
+    ids: u32,
+    namespace: BorrowedFd<'_>,
+    launchpad: &Launchpad,
+) -> Result<(), Failure> {
+    let route = launchpad.in_network(router, || Netlink::open(Subsystem::Route).step("open netlink"))?;
+    add_pair(&route, &link_name(ids), namespace).map_err(refused)
+}
+
+fn add_pair(route: &Netlink, name: &str, namespace: BorrowedFd<'_>) -> Result<(), NetlinkError> {
+    let near = End { name, mac: Some(ROUTER_MAC) };
+    let mut batch = Batch::default();
+    batch.add_pair(near, End { name: TASK_INTERFACE, mac: None }, namespace);
+    route.exchange(batch)
 }
 
 fn open_inside(namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<Netlink, Failure> {

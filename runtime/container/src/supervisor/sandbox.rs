@@ -63,12 +63,12 @@ impl Host {
             return Err(Failure::System { step: "check task id".to_owned(), errno: libc::EINVAL });
         }
         allow::check_network(&self.setup.allowed, network)?;
-        let Cell { ids, namespaces, group, parked } = self.cells.take(&self.groups)?;
+        let Cell { ids, namespaces, group, linked, parked } = self.cells.take(&self.groups)?;
         neargate_failpoint::reach("container::cell::after");
         // From now on it is the task's, and goes as a task goes.
         let (name, is_usual) = (group.name().to_owned(), network.is_usual());
         let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, group, parked);
-        let readied = self.ready(&task, sandbox, limits, network).and_then(|()| {
+        let readied = self.ready(&task, sandbox, limits, (network, linked)).and_then(|()| {
             neargate_failpoint::reach("container::cgroup::task");
             let entry = || {
                 let (task, limits, network) = (task.clone(), limits.clone(), network.clone());
@@ -90,13 +90,22 @@ impl Host {
         task: &str,
         sandbox: Sandbox,
         limits: &Limits,
-        network: &NetworkPlan,
+        (network, linked): (&NetworkPlan, bool),
     ) -> Result<(), Failure> {
         let sandbox = self.sandboxes.entry(task.to_owned()).insert_entry(sandbox).into_mut();
         sandbox.namespaces.replace_network(network, &self.launchpad)?;
         if let Some(interface) = network.interface()? {
             let namespace = sandbox.namespaces.network.as_fd();
-            sandbox.wiring = Some(self.network.wire(sandbox.ids, &interface, namespace, &self.launchpad)?);
+            sandbox.wiring =
+                Some(self.network.wire(sandbox.ids, &interface, (namespace, linked), &self.launchpad)?);
+            if !self.cells.are_linked() {
+                self.cells.link_to(self.network.namespace());
+            }
+        } else {
+            self.cells.link_to(None);
+            if linked {
+                self.network.unlink(sandbox.ids);
+            }
         }
         self.groups.give_to_task(&sandbox.group, task, limits)
     }

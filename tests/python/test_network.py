@@ -1,0 +1,168 @@
+"""The network of tasks: an address of their own, and groups that hold, by boto3 and from inside."""
+
+import os
+import subprocess
+import time
+
+import pytest
+from conftest import BINARY, CLUSTER, needs_root
+
+pytestmark = needs_root
+
+SERVE = "while :; do nc -l -p 5432 -e echo hello; done & while :; do nc -l -p 80 -e echo hello; done & wait"
+
+
+def ask(address, port):
+    """A script that tells whether a server answers; one that is between two connections refuses."""
+    once = f"nc -w 1 {address} {port} < /dev/null | grep -q hello"
+    return f"for i in 1 2 3; do {once} && exit 0; sleep 0.1; done; exit 9"
+
+
+@pytest.fixture
+def group(ec2, subnet):
+    """Makes security groups in the default VPC, which let everything out; they go when no task is in them."""
+    vpc = ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"]
+    made = []
+
+    def group(name):
+        made.append(ec2.create_security_group(GroupName=f"{name}-{time.time_ns()}", Description=name, VpcId=vpc)["GroupId"])
+        return made[-1]
+
+    yield group
+    # Their rules may name each other.
+    for one in made:
+        found = ec2.describe_security_groups(GroupIds=[one])["SecurityGroups"][0]
+        if found["IpPermissions"]:
+            ec2.revoke_security_group_ingress(GroupId=one, IpPermissions=found["IpPermissions"])
+    for one in made:
+        ec2.delete_security_group(GroupId=one)
+
+
+@pytest.fixture
+def task(ecs, family, subnet, until_stopped):
+    """Runs a script in a task with these security groups; answers its ARN. All are stopped at the end."""
+    arns = []
+
+    def task(script, groups):
+        registered = ecs.register_task_definition(
+            family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
+            containerDefinitions=[{"name": "main", "image": "busybox", "command": ["sh", "-c", script]}])
+        definition = registered["taskDefinition"]["taskDefinitionArn"]
+        network = {"awsvpcConfiguration": {"subnets": [subnet], "securityGroups": groups}}
+        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=definition, launchType="FARGATE", networkConfiguration=network)
+        assert not answer["failures"], answer
+        arns.append(answer["tasks"][0]["taskArn"])
+        return arns[-1]
+
+    yield task
+    for arn in arns:
+        ecs.stop_task(cluster=CLUSTER, task=arn)
+    for arn in arns:
+        until_stopped(arn)
+
+
+@pytest.fixture
+def code(task, until_stopped):
+    """Runs a script in a task to its end; answers its exit code."""
+    def code(script, groups):
+        ended = until_stopped(task(script, groups))
+        return ended["containers"][0].get("exitCode")
+    return code
+
+
+@pytest.fixture
+def running(ecs, task):
+    """Runs a script in a task; answers the task once it runs."""
+    def running(script, groups):
+        arn = task(script, groups)
+        ecs.get_waiter("tasks_running").wait(cluster=CLUSTER, tasks=[arn], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        return ecs.describe_tasks(cluster=CLUSTER, tasks=[arn])["tasks"][0]
+    return running
+
+
+@pytest.fixture
+def inside(server):
+    """Runs a script inside a task; answers what it says and its exit code."""
+    def inside(arn, script):
+        done = subprocess.run([BINARY, "exec", arn, "--", "/bin/busybox", "sh", "-c", script], capture_output=True, text=True,
+                              env={**os.environ, **server.environment}, timeout=60)
+        return done.stdout, done.returncode
+    return inside
+
+
+def interface(task):
+    return {one["name"]: one["value"] for one in task["attachments"][0]["details"]}
+
+
+def permission(port, **peer):
+    return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, **peer}
+
+
+def test_a_task_has_the_address_that_is_shown(ec2, running, inside, group):
+    shown = running("sleep 1000", [group("shown")])
+    own = interface(shown)
+    address, mac = own["privateIPv4Address"], own["macAddress"]
+    assert shown["containers"][0]["networkInterfaces"][0]["privateIpv4Address"] == address
+    found = ec2.describe_network_interfaces(NetworkInterfaceIds=[own["networkInterfaceId"]])["NetworkInterfaces"][0]
+    assert (found["PrivateIpAddress"], found["MacAddress"], found["SubnetId"]) == (address, mac, own["subnetId"])
+    script = "ip -o -4 addr show dev eth0; cat /sys/class/net/eth0/address; hostname; cat /etc/hosts"
+    seen, _ = inside(shown["taskArn"], script)
+    assert f"inet {address}/32" in seen and mac in seen.split(), seen
+    assert own["privateDnsName"] in seen.split() and f"{address}\t{own['privateDnsName']}" in seen, seen
+
+
+def test_groups_hold_and_change_at_once(ec2, running, code, group):
+    clients, strangers, servers = group("clients"), group("strangers"), group("servers")
+    address = interface(running(SERVE, [servers]))["privateIPv4Address"]
+    assert code(ask(address, 5432), [clients]) == 9, "nothing is let in by itself"
+    rule = permission(5432, UserIdGroupPairs=[{"GroupId": clients}])
+    ec2.authorize_security_group_ingress(GroupId=servers, IpPermissions=[rule])
+    assert code(ask(address, 5432), [clients]) == 0
+    assert code(ask(address, 5432), [strangers, clients]) == 0, "in one of its groups"
+    assert code(ask(address, 5432), [strangers]) == 9
+    assert code(ask(address, 80), [clients]) == 9
+    ec2.revoke_security_group_ingress(GroupId=servers, IpPermissions=[rule])
+    assert code(ask(address, 5432), [clients]) == 9
+    # What may not leave does not arrive.
+    ec2.authorize_security_group_ingress(GroupId=servers, IpPermissions=[permission(80, IpRanges=[{"CidrIp": "0.0.0.0/0"}])])
+    assert code(ask(address, 80), [strangers]) == 0
+    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    ec2.revoke_security_group_egress(GroupId=strangers, IpPermissions=everything)
+    assert code(ask(address, 80), [strangers]) == 9
+
+
+def test_the_default_group_lets_its_own_in(running, code):
+    address = interface(running(SERVE, []))["privateIPv4Address"]
+    assert code(ask(address, 80), []) == 0
+
+
+def test_a_rule_reaches_tasks_that_run(ec2, running, inside, group):
+    """A change is enforced before its answer comes."""
+    clients, servers = group("clients"), group("servers")
+    address = interface(running(SERVE, [servers]))["privateIPv4Address"]
+    client = running("sleep 1000", [clients])["taskArn"]
+    for _ in range(3):
+        rule = permission(80, UserIdGroupPairs=[{"GroupId": clients}])
+        ec2.authorize_security_group_ingress(GroupId=servers, IpPermissions=[rule])
+        assert inside(client, ask(address, 80))[1] == 0
+        ec2.revoke_security_group_ingress(GroupId=servers, IpPermissions=[rule])
+        assert inside(client, ask(address, 80))[1] == 9
+
+
+def test_a_subnet_without_an_address_left(ec2, ecs, family):
+    vpc = ec2.create_vpc(CidrBlock="10.213.0.0/28")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.213.0.0/28")["Subnet"]["SubnetId"]
+    ecs.register_task_definition(
+        family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
+        containerDefinitions=[{"name": "main", "image": "busybox", "command": ["sleep", "1000"]}])
+    request = {"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE",
+               "networkConfiguration": {"awsvpcConfiguration": {"subnets": [subnet]}}}
+    # Sixteen addresses, of which a VPC keeps five.
+    first = ecs.run_task(count=10, **request)
+    second = ecs.run_task(count=2, **request)
+    assert [len(one["tasks"]) for one in (first, second)] == [10, 1]
+    assert [failure["reason"] for failure in second["failures"]] == ["RESOURCE:ENI"]
+    addresses = {interface(task)["privateIPv4Address"] for task in first["tasks"] + second["tasks"]}
+    assert len(addresses) == 11 and all(address.startswith("10.213.0.") for address in addresses)
+    for task in first["tasks"] + second["tasks"]:
+        ecs.stop_task(cluster=CLUSTER, task=task["taskArn"])
