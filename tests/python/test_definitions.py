@@ -87,6 +87,8 @@ def test_sizes_in_words(ecs, family, cpu, memory, expected):
     ({"cpu": "much"}, "ClientException", "Invalid 'cpu' setting for task."),
     ({"pidMode": "host"}, "ClientException",
      "Tasks using the Fargate launch type do not support pidMode 'host'. The supported value for pidMode is 'task'."),
+    ({"ipcMode": "host"}, "ClientException", "ipcMode"),
+    ({"ipcMode": "task"}, "ClientException", "ipcMode"),
     ({"networkMode": "bridge"}, "ClientException", "awsvpc"),
     ({"networkMode": "host"}, "ClientException", "host"),
     ({"ephemeralStorage": {"sizeInGiB": 20}}, None, "21"),

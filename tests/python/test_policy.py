@@ -96,6 +96,7 @@ def test_a_definition_does_not_outlive_a_stricter_policy(start, server_directory
         "network": definition("network", f"nc -w 2 127.0.0.1 {port} </dev/null", networkMode="host"),
         "ipc": definition("ipc", "test $(readlink /proc/self/ns/ipc) = '" + os.readlink("/proc/self/ns/ipc") + "'",
                           ipcMode="host"),
+        "pid": definition("pid", f"test -e /proc/{os.getpid()} && ! kill -0 {os.getpid()}", pidMode="host"),
         "device": definition("device", "test $(head -c 3 /dev/mine | wc -c) = 3 && ! echo x > /dev/mine", DEVICE),
         "read": definition("read", "test $(cat /v/file) = found", **host_volume(static, True)),
         "write": definition("write", "echo written > /v/out", **host_volume(data, False)),
@@ -104,7 +105,7 @@ def test_a_definition_does_not_outlive_a_stricter_policy(start, server_directory
         "host_paths": [{"path": str(static), "access": "ro"}, {"path": str(data), "access": "rw"}],
         "capabilities": ["NET_ADMIN"],
         "privileged": ["privileged"],
-        "host_namespaces": ["network", "ipc"],
+        "host_namespaces": ["network", "ipc", "pid"],
         "devices": ["/dev/zero"],
     })
     message = refused(ecs.register_task_definition, **definition("other", **host_volume(static, False)))
@@ -126,11 +127,15 @@ def test_a_definition_does_not_outlive_a_stricter_policy(start, server_directory
     assert code(run(ecs, "plain"))[0] == 0
 
 
-def test_pid_namespaces_are_refused_under_any_policy(start):
-    ecs = start({"host_namespaces": ["network", "ipc"], "privileged": True, "capabilities": ["ALL"]})
-    for setting in [{"pidMode": "host"}, {"pidMode": "task"}, {"ipcMode": "task"}]:
-        name = next(iter(setting))
-        assert name in refused(ecs.register_task_definition, **definition("other", **setting))
+def test_each_namespace_of_the_host_is_named_by_itself(start):
+    modes = {"network": {"networkMode": "host"}, "ipc": {"ipcMode": "host"}, "pid": {"pidMode": "host"}}
+    for allowed in modes:
+        ecs = start({"host_namespaces": [allowed], "privileged": True, "capabilities": ["ALL"]})
+        for name, mode in modes.items():
+            if name == allowed:
+                ecs.register_task_definition(**definition(name, **mode))
+            else:
+                assert next(iter(mode)) in refused(ecs.register_task_definition, **definition(name, **mode))
 
 
 def test_a_policy_with_a_mistake_serves_nothing(server_directory):

@@ -229,7 +229,7 @@ mod tests {
             ],
             "capabilities": ["NET_RAW", "sys_admin"],
             "privileged": ["web"],
-            "host_namespaces": ["network", "ipc"],
+            "host_namespaces": ["network", "ipc", "pid"],
             "devices": ["/dev/null"],
         });
         let policy = parse(&text.to_string()).unwrap();

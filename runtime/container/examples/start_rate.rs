@@ -108,6 +108,7 @@ impl Bench {
             limits,
             linux: true,
             network: Default::default(),
+            sharing: Default::default(),
         };
         SandboxHost::prepare(&self.client, &spec).await.unwrap()
     }

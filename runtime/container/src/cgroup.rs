@@ -461,6 +461,28 @@ impl Group {
         }
     }
 
+    /// Whether no process is in the group. Those that have ended and were not reaped do not count
+    /// (`css_task_iter_advance()`).
+    pub(crate) fn is_empty(&self) -> bool {
+        // v2's has them from the clone on.
+        let dir = self.unified.iter().map(|(dir, _)| dir).chain(self.v1.iter().map(|(_, dir)| dir)).next();
+        let listed = dir.map(|dir| fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default());
+        listed.is_none_or(|text| text.is_empty())
+    }
+
+    /// Kills every process in the group, however fast they fork, where no other namespace than the group holds them. To
+    /// be called again until it is empty; no process can be started in it any more.
+    pub(crate) fn end_all(&self) {
+        self.kill();
+        if self.unified.is_none()
+            && let Some((_, dir)) = self.v1.iter().find(|(controller, _)| *controller == Controller::Pids)
+        {
+            // A group that is over its limit already can have no more either.
+            let _ = fs::write(dir.join("pids.max"), "0");
+            kill_listed(dir);
+        }
+    }
+
     /// How many processes of the group the OOM killer has killed.
     pub(crate) fn oom_kills(&self) -> u64 {
         let file = if self.is_v1(Controller::Memory) { "memory.oom_control" } else { "memory.events" };

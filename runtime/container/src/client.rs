@@ -620,6 +620,7 @@ impl SandboxHost for SupervisorClient {
                     NetworkPlan::Vpc { interface: InterfacePlan::of(interface), managed: *managed }
                 }
             },
+            sharing: plan::sharing_of(&spec.sharing),
         };
         let unavailable = |source| SandboxError::Unavailable { source };
         match self.connection.call(&request, &[]).await.map_err(unavailable)? {

@@ -106,6 +106,7 @@ impl SupervisorConfig {
             privileged: policy.privileged != Privileged::default(),
             host_network: policy.shares(HostNamespace::Network),
             host_ipc: policy.shares(HostNamespace::Ipc),
+            host_pid: policy.shares(HostNamespace::Pid),
             devices: policy.devices.iter().map(bytes).collect(),
             host_paths: policy.host_paths.iter().map(host_path).collect(),
         }

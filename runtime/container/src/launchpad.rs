@@ -33,6 +33,8 @@ pub(crate) const ROOT_DIR: &str = "/root";
 pub(crate) const LAYERS_DIR: &str = "/layers";
 /// Where it has empty directories for what is mounted before there is a root.
 pub(crate) const STAGE_DIR: &str = "/stage";
+/// Where the mount namespace of a task that shares a `/dev/shm` has it.
+pub(crate) const SHM_DIR: &str = "/shm";
 /// Where it has the device nodes.
 pub(crate) const DEVICE_DIR: &str = "/dev";
 
@@ -81,6 +83,24 @@ impl Launchpad {
         let result = act();
         leave(&self.own_network, libc::CLONE_NEWNET);
         result
+    }
+
+    /// Runs `act`, whose clones are in the PID namespace of the process that `pidfd` refers to.
+    pub(crate) fn in_pids<T>(
+        &self,
+        pidfd: BorrowedFd<'_>,
+        act: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        // Affects future children only (pid_namespaces(7)).
+        sys::setns(pidfd, libc::CLONE_NEWPID).step("enter pid namespace")?;
+        let result = act();
+        leave(&self.own_pids, libc::CLONE_NEWPID);
+        result
+    }
+
+    /// The launch namespace.
+    pub(crate) fn mounts(&self) -> BorrowedFd<'_> {
+        self.launch_mounts.as_fd()
     }
 
     /// The host's network namespace.
@@ -242,7 +262,7 @@ fn furnish() -> Result<(), Failure> {
     // Any directory serves for the moment, and this one is on every Linux.
     let place = Path::new("/proc");
     move_mount(&tmpfs, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(STEP)?;
-    for dir in ["proc", "root", "dev", "layers", "stage", "stage/proc", "stage/dev", "stage/sys"] {
+    for dir in ["proc", "root", "dev", "layers", "shm", "stage", "stage/proc", "stage/dev", "stage/sys"] {
         fs::create_dir(place.join(dir)).step(STEP)?;
     }
     for (name, major, minor) in DEVICES {

@@ -8,6 +8,7 @@
 //!  ─────────── protocol.rs, failure.rs ───────────
 //!  supervisor/ one thread, root: sandboxes, clone, reap        (supervisor)
 //!  launchpad.rs, rootfs.rs, cgroup.rs                          (supervisor, before the clone)
+//!  pause.rs    holds what the containers of a task share       (a child of the supervisor)
 //!  init/       from clone to exec                              (in the container)
 //!
 //!  launcher/   processes of this program behind fences         (a fork of the server, before threads)
@@ -63,6 +64,7 @@ mod init;
 mod interface;
 mod launcher;
 mod launchpad;
+mod pause;
 mod peer;
 mod protocol;
 mod rootfs;

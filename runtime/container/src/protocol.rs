@@ -8,7 +8,7 @@ use neargate_ipc::{wire_enum, wire_struct};
 use crate::failure::Failure;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 6;
+pub(crate) const VERSION: u32 = 7;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
@@ -42,6 +42,8 @@ wire_struct! {
         host_network: bool,
         /// Whether containers may have the host's IPC namespace.
         host_ipc: bool,
+        /// Whether containers may have the host's PID namespace.
+        host_pid: bool,
         /// Device nodes of the host.
         devices: Vec<Vec<u8>>,
         /// Directories of the host beneath which a server that is not root may mount; the longest that fits decides.
@@ -153,6 +155,47 @@ wire_enum! {
     }
 }
 
+wire_enum! {
+    /// Which PID namespace the containers of a sandbox have; see [`neargate_model::PidMode`].
+    pub(crate) enum PidPlan {
+        /// Each its own.
+        0 => Own {},
+        /// The sandbox's.
+        1 => Task {},
+        /// The host's.
+        2 => Host {},
+    }
+}
+
+wire_enum! {
+    /// Which IPC namespace and `/dev/shm` the containers of a sandbox have; see [`neargate_model::IpcMode`].
+    pub(crate) enum IpcPlan {
+        /// Each its own.
+        0 => Own {},
+        /// Each its own, without a `/dev/shm`.
+        1 => OwnWithoutShm {},
+        /// The sandbox's, with a `/dev/shm` of this size.
+        2 => Task { shm_bytes: u64 },
+        /// The host's.
+        3 => Host {},
+    }
+}
+
+wire_struct! {
+    /// What the containers of a sandbox share besides the network.
+    pub(crate) struct SharingPlan {
+        /// The PID namespace.
+        pids: PidPlan,
+        /// The IPC namespace.
+        ipc: IpcPlan,
+    }
+}
+
+impl SharingPlan {
+    /// Of a sandbox whose containers share nothing more, as most do.
+    pub(crate) const NONE: Self = Self { pids: PidPlan::Own {}, ipc: IpcPlan::Own {} };
+}
+
 wire_struct! {
     /// How an empty tmpfs is made; ids are the container's.
     pub(crate) struct TmpfsPlan {
@@ -218,15 +261,13 @@ wire_struct! {
         read_only_root: bool,
         /// Volumes, in order.
         mounts: Vec<MountPlan>,
-        /// Size of `/dev/shm`.
+        /// Size of a `/dev/shm` of its own.
         shm_bytes: u64,
         /// Capability bits of the container.
         capabilities: u64,
         /// Whether nothing of proc and sysfs is hidden or protected, and the filter of system calls lets mounts and
         /// namespaces be made.
         privileged: bool,
-        /// Whether it has the host's IPC namespace.
-        host_ipc: bool,
         /// Devices of the host.
         devices: Vec<DevicePlan>,
         /// Whether a reaper runs as PID 1.
@@ -278,7 +319,13 @@ wire_enum! {
         /// First message.
         0 => Setup { setup: Setup },
         /// Make a sandbox.
-        1 => Prepare { task: String, hostname: String, limits: Limits, network: NetworkPlan },
+        1 => Prepare {
+            task: String,
+            hostname: String,
+            limits: Limits,
+            network: NetworkPlan,
+            sharing: SharingPlan,
+        },
         /// Kill and remove a sandbox.
         2 => Release { task: String },
         /// Start a container.
@@ -413,12 +460,12 @@ mod tests {
             proptest::option::of(any::<String>()),
             limits(),
             vec(any::<(u32, (u64, u64))>(), 0..3),
-            (any::<(bool, u64, bool, u64, bool, bool)>(), vec(device(), 0..3)),
+            (any::<(bool, u64, bool, u64, bool)>(), vec(device(), 0..3)),
             bytes(),
         );
         (texts, lists, rest).prop_map(|((container, task, argv), (layers, env, mounts), rest)| {
             let (working_dir, user, limits, ulimits, flags, scratch) = rest;
-            let ((read_only_root, capabilities, init, shm_bytes, privileged, host_ipc), devices) = flags;
+            let ((read_only_root, capabilities, init, shm_bytes, privileged), devices) = flags;
             let plan = StartPlan {
                 container,
                 task,
@@ -434,7 +481,6 @@ mod tests {
                 shm_bytes,
                 capabilities,
                 privileged,
-                host_ipc,
                 devices,
                 init,
                 scratch,
@@ -452,6 +498,7 @@ mod tests {
                 hostname,
                 limits,
                 network: NetworkPlan::Managed {},
+                sharing: SharingPlan { pids: PidPlan::Task {}, ipc: IpcPlan::Task { shm_bytes: 7 } },
             }),
             text().prop_map(|task| Request::Release { task }),
             (text(), any::<i32>()).prop_map(|(container, signal)| Request::Signal { container, signal }),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
+use crate::pause::{self, PauseRole};
 use crate::protocol::Allowed;
 use crate::supervisor::Meeting;
 use neargate_ipc::channel;
@@ -86,7 +87,7 @@ pub(crate) struct Tenure {
     pub(crate) allowed: Allowed,
 }
 
-/// A process that was started as a supervisor.
+/// A process that was started as a supervisor, or as one of its pause processes.
 #[derive(Debug)]
 pub struct SupervisorRole(Role);
 
@@ -94,6 +95,7 @@ pub struct SupervisorRole(Role);
 enum Role {
     Socket(RawFd),
     Seat { directory: PathBuf, tenure: Tenure },
+    Pause(PauseRole),
 }
 
 impl SupervisorRole {
@@ -104,6 +106,7 @@ impl SupervisorRole {
             Role::Seat { directory, tenure } => {
                 crate::supervisor::run(Meeting::Directory { directory, tenure })
             }
+            Role::Pause(role) => role.run(),
         };
         // SAFETY: the number came from `spawn` of this very binary, which left exactly this descriptor open
         // for the role; a wrong number makes an invalid descriptor and every use of it fails with EBADF.
@@ -115,7 +118,7 @@ impl SupervisorRole {
     }
 }
 
-/// Whether this process was started as a supervisor. To be called first in `main`, before any thread and
+/// Whether this process was started as a supervisor, or by one. To be called first in `main`, before any thread and
 /// before arguments are looked at in any other way.
 pub fn role_from_args() -> Option<SupervisorRole> {
     let mut args = std::env::args_os().skip(1);
@@ -123,6 +126,10 @@ pub fn role_from_args() -> Option<SupervisorRole> {
     if role == ROLE_ARGUMENT {
         let socket = args.next()?.into_string().ok()?.parse().ok()?;
         return (socket > 2).then_some(SupervisorRole(Role::Socket(socket)));
+    }
+    if role == pause::ROLE_ARGUMENT {
+        let rest = args.map_while(|argument| argument.into_string().ok());
+        return PauseRole::parse(rest).map(|role| SupervisorRole(Role::Pause(role)));
     }
     if role != SEAT_ARGUMENT {
         return None;

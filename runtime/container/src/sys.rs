@@ -199,6 +199,15 @@ pub(crate) fn reset_signals() {
     set_blocked(&[], libc::SIG_SETMASK);
 }
 
+/// Has the kernel reap the children of this process, also those that it inherits (`SIG_IGN` for SIGCHLD, sigaction(2)).
+pub(crate) fn ignore_children() -> io::Result<()> {
+    // SAFETY: SIG_IGN installs no handler.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Has these signals end the process with the exit code that a shell gives a process which they end: 128 and the
 /// number. By default they do nothing to the first process of a PID namespace (pid_namespaces(7)), and abort(3),
 /// which is not ended by its own SIGABRT there, falls back on an illegal instruction.

@@ -27,7 +27,7 @@ pub use process::{
 pub use session::{Session, SessionSpec, SessionStreams};
 pub use spec::{
     ContainerSpec, Device, ExecSpec, Exit, Limits, Mount, MountSource, Privileges, Rootfs, Sandbox,
-    SandboxNetwork, SandboxSpec, Signal, Stats, Stdio, Ulimit, VOLUME_ID_BASE, WasmModule, WasmSpec,
+    SandboxNetwork, SandboxSpec, Sharing, Signal, Stats, Stdio, Ulimit, VOLUME_ID_BASE, WasmModule, WasmSpec,
     WasmTimes,
 };
 

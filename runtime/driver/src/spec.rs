@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use neargate_ipc::wire_fields;
-use neargate_model::{ContainerId, ContainerName, TaskId, TaskNetwork, TmpfsOptions, WasmOptions};
+use neargate_model::{
+    ContainerId, ContainerName, IpcMode, PidMode, TaskId, TaskNetwork, TmpfsOptions, WasmOptions,
+};
 
 use crate::ProcessUser;
 
@@ -37,7 +39,7 @@ pub struct ContainerSpec {
     pub read_only_root: bool,
     /// Directories of the host that the container sees.
     pub mounts: Vec<Mount>,
-    /// Size of `/dev/shm` in bytes; `None` is 64 MiB, as with Docker.
+    /// Size in bytes of a `/dev/shm` of its own; `None` is 64 MiB, as with Docker.
     pub shm_bytes: Option<u64>,
     /// Linux capabilities to add to the default set, without the `CAP_` prefix. Whether they may be is for others to
     /// decide.
@@ -62,8 +64,6 @@ pub struct ContainerSpec {
 pub struct Privileges {
     /// All capabilities in the container's own user namespace, and nothing of proc and sysfs hidden or protected.
     pub privileged: bool,
-    /// The host's System V objects, message queues and `/dev/shm` instead of its own.
-    pub host_ipc: bool,
     /// Devices of the host.
     pub devices: Vec<Device>,
 }
@@ -211,6 +211,20 @@ pub struct SandboxSpec {
     pub linux: bool,
     /// Which network its containers have.
     pub network: SandboxNetwork,
+    /// What else its containers have in common.
+    pub sharing: Sharing,
+}
+
+/// Which namespaces the containers of a sandbox share with each other or with the host, besides the network's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// Which processes they see. Whether that may be the host's is for others to decide.
+    pub pids: PidMode,
+    /// Whose System V objects, message queues and `/dev/shm` they have. Whether that may be the host's is for others
+    /// to decide.
+    pub ipc: IpcMode,
+    /// Size in bytes of the task's `/dev/shm`, with [`IpcMode::Task`]; `None` is 64 MiB.
+    pub shm_bytes: Option<u64>,
 }
 
 /// Which network the containers of a sandbox have.

@@ -36,8 +36,8 @@ pub use task::{
     Task, TaskKey, TaskSpec, TaskStatus,
 };
 pub use task_definition::{
-    Condition, ContainerDefinition, DefinitionStatus, Dependency, DeviceMapping, HealthCheck, LaunchType,
-    LogConfiguration, MountPoint, NetworkMode, PortMapping, RestartPolicy, SharedVolume, Tags,
-    TaskDefinition, TaskShape, Tmpfs, TmpfsOptions, UlimitSetting, Volume, WasmIsolation, WasmOptions,
+    Condition, ContainerDefinition, DefinitionStatus, Dependency, DeviceMapping, HealthCheck, IpcMode,
+    LaunchType, LogConfiguration, MountPoint, NetworkMode, PidMode, PortMapping, RestartPolicy, SharedVolume,
+    Tags, TaskDefinition, TaskShape, Tmpfs, TmpfsOptions, UlimitSetting, Volume, WasmIsolation, WasmOptions,
 };
 pub use time::Timestamp;

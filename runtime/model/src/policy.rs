@@ -7,7 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    ContainerDefinition, ContainerName, DeviceMapping, Family, NetworkMode, TaskShape, Volume, capability,
+    ContainerDefinition, ContainerName, DeviceMapping, Family, IpcMode, NetworkMode, PidMode, TaskShape,
+    Volume, capability,
 };
 
 /// What is allowed. The default is nothing.
@@ -58,17 +59,20 @@ pub enum HostNamespace {
     Network,
     /// Its System V objects and message queues, and `/dev/shm`.
     Ipc,
+    /// Its processes.
+    Pid,
 }
 
 impl HostNamespace {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Network, Self::Ipc];
+    pub const ALL: [Self; 3] = [Self::Network, Self::Ipc, Self::Pid];
 
     /// Its name in a policy.
     pub fn name(self) -> &'static str {
         match self {
             Self::Network => "network",
             Self::Ipc => "ipc",
+            Self::Pid => "pid",
         }
     }
 
@@ -77,6 +81,7 @@ impl HostNamespace {
         match self {
             Self::Network => "networkMode 'host'",
             Self::Ipc => "ipcMode 'host'",
+            Self::Pid => "pidMode 'host'",
         }
     }
 }
@@ -267,8 +272,9 @@ impl Policy {
 
 fn asked_namespaces(shape: &TaskShape) -> impl Iterator<Item = HostNamespace> {
     let network = (shape.network_mode == NetworkMode::Host).then_some(HostNamespace::Network);
-    let ipc = shape.host_ipc.then_some(HostNamespace::Ipc);
-    network.into_iter().chain(ipc)
+    let ipc = (shape.ipc_mode == IpcMode::Host).then_some(HostNamespace::Ipc);
+    let pid = (shape.pid_mode == PidMode::Host).then_some(HostNamespace::Pid);
+    network.into_iter().chain(ipc).chain(pid)
 }
 
 #[cfg(test)]
@@ -327,11 +333,20 @@ mod tests {
         let none = Policy::default();
         let network = |shape: &mut TaskShape| shape.network_mode = NetworkMode::Host;
         let wasm = |shape: &mut TaskShape| shape.containers[0].wasm.host_network = true;
-        let ipc = |shape: &mut TaskShape| shape.host_ipc = true;
+        let ipc = |shape: &mut TaskShape| shape.ipc_mode = IpcMode::Host;
+        let pid = |shape: &mut TaskShape| shape.pid_mode = PidMode::Host;
+        let of_task = |shape: &mut TaskShape| {
+            shape.pid_mode = PidMode::Task;
+            shape.ipc_mode = IpcMode::Task;
+        };
+        let without = |shape: &mut TaskShape| shape.ipc_mode = IpcMode::None;
         let privileged = |shape: &mut TaskShape| shape.containers[0].privileged = true;
         check(&none, network, Some("networkMode 'host'"));
         check(&none, wasm, Some("\"host_namespaces\""));
         check(&none, ipc, Some("ipcMode 'host'"));
+        check(&none, pid, Some("pidMode 'host'"));
+        check(&none, of_task, None);
+        check(&none, without, None);
         check(&none, privileged, Some("\"privileged\""));
         let some = Policy {
             host_namespaces: vec![HostNamespace::Network],
@@ -341,6 +356,10 @@ mod tests {
         check(&some, network, None);
         check(&some, wasm, None);
         check(&some, ipc, Some("ipcMode"));
+        check(&some, pid, Some("pidMode"));
+        let processes = Policy { host_namespaces: vec![HostNamespace::Pid], ..Policy::default() };
+        check(&processes, pid, None);
+        check(&processes, ipc, Some("ipcMode"));
         check(&some, privileged, None);
         let other = Privileged::Families(vec![Family::new("other").unwrap()]);
         check(&Policy { privileged: other, ..none.clone() }, privileged, Some("privileged"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{ContainerName, Family, Timestamp};
 
@@ -68,9 +68,13 @@ pub struct TaskShape {
     /// Seconds after the start of its first container at which it is stopped.
     #[serde(default)]
     pub timeout_s: Option<u32>,
-    /// Whether its containers have the host's System V objects, message queues and `/dev/shm`.
+    /// Which processes its containers see.
     #[serde(default)]
-    pub host_ipc: bool,
+    pub pid_mode: PidMode,
+    /// Whose System V objects, message queues and `/dev/shm` its containers have. Early records say only
+    /// whether they are the host's.
+    #[serde(default, alias = "host_ipc", deserialize_with = "ipc_mode")]
+    pub ipc_mode: IpcMode,
 }
 
 impl TaskShape {
@@ -100,6 +104,49 @@ pub enum NetworkMode {
     Host,
     /// Loopback only.
     None,
+}
+
+/// Which processes the containers of a task see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PidMode {
+    /// Each its own.
+    #[default]
+    Container,
+    /// Those of all containers of the task.
+    Task,
+    /// Those of the host.
+    Host,
+}
+
+/// Whose System V objects, message queues and `/dev/shm` the containers of a task have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IpcMode {
+    /// Each its own.
+    #[default]
+    Container,
+    /// Each its own, without a `/dev/shm`.
+    None,
+    /// The task's.
+    Task,
+    /// The host's.
+    Host,
+}
+
+/// Reads a mode, or what was written before there were several.
+fn ipc_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpcMode, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Mode(IpcMode),
+        HostIpc(bool),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::Mode(mode) => mode,
+        Form::HostIpc(true) => IpcMode::Host,
+        Form::HostIpc(false) => IpcMode::Container,
+    })
 }
 
 /// One container of a task definition.
@@ -390,4 +437,35 @@ pub struct LogConfiguration {
     pub non_blocking: bool,
     /// Bytes buffered before that happens.
     pub buffer_bytes_max: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::testing::{container, shape};
+
+    #[test]
+    fn early_records_are_read() {
+        let mut early = serde_json::to_value(shape(vec![container("a")])).unwrap();
+        let members = early.as_object_mut().unwrap();
+        members.remove("pid_mode").unwrap();
+        members.remove("ipc_mode").unwrap();
+        let read = |value: &serde_json::Value| serde_json::from_value::<TaskShape>(value.clone()).unwrap();
+        assert_eq!((read(&early).pid_mode, read(&early).ipc_mode), (PidMode::Container, IpcMode::Container));
+        for (host_ipc, expect) in [(true, IpcMode::Host), (false, IpcMode::Container)] {
+            early["host_ipc"] = host_ipc.into();
+            assert_eq!(read(&early).ipc_mode, expect);
+        }
+    }
+
+    #[test]
+    fn modes_are_read_as_they_are_written() {
+        for pid_mode in [PidMode::Container, PidMode::Task, PidMode::Host] {
+            for ipc_mode in [IpcMode::Container, IpcMode::None, IpcMode::Task, IpcMode::Host] {
+                let shape = TaskShape { pid_mode, ipc_mode, ..shape(vec![container("a")]) };
+                let text = serde_json::to_string(&shape).unwrap();
+                assert_eq!(serde_json::from_str::<TaskShape>(&text).unwrap(), shape);
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! Sources: Amazon ECS API Reference, `RegisterTaskDefinition`; Developer Guide, "Fargate task
 //! definition parameters" and "Invalid CPU or memory value specified".
 
-use crate::{Condition, ContainerName, NetworkMode, TaskShape};
+use crate::{Condition, ContainerName, IpcMode, NetworkMode, PidMode, TaskShape};
 
 /// At most this many containers a task definition (ECS service quota).
 pub const CONTAINERS_MAX: usize = 10;
@@ -150,8 +150,11 @@ pub enum ShapeError {
         what: &'static str,
     },
     /// Fargate knows no namespaces of a host.
-    #[error("Fargate does not support ipcMode 'host'")]
-    FargateNamespaces,
+    #[error("Fargate does not support {what}")]
+    FargateNamespaces {
+        /// The setting.
+        what: &'static str,
+    },
     /// Fargate needs the network mode awsvpc.
     #[error("Fargate needs network mode awsvpc")]
     FargateNetwork,
@@ -277,8 +280,11 @@ pub fn check_fargate(shape: &TaskShape) -> Result<(), ShapeError> {
     if shape.network_mode != NetworkMode::Awsvpc {
         return Err(ShapeError::FargateNetwork);
     }
-    if shape.host_ipc {
-        return Err(ShapeError::FargateNamespaces);
+    if shape.pid_mode == PidMode::Host {
+        return Err(ShapeError::FargateNamespaces { what: "pidMode 'host'" });
+    }
+    if shape.ipc_mode != IpcMode::Container {
+        return Err(ShapeError::FargateNamespaces { what: "ipcMode" });
     }
     for container in &shape.containers {
         let lacks = |what| Err(ShapeError::FargateLacks { name: container.name.clone(), what });

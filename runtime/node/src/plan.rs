@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use neargate_driver::{
-    Device, Limits, Mount, MountSource, Privileges, Rootfs, SandboxNetwork, SandboxSpec, Ulimit,
+    Device, Limits, Mount, MountSource, Privileges, Rootfs, SandboxNetwork, SandboxSpec, Sharing, Ulimit,
 };
 use neargate_model::vpc::private_dns_name;
 use neargate_model::{
@@ -34,8 +34,16 @@ pub(crate) fn sandbox(spec: &TaskSpec, linux: bool) -> SandboxSpec {
         swappiness: None,
         pids_max: Some(TASK_PIDS_MAX),
     };
-    let network = network(spec);
-    SandboxSpec { task: spec.id.clone(), hostname: hostname(spec), limits, linux, network }
+    let (network, sharing) = (network(spec), sharing(spec));
+    SandboxSpec { task: spec.id.clone(), hostname: hostname(spec), limits, linux, network, sharing }
+}
+
+/// What the containers of a task share besides the network. One `/dev/shm` for all is as large as the largest that a
+/// container asks for.
+fn sharing(spec: &TaskSpec) -> Sharing {
+    let sizes = spec.shape.containers.iter().filter_map(|container| container.shared_memory_mib);
+    let shm_bytes = sizes.max().map(|mib| u64::from(mib) * MIB);
+    Sharing { pids: spec.shape.pid_mode, ipc: spec.shape.ipc_mode, shm_bytes }
 }
 
 /// Which network a task has. One that containers have power over is made only where one of them needs it.
@@ -60,18 +68,14 @@ fn network(spec: &TaskSpec) -> SandboxNetwork {
 }
 
 /// What the operator has allowed a container beyond what all have.
-pub(crate) fn privileges(spec: &TaskSpec, container: &ContainerDefinition) -> Privileges {
+pub(crate) fn privileges(container: &ContainerDefinition) -> Privileges {
     let device = |device: &DeviceMapping| Device {
         source: device.host_path.clone(),
         target: PathBuf::from(&device.container_path),
         read: device.read,
         write: device.write,
     };
-    Privileges {
-        privileged: container.privileged,
-        host_ipc: spec.shape.host_ipc,
-        devices: container.devices.iter().map(device).collect(),
-    }
+    Privileges { privileged: container.privileged, devices: container.devices.iter().map(device).collect() }
 }
 
 /// The name of its interface, or else the first twelve digits of the id, as Docker names its containers.
@@ -183,6 +187,7 @@ mod tests {
     use std::sync::Arc;
 
     use neargate_model::lifecycle::testing::{container, spec};
+    use neargate_model::{IpcMode, PidMode};
 
     use super::*;
 
@@ -279,6 +284,18 @@ mod tests {
             adds(&mut task, name);
             assert_eq!(network(&task), expect, "{name}");
         }
+    }
+
+    #[test]
+    fn what_is_shared_comes_from_the_definition() {
+        let mut task = spec(vec![container("a"), container("b")]);
+        assert_eq!(sharing(&task), Sharing::default());
+        task.shape.pid_mode = PidMode::Task;
+        task.shape.ipc_mode = IpcMode::Task;
+        task.shape.containers[0].shared_memory_mib = Some(8);
+        task.shape.containers[1].shared_memory_mib = Some(100);
+        let expect = Sharing { pids: PidMode::Task, ipc: IpcMode::Task, shm_bytes: Some(100 << 20) };
+        assert_eq!(sandbox(&task, true).sharing, expect);
     }
 
     #[test]

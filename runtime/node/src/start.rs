@@ -161,7 +161,7 @@ impl Start {
             shm_bytes: definition.shared_memory_mib.map(|mib| u64::from(mib) << 20),
             capabilities_add: definition.capabilities_add.clone(),
             capabilities_drop: definition.capabilities_drop.clone(),
-            privileges: plan::privileges(spec, definition),
+            privileges: plan::privileges(definition),
             init: definition.init,
             stdio,
             scratch: dir,

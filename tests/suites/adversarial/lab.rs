@@ -211,6 +211,13 @@ impl Task<'_> {
         Ok(finished.text())
     }
 
+    /// What one of its containers has written so far.
+    pub(crate) fn output_of(&self, container: &str) -> Result<String> {
+        let finished = self.lab.server.run(&["logs", "--container", container, &self.arn])?;
+        ensure!(finished.code == 0, "logs of {container} of {}: {}", self.arn, finished.stderr);
+        Ok(finished.text())
+    }
+
     /// Waits until it has written a line, and returns all that it wrote before.
     pub(crate) fn until_printed(&self, wanted: &str) -> Result<String> {
         let found = eventually(TASK_LIMIT, || {

@@ -50,8 +50,7 @@ const CLUSTER_NOTE: &str = "settings and configuration are stored only";
 const DEFINITION_NOTE: &str = "port mappings work for Wasm HTTP handlers and are stored only for other images; \
      dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; \
      swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, \
-     host paths, networkMode host and ipcMode host work only where the operator's policy allows them; \
-     pidMode and ipcMode task are refused";
+     host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them";
 const VPC_NOTE: &str = "IPv4 only; blocks of one account do not overlap, as there is one routed address space; \
      tenancy is always default, and DHCP options, route tables, gateways and network ACLs do not exist";
 const SUBNET_NOTE: &str = "IPv4 only; subnets of a VPC reach each other, availability zones are names";

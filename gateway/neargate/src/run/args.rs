@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use neargate_model::{
-    ContainerDefinition, ContainerName, MountPoint, NetworkMode, PortMapping, TaskShape, Volume,
-    WasmIsolation, WasmOptions,
+    ContainerDefinition, ContainerName, IpcMode, MountPoint, NetworkMode, PidMode, PortMapping, TaskShape,
+    Volume, WasmIsolation, WasmOptions,
 };
 
 use super::container::ContainerArgs;
@@ -196,7 +196,8 @@ impl RunArgs {
             memory_mib: Some(self.memory.unwrap_or_else(memory_mib_default)),
             ephemeral_storage_gib: self.container.storage_gib(),
             timeout_s: None,
-            host_ipc: false,
+            pid_mode: PidMode::default(),
+            ipc_mode: IpcMode::default(),
         })
     }
 

@@ -87,7 +87,7 @@ pub(super) fn shape(error: &ShapeError) -> EcsError {
         | ShapeError::SwapWithoutMemory { .. }
         | ShapeError::UnknownVolume { .. }
         | ShapeError::FargateLacks { .. }
-        | ShapeError::FargateNamespaces
+        | ShapeError::FargateNamespaces { .. }
         | ShapeError::FargateStopTimeout { .. } => client(format!("Invalid task definition: {error}.")),
     }
 }

@@ -1,8 +1,8 @@
 //! From `RegisterTaskDefinition`'s input to the model: what is run, what is stored only, what is refused.
 
 use neargate_model::{
-    Condition, ContainerDefinition, ContainerName, Dependency, Family, HealthCheck, LaunchType,
-    LogConfiguration, NetworkMode, Policy, RestartPolicy, TaskShape, UlimitSetting,
+    Condition, ContainerDefinition, ContainerName, Dependency, Family, HealthCheck, IpcMode, LaunchType,
+    LogConfiguration, NetworkMode, PidMode, Policy, RestartPolicy, TaskShape, UlimitSetting,
 };
 use neargate_wire::ecs;
 use neargate_wire::ecs::{EcsError, RegisterTaskDefinitionRequest};
@@ -21,7 +21,7 @@ pub(super) fn shape(
 ) -> Result<(TaskShape, Vec<LaunchType>), EcsError> {
     let requires = requires(input.requires_compatibilities.as_deref().unwrap_or_default())?;
     let is_fargate = requires.contains(&LaunchType::Fargate);
-    let host_ipc = has_host_ipc(input, is_fargate)?;
+    let (pid_mode, ipc_mode) = (pid_mode(input, is_fargate)?, ipc_mode(input)?);
     let network_mode = match &input.network_mode {
         None if is_fargate => return Err(client("Fargate only supports network mode ‘awsvpc’.")),
         None | Some(ecs::NetworkMode::Bridge) => NetworkMode::Bridge,
@@ -49,7 +49,8 @@ pub(super) fn shape(
         memory_mib: input.memory.as_deref().map(memory_mib).transpose()?,
         ephemeral_storage_gib: input.ephemeral_storage.as_ref().map(ephemeral_gib).transpose()?,
         timeout_s,
-        host_ipc,
+        pid_mode,
+        ipc_mode,
     };
     ports::check_host_ports(&shape.containers)?;
     policy.check(family, &shape).map_err(|forbidden| error::forbidden(&forbidden))?;
@@ -70,26 +71,28 @@ fn requires(compatibilities: &[ecs::Compatibility]) -> Result<Vec<LaunchType>, E
     compatibilities.iter().map(launch_type).collect()
 }
 
-/// Whether its tasks ask for the host's IPC namespace; other namespaces than that and each container's own are refused.
-fn has_host_ipc(input: &RegisterTaskDefinitionRequest, is_fargate: bool) -> Result<bool, EcsError> {
-    if let Some(mode) = &input.pid_mode {
-        return Err(client(match (mode, is_fargate) {
-            (ecs::PidMode::Host, true) => {
-                "Tasks using the Fargate launch type do not support pidMode 'host'. \
-                                           The supported value for pidMode is 'task'."
-                    .to_owned()
-            }
-            _ => format!(
-                "pidMode '{mode}' is not supported by Neargate; each container has its own processes."
-            ),
-        }));
+/// Which processes its containers see. What Fargate refuses has words of its own there.
+fn pid_mode(input: &RegisterTaskDefinitionRequest, is_fargate: bool) -> Result<PidMode, EcsError> {
+    match &input.pid_mode {
+        None => Ok(PidMode::Container),
+        Some(ecs::PidMode::Task) => Ok(PidMode::Task),
+        Some(ecs::PidMode::Host) if is_fargate => Err(client(
+            "Tasks using the Fargate launch type do not support pidMode 'host'. \
+             The supported value for pidMode is 'task'.",
+        )),
+        Some(ecs::PidMode::Host) => Ok(PidMode::Host),
+        Some(ecs::PidMode::Unlisted(text)) => Err(client(format!("Invalid 'pidMode' setting: {text:.64}"))),
     }
+}
+
+/// Whose System V objects, message queues and `/dev/shm` its containers have.
+fn ipc_mode(input: &RegisterTaskDefinitionRequest) -> Result<IpcMode, EcsError> {
     match &input.ipc_mode {
-        None | Some(ecs::IpcMode::None) => Ok(false),
-        Some(ecs::IpcMode::Host) => Ok(true),
-        Some(mode) => {
-            Err(client(format!("ipcMode '{mode}' is not supported by Neargate; each container has its own.")))
-        }
+        None => Ok(IpcMode::Container),
+        Some(ecs::IpcMode::None) => Ok(IpcMode::None),
+        Some(ecs::IpcMode::Task) => Ok(IpcMode::Task),
+        Some(ecs::IpcMode::Host) => Ok(IpcMode::Host),
+        Some(ecs::IpcMode::Unlisted(text)) => Err(client(format!("Invalid 'ipcMode' setting: {text:.64}"))),
     }
 }
 

@@ -160,7 +160,7 @@ pub const OPERATIONS: &[wire::Operation] = &[
     wire::Operation {
         name: "RegisterTaskDefinition",
         mark: wire::Mark::Real,
-        note: "port mappings work for Wasm HTTP handlers and are stored only for other images; dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, host paths, networkMode host and ipcMode host work only where the operator's policy allows them; pidMode and ipcMode task are refused",
+        note: "port mappings work for Wasm HTTP handlers and are stored only for other images; dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them",
         method: "POST",
         uri: "/",
     },

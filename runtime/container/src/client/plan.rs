@@ -2,11 +2,14 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use neargate_driver::{ContainerSpec, Device, MountSource, Rootfs, StartError, Ulimit};
+use neargate_driver::{ContainerSpec, Device, MountSource, Rootfs, Sharing, StartError, Ulimit};
+use neargate_model::{IpcMode, PidMode};
 
 use crate::capabilities;
 use crate::init::NO_CORE;
-use crate::protocol::{DevicePlan, MountPlan, SourcePlan, StartPlan, TmpfsPlan};
+use crate::protocol::{
+    DevicePlan, IpcPlan, MountPlan, PidPlan, SharingPlan, SourcePlan, StartPlan, TmpfsPlan,
+};
 
 /// `setrlimit(2)` numbers by ECS's names.
 const ULIMITS: [(&str, u32); 15] = [
@@ -83,6 +86,22 @@ fn device_of(device: &Device) -> Result<DevicePlan, StartError> {
     })
 }
 
+/// What the containers of a sandbox share, as the supervisor is told.
+pub(super) fn sharing_of(sharing: &Sharing) -> SharingPlan {
+    let pids = match sharing.pids {
+        PidMode::Container => PidPlan::Own {},
+        PidMode::Task => PidPlan::Task {},
+        PidMode::Host => PidPlan::Host {},
+    };
+    let ipc = match sharing.ipc {
+        IpcMode::Container => IpcPlan::Own {},
+        IpcMode::None => IpcPlan::OwnWithoutShm {},
+        IpcMode::Task => IpcPlan::Task { shm_bytes: sharing.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT) },
+        IpcMode::Host => IpcPlan::Host {},
+    };
+    SharingPlan { pids, ipc }
+}
+
 /// Checks a spec and turns it into what the supervisor is told.
 pub(super) fn of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
     let unsupported = |what: String, why: &str| StartError::Unsupported { what, why: why.to_owned() };
@@ -121,7 +140,6 @@ pub(super) fn of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
             spec.privileges.privileged,
         )?,
         privileged: spec.privileges.privileged,
-        host_ipc: spec.privileges.host_ipc,
         devices: spec.privileges.devices.iter().map(device_of).collect::<Result<_, _>>()?,
         init: spec.init,
         scratch: spec.scratch.as_os_str().as_bytes().to_vec(),

@@ -42,7 +42,7 @@ pub(super) fn make_root_read_only() -> Result<(), Failure> {
 }
 
 /// Connects the standard streams to the container's `/dev/null`.
-pub(super) fn attach_null(root: BorrowedFd<'_>) -> Result<(), Failure> {
+pub(crate) fn attach_null(root: BorrowedFd<'_>) -> Result<(), Failure> {
     let null = paths::open(root, "/dev/null", OFlags::RDWR).step("open /dev/null")?;
     if !paths::is_device(null.as_fd(), 1, 3).step("check /dev/null")? {
         return Err(Failure::System { step: "check /dev/null".to_owned(), errno: libc::ENODEV });

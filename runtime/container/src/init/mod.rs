@@ -10,6 +10,7 @@
 
 mod environment;
 mod files;
+mod ipc;
 mod limits;
 mod mounts;
 mod orders;
@@ -31,7 +32,9 @@ use crate::launchpad::{LAYERS_DIR, ROOT_DIR};
 use crate::seccomp::Filters;
 use crate::sys;
 use crate::user::{self, User};
+pub(crate) use environment::attach_null;
 pub(crate) use files::{MaskedPath, masked_paths};
+pub(crate) use ipc::make_shared_ipc;
 pub(crate) use limits::{NO_CORE, ResourceLimit};
 pub(crate) use orders::{Orders, Parts, give};
 pub(crate) use program::Program;
@@ -64,17 +67,59 @@ pub(crate) struct Shell {
     pub(crate) tasks: Vec<fs::File>,
     /// Whether parts of proc and sysfs are hidden or protected.
     pub(crate) is_masked: bool,
-    /// Of a container in the host's IPC namespace.
-    pub(crate) host_ipc: Option<HostIpc>,
+    /// Its IPC namespace.
+    pub(crate) ipc: Ipc,
     /// The user namespace to enter, of a container that has none of its own.
     pub(crate) joined: Option<OwnedFd>,
 }
 
 impl Shell {
     fn raw_fds(&self) -> Vec<RawFd> {
-        let host_ipc = self.host_ipc.iter().flat_map(|host| [host.mqueue.as_raw_fd(), host.shm.as_raw_fd()]);
-        let rest = self.joined.iter().chain([&self.sysfs]).map(AsRawFd::as_raw_fd);
-        self.tasks.iter().map(AsRawFd::as_raw_fd).chain(host_ipc).chain(rest).collect()
+        let ipc = match &self.ipc {
+            Ipc::Own | Ipc::OwnWithoutShm => Vec::new(),
+            Ipc::Host(HostIpc { mqueue, shm }) => vec![mqueue, shm],
+            Ipc::Shared(SharedIpc { namespace, mounts }) => vec![namespace, mounts],
+        };
+        let rest = self.joined.iter().chain([&self.sysfs]).chain(ipc).map(AsRawFd::as_raw_fd);
+        self.tasks.iter().map(AsRawFd::as_raw_fd).chain(rest).collect()
+    }
+}
+
+/// Which IPC namespace and `/dev/shm` a container has.
+pub(crate) enum Ipc {
+    /// Its own.
+    Own,
+    /// Its own, without a `/dev/shm`.
+    OwnWithoutShm,
+    /// The host's. Only for a container that joins a user namespace.
+    Host(HostIpc),
+    /// Its task's, of the user namespace that it joins.
+    Shared(SharedIpc),
+}
+
+/// What [`make_shared_ipc`] has made.
+pub(crate) struct SharedIpc {
+    /// The IPC namespace.
+    pub(crate) namespace: OwnedFd,
+    /// The mount namespace that has the `/dev/shm`.
+    pub(crate) mounts: OwnedFd,
+}
+
+impl SharedIpc {
+    /// Those of a process.
+    pub(crate) fn of(pid: i32) -> Result<Self, Failure> {
+        let open = |kind| fs::File::open(format!("/proc/{pid}/ns/{kind}")).map(OwnedFd::from);
+        let opened = || std::io::Result::Ok(Self { namespace: open("ipc")?, mounts: open("mnt")? });
+        opened().step("open IPC namespace of task")
+    }
+
+    /// The same once more.
+    pub(crate) fn try_clone(&self) -> Result<Self, Failure> {
+        let copy = || {
+            let (namespace, mounts) = (self.namespace.try_clone()?, self.mounts.try_clone()?);
+            std::io::Result::Ok(Self { namespace, mounts })
+        };
+        copy().step("open IPC namespace of task")
     }
 }
 
@@ -282,7 +327,7 @@ fn enter(mut exec: Exec<'_>, sync: &OwnedFd) -> Result<Ready, Failure> {
     rustix::process::setsid().step("make session")?;
     match &exec.streams {
         Streams::Stdio(stdio) => attach_stdio(stdio)?,
-        Streams::Null => environment::attach_null(root.as_fd())?,
+        Streams::Null => attach_null(root.as_fd())?,
         Streams::Terminal(rows, columns) => terminal::attach(root.as_fd(), &user, (*rows, *columns), sync)?,
     }
     environment::enter_working_dir(exec.working_dir)?;

@@ -13,7 +13,7 @@ use rustix::mount::{
     fsconfig_reconfigure, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
 };
 
-use super::paths;
+use super::{HostIpc, Ipc, ipc, paths};
 use crate::devices::Device;
 use crate::failure::{Failure, Step, errno};
 use crate::launchpad::{DEVICE_DIR, DEVICES};
@@ -73,20 +73,18 @@ pub(super) fn clone_host_shm() -> rustix::io::Result<OwnedFd> {
 }
 
 /// Mounts what every container has in a directory with places for it; returns dev.
-///
-/// `host_ipc` are message queues and `/dev/shm` of the host in place of own ones.
 pub(super) fn mount_fixed(
     stage: BorrowedFd<'_>,
     proc: Option<OwnedFd>,
     sysfs: &OwnedFd,
-    host_ipc: Option<(OwnedFd, OwnedFd)>,
+    ipc: Ipc,
 ) -> Result<Dev, Failure> {
     let proc = proc.map_or_else(new_proc, Ok).step("make proc")?;
     attach(proc.as_fd(), top_dir(stage, "proc")?.as_fd()).step("mount proc")?;
     let place = top_dir(stage, "dev")?;
     let dev = new_tmpfs(c"1m", c"0755", NO_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC).step("make dev")?;
     attach(dev.as_fd(), place.as_fd()).step("mount dev")?;
-    let own_shm = fill_dev(dev.as_fd(), host_ipc)?;
+    let own_shm = fill_dev(dev.as_fd(), ipc)?;
     attach(sysfs.as_fd(), top_dir(stage, "sys")?.as_fd()).step("mount sys")?;
     Ok(Dev { dev, own_shm })
 }
@@ -140,7 +138,7 @@ fn top_dir(root: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Failure> {
 }
 
 /// Fills `/dev`; returns its own shm.
-fn fill_dev(dev: BorrowedFd<'_>, host_ipc: Option<(OwnedFd, OwnedFd)>) -> Result<Option<OwnedFd>, Failure> {
+fn fill_dev(dev: BorrowedFd<'_>, ipc: Ipc) -> Result<Option<OwnedFd>, Failure> {
     for (name, major, minor) in DEVICES {
         bind_device(dev, name, major, minor).step(&format!("make /dev/{name}"))?;
     }
@@ -162,20 +160,31 @@ fn fill_dev(dev: BorrowedFd<'_>, host_ipc: Option<(OwnedFd, OwnedFd)>) -> Result
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
     .step("make /dev/pts")?;
-    let is_own = host_ipc.is_none();
-    let (mqueue, shm) = host_ipc.map_or_else(own_ipc, Ok)?;
-    for (mount, name) in [(&pts, c"pts"), (&shm, c"shm"), (&mqueue, c"mqueue")] {
+    let is_own = matches!(ipc, Ipc::Own);
+    let (mqueue, shm) = ipc_mounts(ipc)?;
+    let shm_place = shm.as_ref().map(|shm| (shm, c"shm"));
+    for (mount, name) in [(&pts, c"pts")].into_iter().chain(shm_place).chain([(&mqueue, c"mqueue")]) {
         rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).step("fill /dev")?;
         move_mount(mount, c"", dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step("fill /dev")?;
     }
-    Ok(is_own.then_some(shm))
+    Ok(shm.filter(|_| is_own))
 }
 
-fn own_ipc() -> Result<(OwnedFd, OwnedFd), Failure> {
-    let size_bytes = SHM_BYTES_DEFAULT;
-    let shm = TmpfsPlan { size_bytes, exec: false, mode: 0o1777, uid: 0, gid: 0, inodes_max: None };
-    let shm = tmpfs_of(&shm, false).step("make /dev/shm")?;
+/// The message queues and the `/dev/shm` of an IPC namespace, in which the caller is.
+fn ipc_mounts(ipc: Ipc) -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
+    let shm = match ipc {
+        Ipc::Own => Some(new_shm(SHM_BYTES_DEFAULT).step("make /dev/shm")?),
+        Ipc::OwnWithoutShm => None,
+        Ipc::Host(HostIpc { mqueue, shm }) => return Ok((mqueue, Some(shm))),
+        Ipc::Shared(_) => Some(ipc::clone_shm().step("open /dev/shm of task")?),
+    };
     Ok((new_mqueue().step("make /dev/mqueue")?, shm))
+}
+
+/// A `/dev/shm`.
+pub(super) fn new_shm(size_bytes: u64) -> io::Result<OwnedFd> {
+    let shm = TmpfsPlan { size_bytes, exec: false, mode: 0o1777, uid: 0, gid: 0, inodes_max: None };
+    tmpfs_of(&shm, false)
 }
 
 /// Puts a device of the host in its place below `/dev`.

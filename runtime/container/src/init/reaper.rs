@@ -1,4 +1,5 @@
-//! PID 1 for `init: true`: forwards signals to the program, reaps orphans, ends with the program's code.
+//! The first process for `init: true`, PID 1 unless its namespace is shared: forwards signals to the program, reaps
+//! orphans, ends with the program's code.
 
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -22,6 +23,8 @@ pub(super) fn fork_program() -> io::Result<Role> {
     // Before the fork, so that no signal is lost. The kernel keeps a blocked signal for PID 1 even where it
     // would drop one that is not handled (pid_namespaces(7)).
     sys::block_all_signals();
+    // PID 1 gets the orphans anyway; in a PID namespace that is shared this is not it.
+    sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)?;
     match sys::fork()? {
         0 => Ok(Role::Program),
         pid => {

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::mounts::{self, Dev};
-use super::{Ground, Shell, environment, files};
+use super::{Ground, Ipc, Shell, environment, files};
 use crate::cgroup;
 use crate::failure::{Failure, Step};
 use crate::launchpad::STAGE_DIR;
@@ -24,7 +24,7 @@ pub(super) struct Room {
 
 /// Takes the process's groups and ids, and mounts what every container has.
 pub(super) fn furnish(ground: &Ground<'_>, shell: Shell) -> Result<Room, Failure> {
-    let Shell { sysfs, mut tasks, is_masked, host_ipc, joined } = shell;
+    let Shell { sysfs, mut tasks, is_masked, ipc, joined } = shell;
     let _ = rustix::thread::set_name(c"ng-parked");
     cgroup::join(&mut tasks).step("join cgroup")?;
     // After joining, so that the v1 groups, too, are the roots of the new namespace.
@@ -34,8 +34,18 @@ pub(super) fn furnish(ground: &Ground<'_>, shell: Shell) -> Result<Room, Failure
         // The PID namespace is the host's own, so that only now a proc of it can be made.
         proc = Some(mounts::new_proc().step("make proc")?);
         sys::setns(userns.as_fd(), libc::CLONE_NEWUSER).step("enter user namespace")?;
+        // Which may have changed that (`commit_creds()`), and there may be others in its PID namespace.
+        sys::prctl(libc::PR_SET_DUMPABLE, 0).step("enter user namespace")?;
         namespaces |= libc::CLONE_NEWNS | libc::CLONE_NEWUTS;
-        namespaces |= if host_ipc.is_some() { 0 } else { libc::CLONE_NEWIPC };
+        match &ipc {
+            Ipc::Own | Ipc::OwnWithoutShm => namespaces |= libc::CLONE_NEWIPC,
+            Ipc::Host(_) => {}
+            Ipc::Shared(shared) => {
+                sys::setns(shared.namespace.as_fd(), libc::CLONE_NEWIPC).step("enter IPC namespace")?;
+                // Left again at once, for a copy of it.
+                sys::setns(shared.mounts.as_fd(), libc::CLONE_NEWNS).step("enter mount namespace")?;
+            }
+        }
     }
     sys::unshare(namespaces).step("make namespaces")?;
     // No controlling terminal is shared with the supervisor, and no stream: who reads what the server tells must not
@@ -50,8 +60,7 @@ pub(super) fn furnish(ground: &Ground<'_>, shell: Shell) -> Result<Room, Failure
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", private).step("make mounts private")?;
     let stage = rustix::fs::open(STAGE_DIR, flags, Mode::empty()).step("open stage")?;
-    let host_ipc = host_ipc.map(|host| (host.mqueue, host.shm));
-    let dev = mounts::mount_fixed(stage.as_fd(), proc, &sysfs, host_ipc)?;
+    let dev = mounts::mount_fixed(stage.as_fd(), proc, &sysfs, ipc)?;
     files::mask(stage.as_fd(), if is_masked { ground.masked } else { &[] })?;
     if ground.mount_cgroup2 {
         mounts::mount_cgroup2(sysfs.as_fd())?;

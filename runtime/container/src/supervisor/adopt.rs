@@ -18,13 +18,15 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::cells::Namespaces;
 use super::host::{Container, Ended, Host, Process};
 use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
+use super::pause::Pause;
 use super::router::Wiring;
 use super::sandbox::Sandbox;
 use super::{report, start};
 use crate::cgroup::Group;
 use crate::ends::{Ends, Told};
 use crate::failure::{Failure, Step};
-use crate::protocol::{End, NetworkPlan, Response};
+use crate::init::SharedIpc;
+use crate::protocol::{End, IpcPlan, NetworkPlan, Response};
 use crate::{init, sys};
 
 impl Host {
@@ -44,7 +46,7 @@ impl Host {
             neargate_failpoint::reach("container::adoption::task");
         }
         let mut kept: HashMap<&str, HashSet<String>> =
-            self.sandboxes.values().map(|sandbox| (sandbox.group.name(), HashSet::new())).collect();
+            self.sandboxes.values().map(|sandbox| (sandbox.group.name(), sandbox.groups_kept())).collect();
         for container in self.containers.values() {
             let sandbox = self.sandboxes.get(&container.plan.task);
             if let Some(names) = sandbox.and_then(|sandbox| kept.get_mut(sandbox.group.name())) {
@@ -62,7 +64,7 @@ impl Host {
     }
 
     fn adopt_sandbox(&mut self, task: &str, known: KnownSandbox) -> Result<(), Failure> {
-        let KnownSandbox { group, hostname, ids, limits, network, containers } = known;
+        let KnownSandbox { group, hostname, ids, limits, network, sharing, pause, containers } = known;
         let gone = || Failure::System { step: "find cgroup of task".to_owned(), errno: libc::ENOENT };
         let group = self.groups.find_task(&group, &limits).ok_or_else(gone)?;
         let (mut living, mut ended) = (Vec::new(), Vec::new());
@@ -82,8 +84,14 @@ impl Host {
                 (found, _) => ended.push((number, container, found)),
             }
         }
+        pause.iter().for_each(|pause| self.skip_number(pause.number));
+        let pause = pause.and_then(|pause| Pause::find(&self.groups, &group, &pause));
+        let shared = match &pause {
+            Some(pause) if matches!(sharing.ipc, IpcPlan::Task { .. }) => Some(SharedIpc::of(pause.pid())?),
+            _ => None,
+        };
         let processes = living.iter().map(|(_, container, _)| container.pid);
-        let namespaces = match find_namespaces(processes, &network)? {
+        let mut namespaces = match find_namespaces(processes, &network)? {
             Some(namespaces) => namespaces,
             None => {
                 let mut made = Namespaces::make(ids)?;
@@ -91,7 +99,11 @@ impl Host {
                 made
             }
         };
-        let mut sandbox = Sandbox::new(hostname, ids, namespaces, group, None);
+        if let Some(pause) = &pause {
+            namespaces.take_over(pause, shared.as_ref(), &network)?;
+        }
+        let mut sandbox = Sandbox::new(hostname, ids, namespaces, sharing, group, None);
+        (sandbox.pause, sandbox.ipc) = (pause, shared);
         // A task whose packets go nowhere runs on all the same.
         match self.wire_again(&sandbox, &network) {
             Ok(wiring) => sandbox.wiring = wiring,
@@ -196,7 +208,7 @@ fn copies(readers: Option<&[OwnedFd; 2]>) -> (Vec<OwnedFd>, bool) {
 }
 
 /// The first process of a container, if it lives or was not reaped.
-fn find_process(group: &Group, pid: i32) -> Option<OwnedFd> {
+pub(super) fn find_process(group: &Group, pid: i32) -> Option<OwnedFd> {
     let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     // Looked for after it was opened, so that it is no other process that got the id meanwhile.
     group.holds(pid).then_some(pidfd)
@@ -227,6 +239,34 @@ fn namespaces_of(pid: i32, network: &NetworkPlan) -> Result<Namespaces, Failure>
     let network = open("net")?;
     let user = if owns_network { sys::owner_of(network.as_fd()).step(STEP)? } else { open("user")? };
     Ok(Namespaces { user, network, owns_network })
+}
+
+impl Namespaces {
+    /// Has those in place that a pause process holds: its network, also when no container has it any more, and the user
+    /// namespace to which the IPC namespace belongs.
+    fn take_over(
+        &mut self,
+        pause: &Pause,
+        shared: Option<&SharedIpc>,
+        network: &NetworkPlan,
+    ) -> Result<(), Failure> {
+        const STEP: &str = "open namespace of pause process";
+        self.network = fs::File::open(format!("/proc/{}/ns/net", pause.pid())).step(STEP)?.into();
+        let owned = match shared {
+            Some(shared) => &shared.namespace,
+            None if network.is_managed() => &self.network,
+            None => return Ok(()),
+        };
+        self.user = sys::owner_of(owned.as_fd()).step(STEP)?;
+        Ok(())
+    }
+}
+
+impl Sandbox {
+    /// The groups below its own that are not its containers'.
+    fn groups_kept(&self) -> HashSet<String> {
+        self.pause.iter().map(|pause| pause.group_name().to_owned()).collect()
+    }
 }
 
 /// The reading ends of a container's standard output and error.

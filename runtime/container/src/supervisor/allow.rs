@@ -3,7 +3,7 @@
 //! The server checks definitions, with better words. This is the last line, for mistakes of the server.
 
 use crate::failure::{Failure, Step};
-use crate::protocol::{Allowed, NetworkPlan, StartPlan};
+use crate::protocol::{Allowed, IpcPlan, NetworkPlan, PidPlan, SharingPlan, StartPlan};
 use crate::seccomp::names_core;
 
 /// Checks the network that a sandbox is to have.
@@ -16,6 +16,17 @@ pub(super) fn check_network(allowed: &Allowed, network: &NetworkPlan) -> Result<
     }
 }
 
+/// Checks what the containers of a sandbox are to share.
+pub(super) fn check_sharing(allowed: &Allowed, sharing: &SharingPlan) -> Result<(), Failure> {
+    if sharing.pids == (PidPlan::Host {}) && !allowed.host_pid {
+        return Err(refuse("the host's PID namespace"));
+    }
+    if sharing.ipc == (IpcPlan::Host {}) && !allowed.host_ipc {
+        return Err(refuse("the host's IPC namespace"));
+    }
+    Ok(())
+}
+
 /// Checks what a container is to have.
 pub(super) fn check_plan(allowed: &Allowed, plan: &StartPlan) -> Result<(), Failure> {
     if plan.capabilities & !allowed.capabilities != 0 {
@@ -23,9 +34,6 @@ pub(super) fn check_plan(allowed: &Allowed, plan: &StartPlan) -> Result<(), Fail
     }
     if plan.privileged && !allowed.privileged {
         return Err(refuse("a privileged container"));
-    }
-    if plan.host_ipc && !allowed.host_ipc {
-        return Err(refuse("the host's IPC namespace"));
     }
     match plan.devices.iter().all(|device| allowed.devices.contains(&device.source)) {
         true => Ok(()),
@@ -86,6 +94,7 @@ mod tests {
             privileged: false,
             host_network: false,
             host_ipc: false,
+            host_pid: false,
             devices: vec![],
             host_paths: vec![],
         };
@@ -96,16 +105,28 @@ mod tests {
             privileged: true,
             host_network: true,
             host_ipc: true,
+            host_pid: true,
             devices: vec![b"/dev/x".to_vec()],
             host_paths: vec![],
         };
         assert!(check_network(&nothing, &NetworkPlan::Host {}).is_err());
         assert!(check_network(&nothing, &NetworkPlan::Managed {}).is_ok());
         assert!(check_network(&all, &NetworkPlan::Host {}).is_ok());
-        let changes: [fn(&mut StartPlan, &DevicePlan); 4] = [
+        let of_host = [
+            SharingPlan { pids: PidPlan::Host {}, ..SharingPlan::NONE },
+            SharingPlan { ipc: IpcPlan::Host {}, ..SharingPlan::NONE },
+        ];
+        for sharing in &of_host {
+            assert!(check_sharing(&nothing, sharing).is_err(), "{sharing:?}");
+            assert!(check_sharing(&all, sharing).is_ok(), "{sharing:?}");
+        }
+        let of_task = SharingPlan { pids: PidPlan::Task {}, ipc: IpcPlan::Task { shm_bytes: 1 } };
+        for sharing in [&of_task, &SharingPlan::NONE] {
+            assert!(check_sharing(&nothing, sharing).is_ok(), "{sharing:?}");
+        }
+        let changes: [fn(&mut StartPlan, &DevicePlan); 3] = [
             |plan, _| plan.capabilities = 2,
             |plan, _| plan.privileged = true,
-            |plan, _| plan.host_ipc = true,
             |plan, device| plan.devices.push(device.clone()),
         ];
         let plain = StartPlan { capabilities: 1, ..plan("t", "c") };

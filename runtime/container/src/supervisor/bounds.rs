@@ -107,6 +107,7 @@ mod tests {
             privileged: false,
             host_network: false,
             host_ipc: false,
+            host_pid: false,
             devices: vec![],
             host_paths,
         };

@@ -15,7 +15,7 @@ use super::start::{NAMESPACES, abandon, admit, go, sync_pair};
 use super::{leave_standard_error, router};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
-use crate::init::{self, Ground, HostIpc, Shell};
+use crate::init::{self, Ground, Ipc, Shell};
 use crate::launchpad::{self, Launchpad};
 use crate::rootfs::{self, Scratch};
 use crate::sys::{self, Clone};
@@ -127,7 +127,7 @@ impl Factory<'_> {
         // Where it fails the task that needs it tries again, and says why it cannot be.
         let linked = router
             .is_some_and(|router| router::add_link(router, ids, network.as_fd(), self.launchpad).is_ok());
-        let shape = Shape { is_sibling: true, is_masked: true, host_ipc: None, joined: None };
+        let shape = Shape { is_sibling: true, is_masked: true, ipc: Ipc::Own, pids: Pids::Own, joined: None };
         let first = clone_first(self.launchpad, self.ground, network.as_fd(), group, ids, shape)?;
         let user = fs::File::open(format!("/proc/{}/ns/user", first.pid)).step("open user namespace")?;
         Ok(Fresh { user: user.into(), network, first, linked })
@@ -153,10 +153,23 @@ pub(super) struct Shape<'a> {
     pub(super) is_sibling: bool,
     /// Whether parts of proc and sysfs are hidden or protected.
     pub(super) is_masked: bool,
-    /// Of a container in the host's IPC namespace.
-    pub(super) host_ipc: Option<HostIpc>,
+    /// Its IPC namespace and `/dev/shm`.
+    pub(super) ipc: Ipc,
+    /// Its PID namespace; only a container that joins a user namespace has another one's.
+    pub(super) pids: Pids<'a>,
     /// The user namespace to enter, of a container that has none of its own.
     pub(super) joined: Option<BorrowedFd<'a>>,
+}
+
+/// Which PID namespace a container has.
+#[derive(Clone, Copy)]
+pub(super) enum Pids<'a> {
+    /// Its own.
+    Own,
+    /// That of the process which this pidfd refers to.
+    Of(BorrowedFd<'a>),
+    /// The host's.
+    Host,
 }
 
 /// Clones the first process of a container, which furnishes its namespaces and then waits for its orders.
@@ -168,9 +181,13 @@ pub(super) fn clone_first(
     ids: u32,
     shape: Shape<'_>,
 ) -> Result<First, Failure> {
-    let Shape { is_sibling, is_masked, host_ipc, joined } = shape;
+    let Shape { is_sibling, is_masked, ipc, pids, joined } = shape;
     let (ours, theirs) = sync_pair()?;
-    let namespaces = if joined.is_some() { libc::CLONE_NEWPID } else { NAMESPACES };
+    let namespaces = match (joined, pids) {
+        (None, _) => NAMESPACES,
+        (Some(_), Pids::Own) => libc::CLONE_NEWPID,
+        (Some(_), Pids::Of(_) | Pids::Host) => 0,
+    };
     let flags = namespaces | if is_sibling { libc::CLONE_PARENT } else { 0 };
     let maps = joined.is_none().then_some(ids);
     let cloned = launchpad.in_network(network, || {
@@ -178,12 +195,16 @@ pub(super) fn clone_first(
             sysfs: rootfs::new_sysfs().step("make sysfs")?,
             tasks: group.open_tasks().step("open cgroup tasks")?,
             is_masked,
-            host_ipc,
+            ipc,
             joined: joined.map(|fd| fd.try_clone_to_owned()).transpose().step("open user namespace")?,
         };
-        match launchpad.clone_from_launch(flags as u64, group.unified_fd(), ids)? {
+        let clone = || match launchpad.clone_from_launch(flags as u64, group.unified_fd(), ids)? {
             Clone::Child => init::start(ground, shell, theirs),
             Clone::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        };
+        match pids {
+            Pids::Own | Pids::Host => clone(),
+            Pids::Of(process) => launchpad.in_pids(process, clone),
         }
     });
     let (pid, pidfd) = cloned?;

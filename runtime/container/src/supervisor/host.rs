@@ -51,15 +51,18 @@ pub(super) enum Event {
     Synced(u64),
     /// A container is out of memory.
     OutOfMemory(u64),
+    /// A child has ended, perhaps one that is nobody's.
+    Stray,
 }
 
 impl Event {
-    /// The tokens of process `n` are 4n, 4n+1 and 4n+2; those below 4 belong to the loop.
+    /// The tokens of process `n` are 4n, 4n+1 and 4n+2; those below 4 belong to the loop. Process numbers begin with 1.
     pub(super) fn of(token: u64) -> Self {
         match token % 4 {
             0 => Event::Ended(token / 4),
             1 => Event::Synced(token / 4),
-            _ => Event::OutOfMemory(token / 4),
+            2 => Event::OutOfMemory(token / 4),
+            _ => Event::Stray,
         }
     }
 
@@ -68,6 +71,7 @@ impl Event {
             Event::Ended(n) => n * 4,
             Event::Synced(n) => n * 4 + 1,
             Event::OutOfMemory(n) => n * 4 + 2,
+            Event::Stray => 4 + 3,
         }
     }
 }
@@ -158,6 +162,8 @@ pub(super) struct Host {
     orphans: Vec<u64>,
     look_again: Duration,
     last_number: u64,
+    /// Tells that a child has ended, once there is a container in the host's PID namespace.
+    pub(super) strays: Option<OwnedFd>,
     /// Only of a supervisor that outlives its server.
     pub(super) journal: Option<Journal>,
     /// As the journal.
@@ -218,6 +224,7 @@ impl Host {
             orphans: Vec::new(),
             look_again: LOOK_AGAIN_MIN,
             last_number: 0,
+            strays: None,
             journal,
             ends: directory.map(Ends::of),
             seat,
@@ -248,8 +255,9 @@ impl Host {
             Request::Setup { .. } | Request::Farewell {} | Request::Renew { .. } | Request::Resign { .. } => {
                 Err(Failure::System { step: "agree on protocol".to_owned(), errno: libc::EPROTO })
             }
-            Request::Prepare { task, hostname, limits, network } => {
-                self.prepare(task, hostname, &limits, &network).map(|()| Some(Response::Done {}))
+            Request::Prepare { task, hostname, limits, network, sharing } => {
+                let prepared = self.prepare(task, hostname, &limits, (&network, sharing));
+                prepared.map(|()| Some(Response::Done {}))
             }
             Request::Groups { groups, vpcs } => {
                 self.set_groups(&groups, &vpcs).map(|()| Some(Response::Done {}))
@@ -394,6 +402,8 @@ impl Host {
             }
             Event::Synced(n) => self.on_sync(n),
             Event::OutOfMemory(n) => self.on_oom(n),
+            // Reaped at the end of the turn.
+            Event::Stray => {}
         }
     }
 
@@ -435,14 +445,7 @@ impl Host {
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
                 match orphan_code(container, self.ends.as_ref(), Instant::now()) {
                     Ok(code) => (code, false),
-                    Err(StillUnreaped) => {
-                        // Its pidfd stays readable; it is looked at again in a while instead.
-                        unwatch(&self.epoll, container.process.pidfd.as_fd());
-                        if !self.orphans.contains(&n) {
-                            self.orphans.push(n);
-                        }
-                        return;
-                    }
+                    Err(StillUnreaped) => return self.look_at_later(n),
                 }
             }
             Err(error) => {
@@ -450,6 +453,12 @@ impl Host {
                 return;
             }
         };
+        let sandbox = self.sandboxes.get(&container.plan.task);
+        if sandbox.is_some_and(|sandbox| sandbox.sharing.shares_pids()) && !container.group.is_empty() {
+            // Its end did not take the others along.
+            container.group.end_all();
+            return self.look_at_later(n);
+        }
         self.orphans.retain(|orphan| *orphan != n);
         // The end of file that tells a successful exec may come in the same turn, after this event.
         self.on_sync(n);
@@ -485,7 +494,17 @@ impl Host {
         self.leave(n, plan.task, group, None, answer);
     }
 
-    /// Looks again at ended processes that nobody had reaped.
+    /// Has a container be looked at again in a while whose first process has ended: its pidfd stays readable.
+    fn look_at_later(&mut self, n: u64) {
+        if let Some(container) = self.containers.get(&n) {
+            unwatch(&self.epoll, container.process.pidfd.as_fd());
+        }
+        if !self.orphans.contains(&n) {
+            self.orphans.push(n);
+        }
+    }
+
+    /// Looks again at containers whose end does not count yet.
     fn look_at_orphans(&mut self) {
         for n in std::mem::take(&mut self.orphans) {
             self.end_container(n);
@@ -587,7 +606,7 @@ fn orphan_code(
 }
 
 /// Ends all processes of a container: its first one is PID 1 of a namespace that holds all others, and
-/// takes them along.
+/// takes them along, or they are killed after its end.
 pub(super) fn kill(container: &Container) {
     container.group.kill();
     let _ = sys::pidfd_signal(container.process.pidfd.as_fd(), libc::SIGKILL);

@@ -21,10 +21,10 @@ use neargate_ipc::wire::{decode, encode};
 use neargate_ipc::wire_enum;
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::protocol::{End, NetworkPlan, StartPlan};
+use crate::protocol::{End, NetworkPlan, SharingPlan, StartPlan};
 
 /// Both writer and reader must agree on this number; a journal of another version is not understood.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// Name of the file in the supervisor's directory.
 const FILE: &str = "journal";
@@ -51,6 +51,7 @@ wire_enum! {
             ids: u32,
             limits: Limits,
             network: NetworkPlan,
+            sharing: SharingPlan,
         },
         /// A container's process, an id in the host's namespace, is about to be told what to become. `group` is the
         /// last part of its cgroup's path, `pipes` are the inodes of its standard output and error, 0 for what is no
@@ -60,6 +61,8 @@ wire_enum! {
         3 => Ended { number: u64, task: String, end: End },
         /// A sandbox is gone, with all its containers.
         4 => Released { task: String },
+        /// A sandbox has a pause process with this id in the host's namespace, in place of an earlier one.
+        5 => Paused { number: u64, task: String, group: String, pid: i32 },
     }
 }
 
@@ -71,8 +74,18 @@ pub(super) struct KnownSandbox {
     pub(super) ids: u32,
     pub(super) limits: Limits,
     pub(super) network: NetworkPlan,
+    pub(super) sharing: SharingPlan,
+    pub(super) pause: Option<KnownPause>,
     /// By number, which grows: of a container that was started again, only the last start.
     pub(super) containers: BTreeMap<u64, KnownContainer>,
+}
+
+/// A pause process as the journal tells it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KnownPause {
+    pub(super) number: u64,
+    pub(super) group: String,
+    pub(super) pid: i32,
 }
 
 /// A container as the journal tells it.
@@ -195,10 +208,14 @@ fn go_on(path: &Path) -> io::Result<(File, u64)> {
 }
 
 fn entries(task: &str, sandbox: &KnownSandbox) -> Vec<Entry> {
-    let KnownSandbox { group, hostname, ids, limits, network, containers } = sandbox;
+    let KnownSandbox { group, hostname, ids, limits, network, sharing, pause, containers } = sandbox;
     let (task, group, hostname) = (task.to_owned(), group.clone(), hostname.clone());
-    let (ids, limits, network) = (*ids, limits.clone(), network.clone());
-    let mut entries = vec![Entry::Prepared { task: task.clone(), group, hostname, ids, limits, network }];
+    let (ids, limits, network, sharing) = (*ids, limits.clone(), network.clone(), sharing.clone());
+    let mut entries =
+        vec![Entry::Prepared { task: task.clone(), group, hostname, ids, limits, network, sharing }];
+    if let Some(KnownPause { number, group, pid }) = pause.clone() {
+        entries.push(Entry::Paused { number, task: task.clone(), group, pid });
+    }
     for (number, KnownContainer { plan, group, pid, pipes, end }) in containers {
         let (plan, group) = (plan.clone(), group.clone());
         entries.push(Entry::Started { number: *number, plan, group, pid: *pid, pipes: *pipes });
@@ -257,9 +274,15 @@ impl Iterator for Entries<'_> {
 fn apply(known: &mut Known, entry: Entry) {
     match entry {
         Entry::Begin { .. } => {}
-        Entry::Prepared { task, group, hostname, ids, limits, network } => {
-            let containers = BTreeMap::new();
-            known.insert(task, KnownSandbox { group, hostname, ids, limits, network, containers });
+        Entry::Prepared { task, group, hostname, ids, limits, network, sharing } => {
+            let (pause, containers) = (None, BTreeMap::new());
+            let sandbox = KnownSandbox { group, hostname, ids, limits, network, sharing, pause, containers };
+            known.insert(task, sandbox);
+        }
+        Entry::Paused { number, task, group, pid } => {
+            if let Some(sandbox) = known.get_mut(&task) {
+                sandbox.pause = Some(KnownPause { number, group, pid });
+            }
         }
         Entry::Started { number, plan, group, pid, pipes } => {
             if let Some(sandbox) = known.get_mut(&plan.task) {
@@ -298,7 +321,6 @@ pub(super) mod testing {
             shm_bytes: 1,
             capabilities: 0,
             privileged: false,
-            host_ipc: false,
             devices: Vec::new(),
             init: false,
             scratch: b"/scratch".to_vec(),
@@ -315,8 +337,8 @@ mod tests {
 
     fn prepared(task: &str) -> Entry {
         let (task, group, hostname) = (task.to_owned(), format!("cell-{task}"), "host".to_owned());
-        let (limits, network) = (Limits::default(), NetworkPlan::Own {});
-        Entry::Prepared { task, group, hostname, ids: 65_536, limits, network }
+        let (limits, network, sharing) = (Limits::default(), NetworkPlan::Own {}, SharingPlan::NONE);
+        Entry::Prepared { task, group, hostname, ids: 65_536, limits, network, sharing }
     }
 
     fn started(number: u64, task: &str, container: &str) -> Entry {
@@ -361,6 +383,25 @@ mod tests {
         let again = [prepared("a"), started(1, "a", "x"), ended(1, "a", 3), started(2, "a", "x")];
         check(&again, &[("a", vec![(2, None)])]);
         check(&[prepared("a"), started(1, "a", "x"), Entry::Released { task: "a".to_owned() }], &[]);
+    }
+
+    #[test]
+    fn the_last_pause_process_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        let paused = |number: u64, task: &str, pid| {
+            let (task, group) = (task.to_owned(), format!("pause.{number}"));
+            Entry::Paused { number, task, group, pid }
+        };
+        for entry in [prepared("a"), paused(1, "a", 7), paused(2, "a", 8), prepared("b"), paused(3, "c", 9)] {
+            journal.append(&entry).unwrap();
+        }
+        for _ in 0..2 {
+            let (_, known) = Journal::open(directory.path()).unwrap();
+            let expect = KnownPause { number: 2, group: "pause.2".to_owned(), pid: 8 };
+            assert_eq!(known["a"].pause, Some(expect));
+            assert_eq!(known["b"].pause, None);
+        }
     }
 
     #[test]

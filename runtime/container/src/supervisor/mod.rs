@@ -26,6 +26,7 @@ mod factory;
 mod host;
 mod journal;
 mod lend;
+mod pause;
 mod router;
 mod sandbox;
 mod seat;

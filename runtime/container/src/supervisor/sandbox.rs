@@ -9,11 +9,13 @@ use neargate_driver::Limits;
 use super::cells::{Cell, Namespaces, Parked};
 use super::host::{Host, kill};
 use super::journal::{Entry, Journal};
+use super::pause::Pause;
 use super::router::Wiring;
 use super::{allow, report};
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
-use crate::protocol::{NetworkPlan, Response};
+use crate::init::SharedIpc;
+use crate::protocol::{NetworkPlan, Response, SharingPlan};
 use crate::sys;
 
 /// What the containers of a task share.
@@ -21,6 +23,12 @@ pub(super) struct Sandbox {
     pub(super) hostname: String,
     pub(super) ids: u32,
     pub(super) namespaces: Namespaces,
+    /// What its containers share besides the network.
+    pub(super) sharing: SharingPlan,
+    /// The IPC namespace of its containers, once there is one for all.
+    pub(super) ipc: Option<SharedIpc>,
+    /// The process that holds what they share, once there is one.
+    pub(super) pause: Option<Pause>,
     pub(super) group: Group,
     /// Its place at the router.
     pub(super) wiring: Option<Wiring>,
@@ -49,7 +57,7 @@ impl Host {
         task: String,
         hostname: String,
         limits: &Limits,
-        network: &NetworkPlan,
+        (network, sharing): (&NetworkPlan, SharingPlan),
     ) -> Result<(), Failure> {
         match self.sandboxes.get(&task) {
             Some(sandbox) if sandbox.releasing.is_none() => return Ok(()),
@@ -63,16 +71,18 @@ impl Host {
             return Err(Failure::System { step: "check task id".to_owned(), errno: libc::EINVAL });
         }
         allow::check_network(&self.setup.allowed, network)?;
+        allow::check_sharing(&self.setup.allowed, &sharing)?;
         let Cell { ids, namespaces, group, linked, parked } = self.cells.take(&self.groups)?;
         neargate_failpoint::reach("container::cell::after");
         // From now on it is the task's, and goes as a task goes.
-        let (name, is_usual) = (group.name().to_owned(), network.is_usual());
-        let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, group, parked);
+        let name = group.name().to_owned();
+        let is_usual = network.is_usual() && sharing == SharingPlan::NONE;
+        let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, sharing.clone(), group, parked);
         let readied = self.ready(&task, sandbox, limits, (network, linked)).and_then(|()| {
             neargate_failpoint::reach("container::cgroup::task");
             let entry = || {
                 let (task, limits, network) = (task.clone(), limits.clone(), network.clone());
-                Entry::Prepared { task, group: name, hostname, ids, limits, network }
+                Entry::Prepared { task, group: name, hostname, ids, limits, network, sharing }
             };
             self.note(entry).step("write journal")
         });
@@ -125,12 +135,13 @@ impl Host {
         let is_first = sandbox.releasing.is_none();
         sandbox.releasing.get_or_insert_default().extend(request);
         sandbox.group.kill();
-        // Commands are processes of a container's namespace and die with it.
+        // Commands are in a container's group, or processes of its namespace, and die with it.
         sandbox.live.iter().filter_map(|n| self.containers.get(n)).for_each(kill);
         if is_first {
             self.releasing.push(task.to_owned());
             self.take_all_back(task);
             self.discard_parked(task);
+            self.discard_pause(task);
         }
         None
     }
@@ -180,6 +191,7 @@ impl Host {
             }
         }
         self.watch_network();
+        self.reap_strays();
         self.cells.refill(Instant::now());
         if let Some(Err(error)) = self.journal.as_mut().map(Journal::compact) {
             report("write journal anew", &error);
@@ -214,11 +226,26 @@ impl Sandbox {
         hostname: String,
         ids: u32,
         namespaces: Namespaces,
+        sharing: SharingPlan,
         group: Group,
         parked: Option<Parked>,
     ) -> Self {
+        let (ipc, pause, wiring) = (None, None, None);
         let (live, leaving, releasing) = (HashSet::new(), 0, None);
-        Self { hostname, ids, namespaces, group, wiring: None, parked, live, leaving, releasing }
+        Self {
+            hostname,
+            ids,
+            namespaces,
+            sharing,
+            ipc,
+            pause,
+            group,
+            wiring,
+            parked,
+            live,
+            leaving,
+            releasing,
+        }
     }
 
     /// Forgets who waits for its release, which goes on.

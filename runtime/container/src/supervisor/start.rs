@@ -22,8 +22,8 @@ use super::{allow, watch};
 use crate::cgroup::Group;
 use crate::devices;
 use crate::failure::{Failure, Step};
-use crate::init::{self, HostIpc, NO_CORE, Orders, Parts, Program, ResourceLimit};
-use crate::protocol::{Response, StartPlan};
+use crate::init::{self, NO_CORE, Orders, Parts, Program, ResourceLimit};
+use crate::protocol::{PidPlan, Response, StartPlan};
 use crate::rootfs::{self, Scratch};
 use crate::sys;
 use crate::user::ID_RANGE;
@@ -97,9 +97,10 @@ impl Host {
 
     /// The process that waits in a sandbox, for a container that is like most.
     fn take_parked(&mut self, plan: &StartPlan) -> Option<Parked> {
-        if plan.privileged || plan.host_ipc || !plan.devices.is_empty() {
+        if plan.privileged || !plan.devices.is_empty() {
             return None;
         }
+        // A sandbox that shares more than most has none.
         let parked = self.sandboxes.get_mut(&plan.task)?.parked.take()?;
         if parked.is_waiting() {
             return Some(parked);
@@ -121,6 +122,7 @@ impl Host {
 
     /// Clones a container's first process in a group of its own.
     fn make_first(&mut self, number: u64, plan: &StartPlan) -> Result<Parked, Failure> {
+        self.ready_to_share(&plan.task)?;
         let sandbox = self.open_sandbox(&plan.task)?;
         let name = format!("{}.{number}", plan.container);
         let group =
@@ -141,12 +143,13 @@ impl Host {
         let sandbox = self.open_sandbox(&plan.task)?;
         let namespaces = &sandbox.namespaces;
         // Only in the user namespace that owns it does a container have power over its network.
-        let joins =
-            plan.host_ipc || (namespaces.owns_network && plan.capabilities & capability::NETWORK != 0);
+        let manages = namespaces.owns_network && plan.capabilities & capability::NETWORK != 0;
+        let joins = manages || sandbox.sharing.joins();
         let shape = Shape {
             is_sibling: false,
             is_masked: !plan.privileged,
-            host_ipc: plan.host_ipc.then(HostIpc::open).transpose()?,
+            ipc: self.ipc_of(sandbox)?,
+            pids: self.pids_of(sandbox)?,
             joined: joins.then_some(namespaces.user.as_fd()),
         };
         let network = namespaces.network.as_fd();
@@ -195,6 +198,7 @@ impl Host {
     fn watch_container(&mut self, number: u64, container: Container) {
         if let Err((failure, container)) = self.enter_container(number, container) {
             abandon(&container.process.pidfd);
+            container.group.end_all();
             let answer = container.start_request.map(|request| (request, Response::Failed { failure }));
             self.leave(number, container.plan.task, container.group, None, answer);
         }
@@ -217,8 +221,12 @@ impl Host {
         }
     }
 
-    fn register(&self, number: u64, container: &Container) -> Result<Option<OwnedFd>, Failure> {
+    fn register(&mut self, number: u64, container: &Container) -> Result<Option<OwnedFd>, Failure> {
         let process = &container.process;
+        let sandbox = self.sandboxes.get(&container.plan.task);
+        if sandbox.is_some_and(|sandbox| sandbox.sharing.pids == PidPlan::Host {}) {
+            self.expect_strays()?;
+        }
         watch(&self.epoll, process.pidfd.as_fd(), Event::Ended(number).token()).step("watch container")?;
         if let Some(sync) = &process.sync {
             watch(&self.epoll, sync.as_fd(), Event::Synced(number).token()).step("watch container")?;

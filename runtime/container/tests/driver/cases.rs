@@ -628,6 +628,7 @@ async fn prepare_is_idempotent(fixture: &Fixture) {
         limits: Limits::default(),
         linux: true,
         network: Default::default(),
+        sharing: Default::default(),
     };
     SandboxHost::prepare(&fixture.client, &spec).await.unwrap();
     assert_eq!(task.sh("hostname").await.text(), HOSTNAME);
@@ -663,6 +664,7 @@ async fn wasm_only_sandbox(fixture: &Fixture) {
         limits: Limits::default(),
         linux: false,
         network: Default::default(),
+        sharing: Default::default(),
     };
     let sandbox = SandboxHost::prepare(&fixture.client, &spec).await.unwrap();
     fixture.client.release(&sandbox.task).await.unwrap();

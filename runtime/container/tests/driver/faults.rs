@@ -128,7 +128,7 @@ pub(crate) fn be_client(directory: &str) -> ExitCode {
     let launcher = Launcher::fork(roles, neargate_container::Policy::default()).unwrap();
     let client = Supervisor::spawn(&config).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let fixture = Fixture::new(&directory, client.clone(), client.clone(), client, launcher, &config);
+    let fixture = Fixture::new(&directory, client.clone(), client.clone(), client, launcher, [&config; 3]);
     runtime.block_on(async {
         let task = fixture.task().await;
         let (handle, _streams) =
@@ -246,6 +246,7 @@ fn prepare_and_release(directory: &Path) -> Result<(), SandboxError> {
         limits: Limits::default(),
         linux: true,
         network: Default::default(),
+        sharing: Default::default(),
     };
     let (prepared, released) = runtime
         .block_on(async { (SandboxHost::prepare(&client, &spec).await, client.release(&spec.task).await) });

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use neargate_container::{LauncherClient, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
     ContainerSpec, Driver, ExecSpec, Exit, Handle, Limits, Rootfs, Sandbox, SandboxHost, SandboxNetwork,
-    SandboxSpec, StartError, Stdio,
+    SandboxSpec, Sharing, StartError, Stdio,
 };
 use neargate_model::{ContainerId, ContainerName, TaskId};
 
@@ -41,6 +41,8 @@ pub(crate) struct Fixture {
     pub(crate) launcher: LauncherClient,
     /// Name of the first one's cgroups.
     pub(crate) instance: String,
+    /// Those of all three.
+    instances: Vec<String>,
     next: AtomicU64,
 }
 
@@ -51,6 +53,8 @@ pub(crate) struct Task<'a> {
     pub(crate) sandbox: Sandbox,
     /// Name of its cgroups.
     pub(crate) group: String,
+    /// Name of its supervisor's.
+    instance: String,
 }
 
 /// What a container has done.
@@ -116,7 +120,7 @@ impl Fixture {
         old_client: SupervisorClient,
         allowing_client: SupervisorClient,
         launcher: LauncherClient,
-        config: &SupervisorConfig,
+        configs: [&SupervisorConfig; 3],
     ) -> Self {
         make_rootfs(&directory.join("rootfs"));
         let directory = directory.to_owned();
@@ -126,7 +130,8 @@ impl Fixture {
             old_client,
             allowing_client,
             launcher,
-            instance: config.instance().to_owned(),
+            instance: configs[0].instance().to_owned(),
+            instances: configs.map(|config| config.instance().to_owned()).to_vec(),
             next: AtomicU64::new(1),
         }
     }
@@ -168,12 +173,21 @@ impl Fixture {
     }
 
     pub(crate) async fn task_on<'a>(&'a self, client: &'a SupervisorClient, limits: Limits) -> Task<'a> {
-        self.task_in(client, limits, SandboxNetwork::Own).await
+        self.task_in(client, limits, SandboxNetwork::Own, Sharing::default()).await
     }
 
     /// A task whose operator allows it everything.
     pub(crate) async fn allowed_task(&self, network: SandboxNetwork) -> Task<'_> {
-        self.task_in(&self.allowing_client, Limits::default(), network).await
+        self.task_in(&self.allowing_client, Limits::default(), network, Sharing::default()).await
+    }
+
+    /// A task whose containers share more than most.
+    pub(crate) async fn sharing_task<'a>(
+        &'a self,
+        client: &'a SupervisorClient,
+        sharing: Sharing,
+    ) -> Task<'a> {
+        self.task_in(client, Limits::default(), SandboxNetwork::Own, sharing).await
     }
 
     pub(crate) async fn task_on_network<'a>(
@@ -181,7 +195,7 @@ impl Fixture {
         client: &'a SupervisorClient,
         network: SandboxNetwork,
     ) -> Task<'a> {
-        self.task_in(client, Limits::default(), network).await
+        self.task_in(client, Limits::default(), network, Sharing::default()).await
     }
 
     async fn task_in<'a>(
@@ -189,12 +203,14 @@ impl Fixture {
         client: &'a SupervisorClient,
         limits: Limits,
         network: SandboxNetwork,
+        sharing: Sharing,
     ) -> Task<'a> {
         let task = TaskId::new(format!("{:032x}", self.number())).unwrap();
-        let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true, network };
+        let spec = SandboxSpec { task, hostname: HOSTNAME.to_owned(), limits, linux: true, network, sharing };
         let sandbox = SandboxHost::prepare(client, &spec).await.unwrap();
-        let group = group_of(&sandbox.task).expect("groups of the task");
-        Task { fixture: self, client, sandbox, group }
+        let find = |instance: &String| Some((instance.clone(), group_of(&sandbox.task, instance)?));
+        let (instance, group) = self.instances.iter().find_map(find).expect("groups of the task");
+        Task { fixture: self, client, sandbox, group, instance }
     }
 
     pub(crate) async fn shut_down(&self) {
@@ -288,7 +304,7 @@ impl Task<'_> {
     pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         cgroup_roots()
             .into_iter()
-            .map(|root| root.join("neargate").join(&self.fixture.instance).join(&self.group))
+            .map(|root| root.join("neargate").join(&self.instance).join(&self.group))
             .filter(|dir| dir.exists())
             .collect()
     }
@@ -338,11 +354,11 @@ pub(crate) fn make_devices(directory: &Path) -> Vec<PathBuf> {
     [("zero", 5), ("kmsg", 11)].map(make).to_vec()
 }
 
-/// The name of a task's cgroups, by the mark on them.
-pub(crate) fn group_of(task: &TaskId) -> Option<String> {
+/// The name of a task's cgroups in a supervisor's, by the mark on them.
+pub(crate) fn group_of(task: &TaskId, instance: &str) -> Option<String> {
     let list = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten();
-    let instances = cgroup_roots().into_iter().flat_map(|root| list(root.join("neargate")));
-    let mut groups = instances.flat_map(|instance| list(instance.path()));
+    let roots = cgroup_roots().into_iter();
+    let mut groups = roots.flat_map(|root| list(root.join("neargate").join(instance)));
     let is_its = |dir: &PathBuf| {
         let mut value = [0; 64];
         let length = rustix::fs::getxattr(dir, "trusted.neargate.task", &mut value[..]).unwrap_or(0);

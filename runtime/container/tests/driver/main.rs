@@ -16,6 +16,7 @@ mod limits;
 mod network;
 mod privileges;
 mod sandboxed;
+mod sharing;
 mod survival;
 
 use std::process::ExitCode;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         network::CASES,
         privileges::CASES,
         sandboxed::CASES,
+        sharing::CASES,
         survival::CASES,
         faults::CASES,
     ]
@@ -145,7 +147,8 @@ fn run(cases: &[&Case]) -> ExitCode {
     // Made only now, after the supervisors.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("make runtime");
-    let fixture = Fixture::new(directory.path(), client, old_client, allowing_client, launcher, &config);
+    let configs = [&config, &old_config, &allowing_config];
+    let fixture = Fixture::new(directory.path(), client, old_client, allowing_client, launcher, configs);
     let mut failed = Vec::new();
     for (name, case) in cases {
         let passed = runtime.block_on(async {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use neargate_driver::{
     ContainerSpec, Device, Limits, Mount, MountSource, Privileges, SandboxHost, SandboxNetwork, SandboxSpec,
-    StartError,
+    Sharing, StartError,
 };
+use neargate_model::IpcMode;
 
 use crate::cases;
 use crate::fixture::{Fixture, Streams, Task, exec_spec};
@@ -44,11 +45,10 @@ fn device(fixture: &Fixture, name: &str, target: &str, read: bool, write: bool) 
 async fn nothing_without_a_policy(fixture: &Fixture) {
     let task = fixture.task().await;
     let device = device(fixture, "zero", "/dev/x", true, true);
-    let changes: [Change<'_>; 5] = [
+    let changes: [Change<'_>; 4] = [
         ("SYS_ADMIN", &adds(&["SYS_ADMIN"])),
         ("ALL", &adds(&["ALL"])),
         ("privileged", &privileged),
-        ("ipc", &|spec| spec.privileges.host_ipc = true),
         ("device", &|spec| spec.privileges.devices.push(device.clone())),
     ];
     for (what, change) in changes {
@@ -64,6 +64,7 @@ async fn nothing_without_a_policy(fixture: &Fixture) {
         limits: Limits::default(),
         linux: true,
         network: SandboxNetwork::Host,
+        sharing: Sharing::default(),
     };
     let refused = SandboxHost::prepare(&fixture.client, &spec).await.unwrap_err();
     assert!(neargate_model::chain(&refused).contains("--policy"), "{refused:?}");
@@ -214,7 +215,8 @@ async fn the_hosts_network(fixture: &Fixture) {
 }
 
 async fn the_hosts_ipc(fixture: &Fixture) {
-    let task = fixture.allowed_task(SandboxNetwork::Own).await;
+    let shared = Sharing { ipc: IpcMode::Host, ..Sharing::default() };
+    let task = fixture.sharing_task(&fixture.allowing_client, shared).await;
     let file = tempfile::Builder::new().prefix("neargate-test-").tempfile_in("/dev/shm").unwrap();
     fs::write(file.path(), "shared").unwrap();
     fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
@@ -223,16 +225,16 @@ async fn the_hosts_ipc(fixture: &Fixture) {
         "readlink /proc/self/ns/ipc; cat {}; echo; ls -d /dev/mqueue; echo $$",
         file.path().display()
     );
-    let shares = |spec: &mut ContainerSpec| spec.privileges.host_ipc = true;
-    let output = task.sh_with(&script, shares).await;
+    let output = task.sh(&script).await;
     let expect = format!("{}\nshared\n/dev/mqueue\n1", host.display());
     assert_eq!(output.text(), expect, "{}", output.errors());
-    let other = task.sh("readlink /proc/self/ns/ipc").await.text();
-    assert_ne!(other, host.to_str().unwrap());
-    let pids = task.sh_with("readlink /proc/self/ns/pid", shares).await.text();
+    let other = fixture.allowed_task(SandboxNetwork::Own).await;
+    assert_ne!(other.sh("readlink /proc/self/ns/ipc").await.text(), host.to_str().unwrap());
+    other.release().await;
+    let pids = task.sh("readlink /proc/self/ns/pid").await.text();
     assert_ne!(pids, fs::read_link("/proc/self/ns/pid").unwrap().to_str().unwrap());
     // A command in it is there, too.
-    let (handle, _streams) = task.start_ready("echo ready; cat", shares).await;
+    let (handle, _streams) = task.start_ready("echo ready; cat", |_| {}).await;
     let (stdio, ours) = Streams::new();
     let exec = handle.exec(exec_spec(&["readlink", "/proc/self/ns/ipc"], Some(stdio)));
     let (_, (stdout, _)) = tokio::join!(exec, ours.read());

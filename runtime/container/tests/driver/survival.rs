@@ -3,6 +3,7 @@
 //! Servers are processes of this binary, which attach to a supervisor in a directory, do as they are told over standard
 //! input, answer over standard output, and are killed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -13,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use neargate_container::{Launcher, Roles, Supervisor, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
-    ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxHost, SandboxSpec, Signal,
-    Stdio,
+    ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxHost, SandboxSpec, Sharing,
+    Signal, Stdio,
 };
 use neargate_model::policy::HostPath;
-use neargate_model::{ContainerId, ContainerName, Policy, TaskId, Traffic};
+use neargate_model::{ContainerId, ContainerName, IpcMode, PidMode, Policy, TaskId, Traffic};
 
 use crate::cases;
 use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec, group_of};
@@ -37,6 +38,9 @@ cases![
     many_are_found_again,
     another_user_reaches_no_further,
     interfaces_outlive_all,
+    what_is_shared_survives,
+    a_shared_end_without_either,
+    what_is_shared_survives_its_containers,
 ];
 
 /// Tasks from this number to 255 have an interface in a VPC, whose address ends in the number.
@@ -403,6 +407,72 @@ async fn many_are_found_again(fixture: &Fixture) {
     second.shut_down(&directory);
 }
 
+/// How the containers of a task are told apart that is shared: the second one of task n.
+const BESIDE: usize = 1000;
+
+async fn what_is_shared_survives(fixture: &Fixture) {
+    for both in [false, true] {
+        let directory = fixture.new_dir();
+        let mut server = Server::start(fixture, &directory);
+        server.check("share 1", "started");
+        server.check("mark 1", "exit 0");
+        server.check("pause 1", "1");
+        if both {
+            server.kill();
+            kill_supervisor(&directory);
+            server = Server::start(fixture, &directory);
+        } else {
+            kill_supervisor(&directory);
+        }
+        // What may be asked twice waits for the next one.
+        server.check("stats 1", "some");
+        server.check("exec 1", "exit 3");
+        server.check("pause 1", "1");
+        // It finds the first one's marks and process, and signals that.
+        server.check("beside 1", "started");
+        server.check("wait 1", "exit 7");
+        server.check(&format!("wait {}", 1 + BESIDE), "exit 0");
+        server.check("read 1", "first last");
+        server.shut_down(&directory);
+    }
+}
+
+async fn a_shared_end_without_either(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut first = Server::start(fixture, &directory);
+    first.check("share 1", "started");
+    first.check("leave 1", "exit 0");
+    let pid: i32 = first.ask("pid-of-first 1").parse().unwrap();
+    first.kill();
+    kill_supervisor(&directory);
+    kill(pid);
+    until(|| !Path::new(&format!("/proc/{pid}")).exists());
+    // What it has left ends as soon as somebody knows.
+    let mut second = Server::start(fixture, &directory);
+    second.check("wait 1", "exit 137");
+    second.check("processes 1", "1");
+    second.check("share 1", "started");
+    second.check("usr1 1", "exit 7");
+    second.shut_down(&directory);
+}
+
+async fn what_is_shared_survives_its_containers(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut first = Server::start(fixture, &directory);
+    first.check("share 1", "started");
+    first.check("mark 1", "exit 0");
+    first.check("usr1 1", "exit 7");
+    first.kill();
+    kill_supervisor(&directory);
+    let mut second = Server::start(fixture, &directory);
+    second.check("pause 1", "1");
+    second.check("share 1", "started");
+    second.check("beside 1", "started");
+    second.check("wait 1", "exit 7");
+    second.check(&format!("wait {}", 1 + BESIDE), "exit 0");
+    second.shut_down(&directory);
+}
+
 /// Whom a server of the case below becomes.
 const ANOTHER: u32 = 4711;
 
@@ -493,6 +563,23 @@ impl Role {
     async fn obey(&self, verb: &str, number: &str) -> String {
         match verb {
             "start" => self.start(number.parse().unwrap(), SCRIPT).await,
+            "share" => {
+                let number: usize = number.parse().unwrap();
+                self.start_in((number, SHARED), number, SCRIPT).await
+            }
+            "beside" => {
+                let number: usize = number.parse().unwrap();
+                self.start_in((number, SHARED), number + BESIDE, MEET).await
+            }
+            "pause" => {
+                let pids = self.pids(number.parse().unwrap());
+                pids.into_iter().filter(|pid| is_pause(*pid)).count().to_string()
+            }
+            "processes" => self.pids(number.parse().unwrap()).len().to_string(),
+            "pid-of-first" => {
+                let pids = self.pids(number.parse().unwrap());
+                pids.into_iter().find(|pid| !is_pause(*pid)).unwrap().to_string()
+            }
             "start-many" => {
                 for number in 0..number.parse().unwrap() {
                     self.start(number, "exec sleep 1000").await;
@@ -543,6 +630,14 @@ impl Role {
             "exec" => {
                 exit(found.handle.exec(exec_spec(&["/bin/sh", "-c", "exit 3"], None)).await.unwrap().code)
             }
+            "mark" => {
+                let mark = exec_spec(&["touch", "/dev/shm/mark", "/dev/mqueue/mark"], None);
+                exit(found.handle.exec(mark).await.unwrap().code)
+            }
+            "leave" => {
+                let leave = exec_spec(&["sh", "-c", "setsid sleep 1000 & exit 0"], None);
+                exit(found.handle.exec(leave).await.unwrap().code)
+            }
             "usr1" => {
                 found.handle.signal(Signal::Stop(USR1)).await.unwrap();
                 exit(found.handle.wait().await.code)
@@ -591,7 +686,11 @@ impl Role {
     }
 
     async fn start(&self, number: usize, script: &str) -> String {
-        let sandbox = self.sandbox(number).await;
+        self.start_in((number, Sharing::default()), number, script).await
+    }
+
+    async fn start_in(&self, (task, sharing): (usize, Sharing), number: usize, script: &str) -> String {
+        let sandbox = self.sandbox_with(task, sharing).await;
         let spec = self.spec(number, script, &sandbox, &self.directory);
         self.client.start(spec, &sandbox).await.unwrap();
         if script == SCRIPT {
@@ -609,7 +708,9 @@ impl Role {
             own.push((number, out.try_clone().unwrap()));
             own.len()
         };
-        let scratch = scratch.join(format!("scratch-{number}-{starts}"));
+        // A server before this one may have started it, too.
+        let names = (starts..).map(|start| scratch.join(format!("scratch-{number}-{start}")));
+        let scratch = names.into_iter().find(|scratch| !scratch.exists()).unwrap();
         fs::create_dir(&scratch).unwrap();
         ContainerSpec {
             id: container(number),
@@ -636,6 +737,10 @@ impl Role {
     }
 
     async fn sandbox(&self, number: usize) -> Sandbox {
+        self.sandbox_with(number, Sharing::default()).await
+    }
+
+    async fn sandbox_with(&self, number: usize, sharing: Sharing) -> Sandbox {
         let task = TaskId::new(format!("{number:032x}")).unwrap();
         let limits = Limits::default();
         let spec = SandboxSpec {
@@ -647,6 +752,7 @@ impl Role {
                 Ok(number @ CONNECTED..) => vpc([10, 77, 2, number], &['a'], false),
                 _ => Default::default(),
             },
+            sharing,
         };
         match self.client.find(&spec).await {
             Some(sandbox) => sandbox,
@@ -663,16 +769,30 @@ impl Role {
 
     /// The first process of a container, by its groups.
     fn pid(&self, number: usize) -> i32 {
+        self.pids(number).first().copied().expect("a process")
+    }
+
+    /// The processes in the groups of a task, by their ids.
+    fn pids(&self, number: usize) -> BTreeSet<i32> {
         let task = TaskId::new(format!("{number:032x}")).unwrap();
         let instance = config(&self.directory).instance().to_owned();
-        let task = group_of(&task).expect("groups of the task");
+        let task = group_of(&task, &instance).expect("groups of the task");
         let groups = cgroup_roots().into_iter().map(|root| root.join("neargate").join(&instance).join(&task));
         let groups = groups.filter_map(|group| fs::read_dir(group).ok()).flatten().flatten();
         let listed = groups.filter_map(|group| fs::read_to_string(group.path().join("cgroup.procs")).ok());
-        let pids =
-            listed.flat_map(|text| text.lines().map(|line| line.parse().unwrap()).collect::<Vec<i32>>());
-        pids.min().expect("a process")
+        listed.flat_map(|text| text.lines().map(|line| line.parse().unwrap()).collect::<Vec<i32>>()).collect()
     }
+}
+
+/// What the containers of some tasks share.
+const SHARED: Sharing = Sharing { pids: PidMode::Task, ipc: IpcMode::Task, shm_bytes: None };
+
+/// Finds the marks of a sibling, then its process, and signals that. The brackets keep it from finding itself.
+const MEET: &str = "test -e /dev/shm/mark && test -e /dev/mqueue/mark && \
+    for p in /proc/[0-9]*; do grep -q 'echo [l]ast' $p/cmdline && kill -USR1 ${p#/proc/}; done; exit 0";
+
+fn is_pause(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "ng-pause")
 }
 
 /// The readers of what this server has started.

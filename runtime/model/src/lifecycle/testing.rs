@@ -2,7 +2,7 @@
 
 use crate::{
     AccountId, ClusterName, Condition, ContainerDefinition, ContainerId, ContainerName, Dependency, Family,
-    LaunchType, NetworkMode, Region, Scope, TaskId, TaskShape, TaskSpec,
+    IpcMode, LaunchType, NetworkMode, PidMode, Region, Scope, TaskId, TaskShape, TaskSpec,
 };
 
 /// The scope that tests use.
@@ -71,7 +71,8 @@ pub fn shape(containers: Vec<ContainerDefinition>) -> TaskShape {
         memory_mib: Some(512),
         ephemeral_storage_gib: None,
         timeout_s: None,
-        host_ipc: false,
+        pid_mode: PidMode::default(),
+        ipc_mode: IpcMode::default(),
     }
 }
 
