@@ -423,3 +423,32 @@ async fn a_reserve_that_finds_no_room_is_in_nobodys_way() {
     let found = store.get(&[Key::from("key")], LIN).await.unwrap().pop().unwrap();
     assert_eq!(&found.unwrap().value[..], b"199");
 }
+
+#[tokio::test]
+async fn a_killed_server_starts_again_on_a_full_disk() {
+    const RESERVE: u64 = 4 << 20;
+    let open = |path: &Path| SqliteOptions::default().reserve(RESERVE, || true).open(path).unwrap();
+    if let Some(path) = std::env::var_os(CHILD_STORE) {
+        let store = open(Path::new(&path));
+        store.commit(Txn::fresh().put("before", "")).await.unwrap();
+        std::process::abort();
+    }
+    let Some(disk) = SmallDisk::mount(48) else {
+        eprintln!("SKIPPED a_killed_server_starts_again_on_a_full_disk: mounting a tmpfs needs root");
+        return;
+    };
+    let path = disk.0.path().join("store.db");
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let child =
+        child.args(["--exact", "a_killed_server_starts_again_on_a_full_disk"]).env(CHILD_STORE, &path);
+    assert!(!child.output().unwrap().status.success(), "the child only ends by being killed");
+    fill(&disk.0.path().join("ballast"), 0);
+    let store = open(&path);
+    assert!(
+        !disk.0.path().join("store.db-shm").exists(),
+        "no memory is mapped that the disk may have no room for"
+    );
+    assert!(store.get(&[Key::from("before")], LIN).await.unwrap()[0].is_some());
+    let done = store.commit(Txn::fresh().put("after", vec![0; 5000])).await;
+    assert!(matches!(done, Ok(Commit::Done(_))), "{done:?}");
+}
