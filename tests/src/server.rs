@@ -212,23 +212,7 @@ impl Server {
 
     /// The process that looks after its containers.
     pub fn supervisor(&self) -> Option<Pid> {
-        let seat = format!("--supervisor-seat\0{}/run\0", self.data.canonicalize().ok()?.display());
-        let pids = fs::read_dir("/proc").ok()?.flatten();
-        let pids = pids.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-        let read = |pid: &Pid, file| {
-            let bytes = fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).into_owned()
-        };
-        let is_it =
-            |pid: &Pid| read(pid, "cmdline").contains(&seat) && read(pid, "comm") == "ng-supervisor\n";
-        let found: Vec<Pid> = pids.filter(is_it).collect();
-        // A container that does not run its program yet is a copy of the supervisor, and a child of it.
-        let parent = |pid: &Pid| {
-            let status = read(pid, "status");
-            let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
-            Pid::from_raw(line.trim().parse().ok()?)
-        };
-        found.iter().copied().find(|pid| parent(pid).is_none_or(|parent| !found.contains(&parent)))
+        supervisor_of(&self.data)
     }
 
     /// The log so far.
@@ -324,6 +308,26 @@ impl Drop for Server {
         }
         assert!(unexpected.is_empty(), "unexpected lines in the server's log:\n{}", unexpected.join("\n"));
     }
+}
+
+/// The process that looks after the containers of a data directory.
+pub fn supervisor_of(data: &Path) -> Option<Pid> {
+    let seat = format!("--supervisor-seat\0{}/run\0", data.canonicalize().ok()?.display());
+    let pids = fs::read_dir("/proc").ok()?.flatten();
+    let pids = pids.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let read = |pid: &Pid, file| {
+        let bytes = fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let is_it = |pid: &Pid| read(pid, "cmdline").contains(&seat) && read(pid, "comm") == "ng-supervisor\n";
+    let found: Vec<Pid> = pids.filter(is_it).collect();
+    // A container that does not run its program yet is a copy of the supervisor, and a child of it.
+    let parent = |pid: &Pid| {
+        let status = read(pid, "status");
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        Pid::from_raw(line.trim().parse().ok()?)
+    };
+    found.iter().copied().find(|pid| parent(pid).is_none_or(|parent| !found.contains(&parent)))
 }
 
 /// The value of `NAME=value` in the output of `neargate env`, with or without `export` and quotes.

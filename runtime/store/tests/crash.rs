@@ -341,6 +341,15 @@ async fn a_full_disk_refuses_and_recovers() {
     drop(SqliteStore::open(&path).unwrap());
 }
 
+/// Writes a file until only so many bytes of the disk are left, or none.
+fn fill(file: &Path, left: u64) {
+    let disk = rustix::fs::statvfs(file.parent().unwrap()).unwrap();
+    let mut file = File::create(file).unwrap();
+    let blocks = (disk.f_bavail * disk.f_frsize).saturating_sub(left) / 4096;
+    let all = if left == 0 { u64::MAX } else { blocks };
+    (0..all).take_while(|_| file.write_all(&[0; 4096]).is_ok()).for_each(drop);
+}
+
 /// Waits until a reserve of `bytes` is in the database.
 fn until_reserved(path: &Path, bytes: u64) {
     let give_up = Instant::now() + Duration::from_secs(20);
@@ -365,9 +374,7 @@ async fn a_reserve_takes_writes_on_a_full_disk() {
         store.commit(Txn::fresh().put(format!("before/{n}"), vec![0; 5000])).await.unwrap();
     }
     let ballast = disk.0.path().join("ballast");
-    let mut file = File::create(&ballast).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
-    drop(file);
+    fill(&ballast, 0);
     let mut taken: u64 = 0;
     let refused = loop {
         match store.commit(Txn::fresh().put(format!("after/{taken}"), vec![0; 1000])).await {
@@ -382,4 +389,66 @@ async fn a_reserve_takes_writes_on_a_full_disk() {
     std::fs::remove_file(&ballast).unwrap();
     let room = store.commit(Txn::fresh().put("room", "")).await;
     assert!(matches!(room, Ok(Commit::Done(_))), "{room:?}");
+}
+
+/// Others fill the disk between the question whether it has room and the writing of the reserve.
+#[tokio::test]
+async fn a_reserve_that_finds_no_room_is_in_nobodys_way() {
+    const RESERVE: u64 = 4 << 20;
+    let Some(disk) = SmallDisk::mount(48) else {
+        eprintln!("SKIPPED a_reserve_that_finds_no_room_is_in_nobodys_way: mounting a tmpfs needs root");
+        return;
+    };
+    let path = disk.0.path().join("store.db");
+    let ballast = disk.0.path().join("ballast");
+    let file = ballast.clone();
+    let has_room = move || {
+        // Room for the row in the WAL, and not for its pages in the database.
+        fill(&file, RESERVE / 4);
+        true
+    };
+    let store = SqliteOptions::default().reserve(RESERVE, has_room).open(&path).unwrap();
+    store.commit(Txn::fresh().put("key", "0")).await.unwrap();
+    assert!(ballast.exists(), "the reserve is made before the first command");
+    for n in 0..200 {
+        let done = store.commit(Txn::fresh().put("key", n.to_string())).await;
+        assert!(matches!(done, Ok(Commit::Done(_))), "{done:?} of {n}");
+    }
+    drop(store);
+    std::fs::remove_file(&ballast).unwrap();
+    // The next start checks the file, which may be longer than its pages.
+    std::fs::write(disk.0.path().join("store.db.lock"), "1\n").unwrap();
+    let store = SqliteOptions::default().reserve(RESERVE, || true).open(&path).unwrap();
+    until_reserved(&path, RESERVE);
+    let found = store.get(&[Key::from("key")], LIN).await.unwrap().pop().unwrap();
+    assert_eq!(&found.unwrap().value[..], b"199");
+}
+
+#[tokio::test]
+async fn a_killed_server_starts_again_on_a_full_disk() {
+    const RESERVE: u64 = 4 << 20;
+    let open = |path: &Path| SqliteOptions::default().reserve(RESERVE, || true).open(path).unwrap();
+    if let Some(path) = std::env::var_os(CHILD_STORE) {
+        let store = open(Path::new(&path));
+        store.commit(Txn::fresh().put("before", "")).await.unwrap();
+        std::process::abort();
+    }
+    let Some(disk) = SmallDisk::mount(48) else {
+        eprintln!("SKIPPED a_killed_server_starts_again_on_a_full_disk: mounting a tmpfs needs root");
+        return;
+    };
+    let path = disk.0.path().join("store.db");
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let child =
+        child.args(["--exact", "a_killed_server_starts_again_on_a_full_disk"]).env(CHILD_STORE, &path);
+    assert!(!child.output().unwrap().status.success(), "the child only ends by being killed");
+    fill(&disk.0.path().join("ballast"), 0);
+    let store = open(&path);
+    assert!(
+        !disk.0.path().join("store.db-shm").exists(),
+        "no memory is mapped that the disk may have no room for"
+    );
+    assert!(store.get(&[Key::from("before")], LIN).await.unwrap()[0].is_some());
+    let done = store.commit(Txn::fresh().put("after", vec![0; 5000])).await;
+    assert!(matches!(done, Ok(Commit::Done(_))), "{done:?}");
 }

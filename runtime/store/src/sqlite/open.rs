@@ -25,6 +25,12 @@ use crate::store::StoreId;
 const APPLICATION_ID: i32 = 0x4e47_5354;
 const SCHEMA_VERSION: i32 = 1;
 
+/// Keeps the index of the WAL in the memory of this process, and all others out
+/// (<https://sqlite.org/vfs.html#standard_unix_vfses>). SQLite's usual one maps a file, of which the kernel allocates
+/// blocks when they are first written to: on a full disk that ends the process with SIGBUS, where a page is more than
+/// one block.
+const VFS: &str = "unix-excl";
+
 /// `kv` has a rowid, so that records of one to four KiB stay inline in its leaves and rewriting one does not touch
 /// the index of keys. `revision` has one row per revision: the newest is the store's, the others say what became of
 /// recent transactions (`txn` is null for what leases did).
@@ -94,7 +100,7 @@ pub enum OpenError {
         /// The first finding.
         finding: String,
     },
-    /// The file system cannot share memory between connections, as WAL mode needs.
+    /// SQLite does not write ahead there.
     #[error("open store {path}: its file system does not support SQLite's WAL mode; use a local file system")]
     NoWal {
         /// The store.
@@ -235,9 +241,9 @@ impl Context<'_> {
     fn connect(&self, mode: OpenFlags, attempt: &'static str) -> Result<Connection, OpenError> {
         // No mutex in SQLite: the writer has its thread, each reader its own mutex.
         let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = self.sqlite(attempt, Connection::open_with_flags(self.path, flags))?;
+        let db = self.sqlite(attempt, Connection::open_with_flags_and_vfs(self.path, flags, VFS))?;
         db.set_prepared_statement_cache_capacity(32);
-        // Nobody else opens the file but a person with sqlite3; wait for them rather than fail.
+        // Another process has the file only while a person looks at it with sqlite3; wait for them rather than fail.
         self.sqlite(attempt, db.busy_timeout(std::time::Duration::from_secs(5)))?;
         Ok(db)
     }
