@@ -132,10 +132,10 @@ impl Client {
     /// What RunTask needs to know of the network of a task with the network mode `awsvpc`: a subnet of the default VPC.
     /// The server is asked once.
     pub fn network(&mut self) -> Result<Value> {
-        let subnet = match &self.subnet {
-            Some(subnet) => subnet.clone(),
-            None => self.subnet.insert(self.default_subnet()?).clone(),
-        };
+        if self.subnet.is_none() {
+            self.subnet = Some(self.default_subnet()?);
+        }
+        let subnet = &self.subnet;
         Ok(json!({"awsvpcConfiguration": {"subnets": [subnet]}}))
     }
 

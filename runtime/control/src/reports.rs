@@ -30,7 +30,7 @@ impl Control {
             let stopped_at = task_key(&STOPPED, &report.task);
             let (txn, now_at) = match has_stopped {
                 // Its interface goes with it; a task without one has no such key.
-                true => (txn.delete(&at).delete(&task_key(&INTERFACES, &report.task)), &stopped_at),
+                true => (txn.delete(&at).delete(task_key(&INTERFACES, &report.task)), &stopped_at),
                 false => (txn, &at),
             };
             let txn = TASKS.put(txn, now_at, &task)?;

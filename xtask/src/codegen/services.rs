@@ -51,7 +51,7 @@ const DEFINITION_NOTE: &str = "port mappings work for Wasm HTTP handlers and are
      dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; \
      swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, \
      host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them";
-const VPC_NOTE: &str = "IPv4 only; blocks of one account do not overlap, as there is one routed address space; \
+const VPC_NOTE: &str = "IPv4 only; blocks do not overlap, as all VPCs share one routed address space; \
      tenancy is always default, and DHCP options, route tables, gateways and network ACLs do not exist";
 const SUBNET_NOTE: &str = "IPv4 only; subnets of a VPC reach each other, availability zones are names";
 const RULE_NOTE: &str = "enforced for tasks of the mode awsvpc; prefix lists and peered VPCs are refused";

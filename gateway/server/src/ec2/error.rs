@@ -109,7 +109,7 @@ pub(super) fn network(error: &NetworkError) -> Ec2Error {
         E::VpcOverlap { block, other, vpc } => refuse(
             "InvalidVpc.Range",
             format!(
-                "The CIDR '{block}' overlaps {other} of {vpc}: the VPCs of an account share one routed address space here."
+                "The CIDR '{block}' overlaps {other} of {vpc}: all VPCs share one routed address space here."
             ),
         ),
         E::SubnetBlock { block, .. } => {

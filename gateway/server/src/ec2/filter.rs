@@ -8,6 +8,9 @@ use super::error::{invalid, refuse};
 /// Values of all filters of one request (API reference, "Filter").
 const VALUES_MAX: usize = 200;
 
+/// Characters of one value: far above those of anything that is compared with it.
+const VALUE_CHARACTERS_MAX: usize = 1_024;
+
 /// The filters of one request: what is found has to match all of them, each by one of its values.
 pub(super) struct Filters(Vec<(String, Vec<String>)>);
 
@@ -26,6 +29,9 @@ impl Filters {
             if count > VALUES_MAX {
                 let message = "The maximum number of filter values specified on a single call is 200.";
                 return Err(refuse("FilterLimitExceeded", message));
+            }
+            if values.iter().any(|value| value.chars().count() > VALUE_CHARACTERS_MAX) {
+                return Err(invalid(format!("A value of the filter '{name:.64}' is too long")));
             }
             read.push((name, values));
         }

@@ -107,7 +107,7 @@ pub(super) async fn describe(
         networks.group(id).map_err(|error| error::network(&error))?;
     }
     for name in &names {
-        wanted.push(meant(&networks, None, Some(name))?);
+        wanted.insert(meant(&networks, None, Some(name))?);
     }
     let is_wanted = |group: &&SecurityGroup| {
         (wanted.is_empty() || wanted.contains(&group.id))

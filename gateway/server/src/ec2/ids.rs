@@ -1,5 +1,7 @@
 //! Identifiers as clients write them.
 
+use std::collections::BTreeSet;
+
 use neargate_model::{InvalidId, NetworkInterfaceId, SecurityGroupId, SecurityGroupRuleId, SubnetId, VpcId};
 use neargate_wire::ec2::Ec2Error;
 
@@ -52,11 +54,11 @@ pub(super) fn interface(text: &str) -> Result<NetworkInterfaceId, Ec2Error> {
     read(text, "eni-", NetworkInterfaceId::new, "InvalidNetworkInterfaceId.Malformed", missing)
 }
 
-/// All of a list, in its order.
-pub(super) fn all<T>(
+/// All of a list, each once.
+pub(super) fn all<T: Ord>(
     texts: Option<&Vec<String>>,
     read: fn(&str) -> Result<T, Ec2Error>,
-) -> Result<Vec<T>, Ec2Error> {
+) -> Result<BTreeSet<T>, Ec2Error> {
     texts.into_iter().flatten().map(|text| read(text)).collect()
 }
 

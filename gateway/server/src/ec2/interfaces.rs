@@ -1,5 +1,8 @@
 //! Network interfaces: those of tasks, which RunTask makes.
 
+use std::collections::BTreeSet;
+
+use neargate_model::NetworkInterfaceId;
 use neargate_model::vpc::{NetworkError, NetworkInterface, Networks, private_dns_name};
 use neargate_wire::ec2::{DescribeNetworkInterfacesRequest, DescribeNetworkInterfacesResult, Ec2Error};
 
@@ -83,10 +86,9 @@ pub(super) async fn describe(
     page::check_ids(wanted.len(), "networkInterfaceIds", input.max_results)?;
     let networks = api.control.networks(&cx.scope).await.map_err(|error| error::store(&error))?;
     let all = api.control.network_interfaces(&cx.scope).await.map_err(|error| error::store(&error))?;
-    for id in &wanted {
-        if !all.iter().any(|interface| interface.network.interface == *id) {
-            return Err(error::network(&NetworkError::InterfaceNotFound { id: id.clone() }));
-        }
+    let known: BTreeSet<&NetworkInterfaceId> = all.iter().map(|one| &one.network.interface).collect();
+    if let Some(id) = wanted.iter().find(|id| !known.contains(id)) {
+        return Err(error::network(&NetworkError::InterfaceNotFound { id: id.clone() }));
     }
     let is_wanted = |interface: &NetworkInterface| {
         (wanted.is_empty() || wanted.contains(&interface.network.interface))

@@ -1,5 +1,7 @@
 //! Rules of security groups. Both directions have operations of their own, which differ in name alone.
 
+use std::collections::BTreeSet;
+
 use neargate_model::vpc::{Direction, GroupRule, NetworkError, Networks, NewRule, SecurityGroup};
 use neargate_model::{SecurityGroupId, SecurityGroupRuleId, SecurityRule};
 use neargate_wire::ec2::{
@@ -112,7 +114,7 @@ pub(super) async fn revoke_ingress(
         group_owner: input.source_security_group_owner_id,
     };
     let rules = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain)?;
-    let by_id = ids::all(input.security_group_rule_ids.as_ref(), ids::rule)?;
+    let by_id = Vec::from_iter(ids::all(input.security_group_rule_ids.as_ref(), ids::rule)?);
     let Revoked { rules, unknown } = revoke(api, cx, &group, Direction::Ingress, rules, by_id).await?;
     Ok(RevokeSecurityGroupIngressResult {
         r#return: Some(true),
@@ -136,7 +138,7 @@ pub(super) async fn revoke_egress(
         group_owner: input.source_security_group_owner_id,
     };
     let rules = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain)?;
-    let by_id = ids::all(input.security_group_rule_ids.as_ref(), ids::rule)?;
+    let by_id = Vec::from_iter(ids::all(input.security_group_rule_ids.as_ref(), ids::rule)?);
     let Revoked { rules, unknown } = revoke(api, cx, &group, Direction::Egress, rules, by_id).await?;
     Ok(RevokeSecurityGroupEgressResult {
         r#return: Some(true),
@@ -193,11 +195,9 @@ pub(super) async fn describe(
         .flat_map(|group| group.rules.iter().map(move |rule| (group, rule)))
         .collect();
     all.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
-    for id in &wanted {
-        if !all.iter().any(|(_, rule)| rule.id == *id) {
-            let missing = NetworkError::RuleNotFound { id: id.clone() };
-            return Err(error::network(&missing));
-        }
+    let known: BTreeSet<&SecurityGroupRuleId> = all.iter().map(|(_, rule)| &rule.id).collect();
+    if let Some(id) = wanted.iter().find(|id| !known.contains(id)) {
+        return Err(error::network(&NetworkError::RuleNotFound { id: id.clone() }));
     }
     let is_wanted = |(group, rule): &(&SecurityGroup, &GroupRule)| {
         (wanted.is_empty() || wanted.contains(&rule.id))

@@ -216,7 +216,7 @@ impl Control {
             tracing::error!(error = neargate_model::chain(&error), %block, "default VPC cannot be made");
             networks = Networks::default();
         }
-        let txn = Txn::fresh().absent(&root_key(scope));
+        let txn = Txn::fresh().absent(root_key(scope));
         self.commit_networks(scope, &Networks::default(), &networks, txn).await.map(drop)
     }
 
@@ -289,7 +289,7 @@ fn write_difference<Id: Ord + AsRef<str>, T: PartialEq + Serialize + Deserialize
         txn = table.put(txn, &record_key(table, scope, id.as_ref()), record)?;
     }
     for id in before.keys().filter(|id| !after.contains_key(id)) {
-        txn = txn.delete(&record_key(table, scope, id.as_ref()));
+        txn = txn.delete(record_key(table, scope, id.as_ref()));
     }
     Ok(txn)
 }

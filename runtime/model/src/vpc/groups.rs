@@ -84,6 +84,9 @@ impl Networks {
         ids: NewIds<'_>,
     ) -> Result<Vec<GroupRule>, NetworkError> {
         check_tags(tags)?;
+        if new.len() > RULES_MAX {
+            return Err(NetworkError::RuleLimit);
+        }
         self.check_peers(id, new)?;
         let group = self.groups.get_mut(id).ok_or_else(|| NetworkError::GroupNotFound { id: id.clone() })?;
         let mut added = Vec::with_capacity(new.len());
