@@ -125,7 +125,11 @@ async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Res
     let (head, body) = request.into_parts();
     let body = Limited::new(body, BODY_BYTES_MAX).collect();
     let response = match tokio::time::timeout(BODY_DEADLINE, body).await {
-        Ok(Ok(body)) => gateway.answer(&head, body.to_bytes()).await,
+        Ok(Ok(body)) => {
+            // Goes on when its client does not wait for the answer: what is half done would stay so.
+            let answered = tokio::spawn(async move { gateway.answer(&head, body.to_bytes()).await }).await;
+            answered.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        }
         Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(&head, BODY_BYTES_MAX).map(Body::from),
         Ok(Err(_)) | Err(_) => {
             let mut response = Response::new(Bytes::from_static(b"the request's body did not arrive"));

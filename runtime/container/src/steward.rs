@@ -265,7 +265,10 @@ impl Watch<'_> {
     /// Reaps until there is no child any more.
     fn outlive_children(&self) -> io::Result<()> {
         while !self.reap(None)?.is_alone {
-            end_routers_alone();
+            // A supervisor that another steward has started may use them.
+            if holder(&self.post.directory).is_none() {
+                end_routers_alone();
+            }
             let mut fds = [PollFd::new(&self.children, PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}

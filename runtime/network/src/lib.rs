@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+mod conntrack;
 pub mod elements;
 pub mod link;
 pub mod netlink;

@@ -127,6 +127,24 @@ impl Batch {
         self.push("add route", NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(message));
     }
 
+    /// Takes back an address and the route of a block from an interface.
+    pub fn remove_route(&mut self, block: Cidr, index: u32, source: IpAddr) {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(block.first());
+        message.header.destination_prefix_length = block.prefix();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.scope = RouteScope::NoWhere;
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(block.first())));
+        message.attributes.push(RouteAttribute::Oif(index));
+        self.push("remove route", 0, RouteNetlinkMessage::DelRoute(message));
+        let mut message = AddressMessage::default();
+        message.header.family = family(source);
+        message.header.prefix_len = bits(source);
+        message.header.index = index;
+        message.attributes.extend([AddressAttribute::Local(source), AddressAttribute::Address(source)]);
+        self.push("remove address", 0, RouteNetlinkMessage::DelAddress(message));
+    }
+
     /// Makes a neighbour known for good.
     pub fn add_neighbour(&mut self, index: u32, address: IpAddr, mac: MacAddress) {
         let mut message = NeighbourMessage::default();

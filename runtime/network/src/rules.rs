@@ -24,6 +24,12 @@ pub(crate) const POLICIES: &str = "policies";
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 170, 2);
 /// Where tasks ask for names.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
+/// What no task reaches: loopback, link-local, multicast and broadcast addresses, and those by which other clouds tell
+/// machines their secrets.
+const UNREACHABLE: &str =
+    "127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255, 168.63.129.16, 100.100.100.200";
+/// Connections that a task may have opened at a time, so that none uses up what the kernel remembers of all.
+const CONNECTIONS_MAX: u32 = 8192;
 /// What the names of the router's links to tasks begin with; the uplink's does not.
 pub const LINK_PREFIX: &str = "ng";
 /// What the names of the host's ends of uplinks begin with.
@@ -133,13 +139,16 @@ impl Picture {
     map ingress {{ type mark : verdict; }}
     set vpcs {{ type ipv4_addr; flags interval; auto-merge; }}
     set hosts {{ type ipv4_addr; }}
+    set connections {{ type ipv4_addr; size 65535; flags dynamic; }}
 
     chain prerouting {{
         type filter hook prerouting priority raw; policy accept;
         iifname "{LINK_PREFIX}*" fib saddr . iif oif missing drop
+        iifname "{UPLINK}" fib saddr . iif oif missing drop
     }}
     chain from_task {{
-        ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 }} drop
+        ip daddr {{ {UNREACHABLE} }} drop
+        ct state new add @connections {{ ip saddr ct count over {CONNECTIONS_MAX} }} drop
         ip daddr @hosts drop
         meta mark set ip saddr map @{POLICIES}
         meta mark vmap @egress
@@ -241,6 +250,7 @@ pub fn render_host(table: &str, uplink: &str, vpcs: &BTreeSet<Cidr>, alone: bool
     }}
     chain forward {{
         type filter hook forward priority filter; policy {policy};
+        iifname "{uplink}" ip saddr != @vpcs drop
         iifname "{UPLINK_PREFIX}*" oifname "{UPLINK_PREFIX}*" drop
         iifname "{UPLINK_PREFIX}*" accept
         oifname "{UPLINK_PREFIX}*" ct state vmap {{ established : accept, related : accept }}

@@ -91,7 +91,9 @@ impl Host {
             _ => None,
         };
         let processes = living.iter().map(|(_, container, _)| container.pid);
-        let mut namespaces = match find_namespaces(processes, &network)? {
+        let found = find_namespaces(processes, &network)?;
+        let is_connected = found.is_some() || pause.is_some();
+        let mut namespaces = match found {
             Some(namespaces) => namespaces,
             None => {
                 let mut made = Namespaces::make(ids)?;
@@ -105,7 +107,7 @@ impl Host {
         let mut sandbox = Sandbox::new(hostname, ids, namespaces, sharing, group, None);
         (sandbox.pause, sandbox.ipc) = (pause, shared);
         // A task whose packets go nowhere runs on all the same.
-        match self.wire_again(&sandbox, &network) {
+        match self.wire_again(&sandbox, &network, is_connected) {
             Ok(wiring) => sandbox.wiring = wiring,
             Err(failure) => report(&format!("connect task {task} again"), &failure.into_start()),
         }
@@ -127,10 +129,20 @@ impl Host {
         group.holds(pid) && init::is_unbegun(pid) || self.ends.as_ref().is_some_and(is_told)
     }
 
-    fn wire_again(&mut self, sandbox: &Sandbox, network: &NetworkPlan) -> Result<Option<Wiring>, Failure> {
+    /// Connects a sandbox that an earlier supervisor has made; `is_connected` where its network is the same still.
+    fn wire_again(
+        &mut self,
+        sandbox: &Sandbox,
+        network: &NetworkPlan,
+        is_connected: bool,
+    ) -> Result<Option<Wiring>, Failure> {
         let Some(interface) = network.interface()? else { return Ok(None) };
         let namespace = sandbox.namespaces.network.as_fd();
-        self.network.wire_again(sandbox.ids, &interface, namespace, &self.launchpad).map(Some)
+        let wired = match is_connected {
+            true => self.network.wire_again(sandbox.ids, &interface, namespace, &self.launchpad),
+            false => self.network.wire(sandbox.ids, &interface, (namespace, false), &self.launchpad),
+        };
+        wired.map(Some)
     }
 
     fn find_group(&self, task: &Group, container: &KnownContainer) -> Option<Group> {

@@ -523,6 +523,9 @@ impl Host {
             }
         }
         self.look_at_orphans();
+        if self.network.retry_at().is_some_and(|at| at <= now) {
+            self.on_network();
+        }
         let containers = &self.containers;
         self.out_of_memory
             .retain(|n| containers.get(n).is_some_and(|container| !is_oom_over(container, now)));
@@ -539,7 +542,7 @@ impl Host {
         self.look_again = if look_again { (self.look_again * 2).min(LOOK_AGAIN_MAX) } else { LOOK_AGAIN_MIN };
         let soon = look_again.then(|| Instant::now() + self.look_again);
         let timeouts = self.execs.values().filter(|exec| !exec.timed_out).map(|exec| exec.deadline);
-        timeouts.chain(soon).chain(self.cells.refill_at()).min()
+        timeouts.chain(soon).chain(self.cells.refill_at()).chain(self.network.retry_at()).min()
     }
 
     /// Whether nothing is left of any task.

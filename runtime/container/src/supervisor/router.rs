@@ -10,14 +10,17 @@ use std::io::{self, Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use neargate_model::{Cidr, SecurityGroupId, SecurityGroupRules};
 use neargate_network::elements::{self, Member};
 use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, News, Subsystem};
 use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER, TABLE};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::journal::boot;
@@ -38,15 +41,26 @@ const PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin";
 const COMPLAINT_BYTES_MAX: u64 = 4096;
 /// Index of the loopback interface in every namespace.
 const LOOPBACK: u32 = 1;
+/// How long after a failure the rules are tried to be made again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long `nft` may take.
+const NFT_PATIENCE: Duration = Duration::from_secs(20);
 /// Policies that are kept though no task has them, so that the next one with the same groups finds its rules.
 const POLICIES_MAX: usize = 1024;
 
 /// Settings of the router's namespace: it routes, announces nothing, and knows no IPv6.
-const SETTINGS: [(&str, &str); 4] = [
-    ("net/ipv4/ip_forward", "1"),
+const SETTINGS: [(&str, &str); 11] = [
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/default/send_redirects", "0"),
+    ("net/ipv4/conf/all/accept_redirects", "0"),
+    ("net/ipv4/conf/all/route_localnet", "0"),
+    ("net/ipv4/conf/default/route_localnet", "0"),
+    ("net/ipv4/conf/all/accept_source_route", "0"),
+    ("net/ipv4/conf/default/accept_source_route", "0"),
+    ("net/ipv4/conf/all/proxy_arp", "0"),
+    ("net/ipv4/conf/default/proxy_arp", "0"),
     ("net/ipv6/conf/default/disable_ipv6", "1"),
+    ("net/ipv4/ip_forward", "1"),
 ];
 
 /// Who may talk to whom, and the router that sees to it once there is one.
@@ -56,6 +70,9 @@ pub(super) struct Network {
     router: Option<Router>,
     directory: Option<PathBuf>,
     instance: String,
+    /// Whether a server has told the groups.
+    is_told: bool,
+    retry_at: Option<Instant>,
 }
 
 struct Router {
@@ -73,6 +90,12 @@ struct Router {
     rules: Netlink,
     /// Whether the supervisor hears them.
     is_watched: bool,
+    /// What the kernel remembers of connections.
+    connections: Netlink,
+    /// Addresses that tasks have had. Whoever has one next must not have its connections.
+    used: BTreeSet<Ipv4Addr>,
+    /// Whether another supervisor has made it, so that it is not known which addresses tasks have had.
+    is_inherited: bool,
 }
 
 /// A task's place at the router.
@@ -89,12 +112,12 @@ impl Network {
     /// Without a router; one that an earlier supervisor with this directory has left is found.
     pub(super) fn open(directory: Option<&Path>, instance: &str, launchpad: &Launchpad) -> Self {
         let router = directory.and_then(find_holder).and_then(|(holder, namespace)| {
-            let found = Router::enter(namespace, holder, instance, launchpad);
+            let found = Router::enter(namespace, holder, (instance, directory), launchpad);
             found.map_err(|failure| report("use the router that is there", &failure.into_start())).ok()
         });
         let directory = directory.map(Path::to_owned);
         let (picture, members, instance) = (Picture::default(), BTreeMap::new(), instance.to_owned());
-        Self { picture, members, router, directory, instance }
+        Self { picture, members, router, directory, instance, is_told: false, retry_at: None }
     }
 
     /// Connects a task's network namespace, and lets packets through as its groups say. On an error nothing is left.
@@ -106,14 +129,21 @@ impl Network {
         launchpad: &Launchpad,
     ) -> Result<Wiring, Failure> {
         self.make_router(launchpad)?;
+        if self.members.contains_key(&interface.address) {
+            let step = format!("give a task the address {}, which another one still has", interface.address);
+            return Err(Failure::System { step, errno: libc::EADDRINUSE });
+        }
         let policy = self.admit(interface, launchpad)?;
         let router = self.router.as_mut().ok_or_else(no_router)?;
+        if router.is_inherited || !router.used.insert(interface.address) {
+            router.connections.forget_connections(interface.address).map_err(refused)?;
+        }
         neargate_failpoint::reach("container::link::before");
         let index = router.link(ids, interface, (namespace, linked), launchpad)?;
         neargate_failpoint::reach("container::link::after");
-        let groups = interface.groups.iter().filter(|group| router.sets.contains(group)).cloned().collect();
-        let wiring = Wiring { address: interface.address, policy, groups, index };
-        let entered = router.filter.exchange(elements::enter(wiring.member()));
+        let wiring = Wiring { address: interface.address, policy, groups: interface.groups.clone(), index };
+        let named = router.named_of(&wiring);
+        let entered = router.filter.exchange(elements::enter(Member { groups: &named, ..wiring.member() }));
         neargate_failpoint::reach("container::element::after");
         if let Err(error) = entered {
             router.unlink(index);
@@ -145,9 +175,8 @@ impl Network {
     pub(super) fn unwire(&mut self, wiring: &Wiring) {
         self.members.remove(&wiring.address);
         let Some(router) = &mut self.router else { return };
-        let groups: Vec<SecurityGroupId> =
-            wiring.groups.iter().filter(|group| router.sets.contains(group)).cloned().collect();
-        let member = Member { groups: &groups, ..wiring.member() };
+        let named = router.named_of(wiring);
+        let member = Member { groups: &named, ..wiring.member() };
         // What is not current is made anew without it.
         if router.is_current
             && let Err(error) = router.filter.exchange(elements::leave(member))
@@ -166,6 +195,7 @@ impl Network {
         vpcs: BTreeSet<Cidr>,
         launchpad: &Launchpad,
     ) -> Result<(), Failure> {
+        self.is_told = true;
         let before = std::mem::replace(&mut self.picture.groups, groups);
         let is_new_vpc = std::mem::replace(&mut self.picture.vpcs, vpcs) != self.picture.vpcs;
         let changed = |group: &SecurityGroupId| before.get(group) != self.picture.groups.get(group);
@@ -222,8 +252,7 @@ impl Network {
     pub(super) fn close(&mut self, launchpad: &Launchpad) {
         if let Some(router) = self.router.take() {
             router.uplink.close(launchpad);
-            let _ = sys::pidfd_signal(router.holder.as_fd(), libc::SIGKILL);
-            let _ = sys::wait_child(Some(router.holder.as_fd()), true);
+            end_holder(&router.holder);
         }
         if let Some(directory) = &self.directory {
             let _ = fs::remove_file(directory.join(FILE));
@@ -236,12 +265,8 @@ impl Network {
         }
         let is_lasting = self.directory.is_some();
         let (holder, pid) = fork_holder(is_lasting)?;
-        let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).step("open the router's namespace")?;
-        if let Some(directory) = &self.directory {
-            note_holder(directory, pid, &namespace).step("note the router")?;
-        }
-        neargate_failpoint::reach("container::router::noted");
-        self.router = Some(Router::enter(namespace.into(), holder, &self.instance, launchpad)?);
+        let router = self.note_and_enter(&holder, pid, launchpad).inspect_err(|_| end_holder(&holder))?;
+        self.router = Some(Router { is_inherited: false, ..router });
         let made = launchpad.in_network(self.router_namespace()?.as_fd(), furnish);
         let made = made.and_then(|()| self.render_all(launchpad));
         if made.is_err() {
@@ -251,11 +276,29 @@ impl Network {
         made
     }
 
+    fn note_and_enter(&self, holder: &OwnedFd, pid: i32, launchpad: &Launchpad) -> Result<Router, Failure> {
+        const STEP: &str = "note the router";
+        let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).step(STEP)?;
+        if let Some(directory) = &self.directory {
+            note_holder(directory, pid, &namespace).step(STEP)?;
+        }
+        neargate_failpoint::reach("container::router::noted");
+        let holder = holder.try_clone().step(STEP)?;
+        Router::enter(namespace.into(), holder, (&self.instance, self.directory.as_deref()), launchpad)
+    }
+
     /// Has the host lead here what is for tasks, and learns its addresses.
     fn connect_host(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
         let Some(router) = &mut self.router else { return Ok(()) };
-        router.uplink.connect(router.namespace.as_fd(), &self.picture.vpcs, launchpad)?;
-        self.picture.hosts = router.uplink.host_addresses()?;
+        let connected = router.uplink.connect(router.namespace.as_fd(), &self.picture.vpcs, launchpad);
+        let hosts = connected.and_then(|()| router.uplink.host_addresses());
+        match hosts {
+            Ok(hosts) => self.picture.hosts = hosts,
+            Err(failure) => {
+                self.mistrust();
+                return Err(failure);
+            }
+        }
         Ok(())
     }
 
@@ -272,8 +315,20 @@ impl Network {
     /// Looks at what others have changed: rules that are gone come back, and new addresses of the host are kept from
     /// tasks.
     pub(super) fn repair(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        let repaired = self.look_after(launchpad);
+        self.retry_at = repaired.is_err().then(|| Instant::now() + RETRY_PAUSE);
+        repaired
+    }
+
+    fn look_after(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        let is_told = self.is_told;
         let Some(router) = &mut self.router else { return Ok(()) };
         router.uplink.repair(launchpad)?;
+        // What an earlier supervisor has made holds until the groups are told.
+        if !router.is_current && is_told {
+            router.rules.drain();
+            return self.render_all(launchpad);
+        }
         if router.rules.drain() && router.is_current && !router.filter.has_table(TABLE).map_err(refused)? {
             report(
                 "look after the rules of security groups",
@@ -313,14 +368,14 @@ impl Network {
             _ => {}
         }
         let is_new_vpc = self.picture.vpcs.insert(interface.vpc);
-        self.picture.policies.insert(policy, wanted);
+        let is_new = self.picture.policies.insert(policy, wanted).is_none();
         let is_current = self.router.as_ref().is_some_and(|router| router.is_current);
         let rendered = if is_current && !is_new_vpc && self.picture.policies.len() <= POLICIES_MAX {
             self.render_policies(&BTreeSet::from([policy]), launchpad)
         } else {
             self.render_all_but(policy, launchpad)
         };
-        if rendered.is_err() {
+        if rendered.is_err() && is_new {
             self.picture.policies.remove(&policy);
         }
         rendered.map(|()| policy)
@@ -376,11 +431,27 @@ impl Network {
     }
 
     /// Has `nft` carry out a text, all of it or nothing.
-    fn load(&self, text: &str, launchpad: &Launchpad) -> Result<(), Failure> {
+    fn load(&mut self, text: &str, launchpad: &Launchpad) -> Result<(), Failure> {
         neargate_failpoint::reach("container::rules::before");
         let loaded = load(text, self.router_namespace()?.as_fd(), launchpad);
         neargate_failpoint::reach("container::rules::after");
+        if loaded.is_err() {
+            self.mistrust();
+        }
         loaded
+    }
+
+    /// Notes that the rules in the kernel may be others than they should be: they are made anew soon.
+    fn mistrust(&mut self) {
+        if let Some(router) = &mut self.router {
+            router.is_current = false;
+        }
+        self.retry_at = Some(Instant::now() + RETRY_PAUSE);
+    }
+
+    /// When something that has failed is to be tried again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
     }
 }
 
@@ -388,15 +459,16 @@ impl Router {
     fn enter(
         namespace: OwnedFd,
         holder: OwnedFd,
-        instance: &str,
+        (instance, directory): (&str, Option<&Path>),
         launchpad: &Launchpad,
     ) -> Result<Self, Failure> {
         let open = |subsystem| move || Netlink::open(subsystem).step("open netlink");
         let route = launchpad.in_network(namespace.as_fd(), open(Subsystem::Route))?;
         let filter = launchpad.in_network(namespace.as_fd(), open(Subsystem::Netfilter))?;
+        let connections = launchpad.in_network(namespace.as_fd(), open(Subsystem::Netfilter))?;
         let listen = || Netlink::listen(News::Rules).step("open netlink");
         let rules = launchpad.in_network(namespace.as_fd(), listen)?;
-        let (sets, uplink) = (BTreeSet::new(), Uplink::new(instance)?);
+        let (sets, uplink) = (BTreeSet::new(), Uplink::new(instance, directory)?);
         Ok(Self {
             namespace,
             holder,
@@ -407,6 +479,9 @@ impl Router {
             uplink,
             rules,
             is_watched: false,
+            connections,
+            used: BTreeSet::new(),
+            is_inherited: true,
         })
     }
 
@@ -484,6 +559,11 @@ impl Router {
         batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
         batch.add_route(Cidr::ANYWHERE_V4, index, Some(TASK_GATEWAY), Some(address));
         inside.exchange(batch).map_err(refused)
+    }
+
+    /// The groups of a task that have a set.
+    fn named_of(&self, wiring: &Wiring) -> Vec<SecurityGroupId> {
+        wiring.groups.iter().filter(|group| self.sets.contains(group)).cloned().collect()
     }
 
     fn unlink(&self, index: u32) {
@@ -575,11 +655,14 @@ pub(super) fn load(text: &str, namespace: BorrowedFd<'_>, launchpad: &Launchpad)
         }),
         spawned => spawned.step("run nft"),
     })?;
+    if !ends_in_time(&child) {
+        let _ = child.kill();
+    }
+    let status = child.wait().step("run nft")?;
     let mut complaint = String::new();
     if let Some(stderr) = child.stderr.take() {
         let _ = stderr.take(COMPLAINT_BYTES_MAX).read_to_string(&mut complaint);
     }
-    let status = child.wait().step("run nft")?;
     match status.success() {
         true => Ok(()),
         false => {
@@ -587,6 +670,14 @@ pub(super) fn load(text: &str, namespace: BorrowedFd<'_>, launchpad: &Launchpad)
             Err(Failure::System { step: format!("{STEP}: {first}"), errno: libc::EIO })
         }
     }
+}
+
+fn ends_in_time(child: &Child) -> bool {
+    let pidfd =
+        Pid::from_raw(child.id().cast_signed()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    let (Some(pidfd), Ok(patience)) = (pidfd, Timespec::try_from(NFT_PATIENCE)) else { return false };
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    retry_on_intr(|| poll(&mut fds, Some(&patience))).is_ok_and(|count| count > 0)
 }
 
 /// Starts the process that holds a new namespace; with the supervisor it ends only where nobody could find it again.
@@ -613,6 +704,12 @@ fn fork_holder(is_lasting: bool) -> Result<(OwnedFd, i32), Failure> {
 /// Whether a process holds a router.
 pub(crate) fn is_router(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == HOLDER)
+}
+
+/// Ends the process that holds a router, which may be another's child.
+fn end_holder(holder: &OwnedFd) {
+    let _ = sys::pidfd_signal(holder.as_fd(), libc::SIGKILL);
+    let _ = sys::wait_child(Some(holder.as_fd()), true);
 }
 
 fn note_holder(directory: &Path, pid: i32, namespace: &fs::File) -> io::Result<()> {

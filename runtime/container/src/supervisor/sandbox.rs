@@ -106,6 +106,8 @@ impl Host {
         sandbox.namespaces.replace_network(network, &self.launchpad)?;
         if let Some(interface) = network.interface()? {
             let namespace = sandbox.namespaces.network.as_fd();
+            // A network of the task's own user namespace is another one than the cell's.
+            let linked = linked && network.is_usual();
             sandbox.wiring =
                 Some(self.network.wire(sandbox.ids, &interface, (namespace, linked), &self.launchpad)?);
             if !self.cells.are_linked() {

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 use neargate_model::Cidr;
 use neargate_network::link::{End, HOST_GATEWAY, HOST_MAC, ROUTER_MAC, TASK_GATEWAY};
@@ -21,6 +22,8 @@ use crate::launchpad::Launchpad;
 
 /// Whether the host forwards packets between its interfaces.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Name of the file that tells the next supervisor that the host forwards packets of tasks only.
+const ALONE: &str = "forwarding";
 /// Digits of the instance's name in that of the uplink, which has room for no more.
 const DIGITS: usize = 10;
 
@@ -37,13 +40,15 @@ pub(super) struct Uplink {
     pub(super) rules: Netlink,
     /// VPCs that lead to the router.
     vpcs: BTreeSet<Cidr>,
-    /// Whether nobody else wanted the host to forward packets.
-    is_alone: bool,
+    /// A file that is there if nobody but Neargate wanted the host to forward packets.
+    alone: Option<PathBuf>,
+    /// Whether the host's rules may be others than they should be.
+    is_doubtful: bool,
 }
 
 impl Uplink {
     /// Of the host whose network namespace the caller is in. Nothing is made by this.
-    pub(super) fn new(instance: &str) -> Result<Self, Failure> {
+    pub(super) fn new(instance: &str, directory: Option<&Path>) -> Result<Self, Failure> {
         const STEP: &str = "open netlink";
         let digits: String = instance.chars().filter(char::is_ascii_hexdigit).take(DIGITS).collect();
         Ok(Self {
@@ -54,7 +59,8 @@ impl Uplink {
             addresses: Netlink::listen(News::Addresses).step(STEP)?,
             rules: Netlink::listen(News::Rules).step(STEP)?,
             vpcs: BTreeSet::new(),
-            is_alone: false,
+            alone: directory.map(|directory| directory.join(ALONE)),
+            is_doubtful: false,
         })
     }
 
@@ -65,6 +71,11 @@ impl Uplink {
         vpcs: &BTreeSet<Cidr>,
         launchpad: &Launchpad,
     ) -> Result<(), Failure> {
+        let inside = launchpad.in_network(router, || Netlink::open(Subsystem::Route).step("open netlink"))?;
+        if self.route.index_of(&self.name).is_ok() && inside.index_of(UPLINK).is_err() {
+            // It leads to a router that has just gone.
+            self.remove_link();
+        }
         if self.route.index_of(&self.name).is_err() {
             let mut batch = Batch::default();
             let (near, far) =
@@ -73,7 +84,6 @@ impl Uplink {
             self.route.exchange(batch).map_err(refused)?;
             self.vpcs.clear();
         }
-        let inside = launchpad.in_network(router, || Netlink::open(Subsystem::Route).step("open netlink"))?;
         let index = inside.index_of(UPLINK).map_err(refused)?;
         let mut batch = Batch::default();
         batch.set_up(index, None);
@@ -86,52 +96,90 @@ impl Uplink {
         batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
         self.route.exchange(batch).map_err(refused)?;
         self.route_vpcs(index, vpcs);
-        self.forward().step("let the host forward packets of tasks")?;
-        self.load_rules(launchpad)
+        self.forward(launchpad)
+    }
+
+    fn remove_link(&self) {
+        if let Ok(index) = self.route.index_of(&self.name) {
+            let mut batch = Batch::default();
+            batch.remove_link(index);
+            // An error means that it went with its router.
+            let _ = self.route.exchange(batch);
+        }
     }
 
     /// Leads VPCs to the router. One that leads elsewhere already is left as it is: its tasks are not reached from the
     /// host then, and reach nothing beyond it.
     fn route_vpcs(&mut self, index: u32, vpcs: &BTreeSet<Cidr>) {
         let routes = self.route.routes().unwrap_or_default();
-        for vpc in vpcs.difference(&self.vpcs.clone()) {
+        for gone in self.vpcs.difference(vpcs) {
+            let Some(own) = router_address(gone) else { continue };
+            let mut batch = Batch::default();
+            batch.remove_route(*gone, index, own.into());
+            // An error means that somebody else has removed it.
+            let _ = self.route.exchange(batch);
+        }
+        let mut routed: BTreeSet<Cidr> = self.vpcs.intersection(vpcs).copied().collect();
+        for vpc in vpcs.difference(&self.vpcs) {
             let Some(own) = router_address(vpc) else { continue };
-            if routes.iter().any(|(block, to)| block == vpc && *to != index) {
-                let why = "the host routes it elsewhere; give the VPC another block";
+            let is_elsewhere =
+                |(block, to): &(Cidr, u32)| *to != index && block.prefix() > 0 && block.overlaps(vpc);
+            if routes.iter().any(is_elsewhere) {
+                let why = "the host has a network there; give the VPC another block";
                 report(&format!("route {vpc} to its tasks"), &why);
                 continue;
             }
             let mut batch = Batch::default();
             batch.add_address(index, own.into());
             batch.add_route(*vpc, index, Some(TASK_GATEWAY), Some(own.into()));
-            if let Err(error) = self.route.exchange(batch) {
-                report(&format!("route {vpc} to its tasks"), &refused(error).into_start());
+            match self.route.exchange(batch) {
+                Ok(()) => drop(routed.insert(*vpc)),
+                Err(error) => report(&format!("route {vpc} to its tasks"), &refused(error).into_start()),
             }
         }
-        self.vpcs.clone_from(vpcs);
+        self.vpcs = routed;
     }
 
-    fn forward(&mut self) -> std::io::Result<()> {
-        if fs::read_to_string(FORWARDING)?.trim() == "0" {
-            self.is_alone = true;
-            fs::write(FORWARDING, "1")?;
+    /// Has the host forward packets of tasks. Where it has forwarded none, it forwards no others: its rules say so
+    /// before it begins.
+    fn forward(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        const STEP: &str = "let the host forward packets of tasks";
+        let is_off = fs::read_to_string(FORWARDING).step(STEP)?.trim() == "0";
+        if is_off && let Some(alone) = &self.alone {
+            fs::write(alone, "").step(STEP)?;
+        }
+        self.load_rules(launchpad)?;
+        if is_off {
+            fs::write(FORWARDING, "1").step(STEP)?;
         }
         Ok(())
     }
 
+    fn is_alone(&self) -> bool {
+        self.alone.as_ref().is_some_and(|alone| alone.exists())
+    }
+
     /// Makes the host's rules anew.
-    fn load_rules(&self, launchpad: &Launchpad) -> Result<(), Failure> {
-        let text = render_host(&self.table, &self.name, &self.vpcs, self.is_alone);
+    fn load_rules(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        self.is_doubtful = true;
+        let text = render_host(&self.table, &self.name, &self.vpcs, self.is_alone());
         let host = launchpad.host_network()?;
-        load(&text, host.as_fd(), launchpad)
+        load(&text, host.as_fd(), launchpad)?;
+        self.is_doubtful = false;
+        Ok(())
     }
 
     /// Puts the host's rules back if they are gone; to be called when there is news of them.
-    pub(super) fn repair(&self, launchpad: &Launchpad) -> Result<(), Failure> {
-        if !self.rules.drain() || self.filter.has_table(&self.table).map_err(refused)? {
+    pub(super) fn repair(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        if !self.rules.drain() && !self.is_doubtful {
             return Ok(());
         }
-        report("look after the rules of the host", &"somebody has removed them; they are put back");
+        if !self.is_doubtful {
+            if self.filter.has_table(&self.table).map_err(refused)? {
+                return Ok(());
+            }
+            report("look after the rules of the host", &"somebody has removed them; they are put back");
+        }
         self.load_rules(launchpad)
     }
 
@@ -143,12 +191,14 @@ impl Uplink {
 
     /// Removes what is left on the host when the router is gone.
     pub(super) fn close(&self, launchpad: &Launchpad) {
-        if let Ok(index) = self.route.index_of(&self.name) {
-            let mut batch = Batch::default();
-            batch.remove_link(index);
-            // An error means that it went with the router.
-            let _ = self.route.exchange(batch);
+        self.remove_link();
+        let links = self.route.links().unwrap_or_default();
+        let is_last = !links.iter().any(|(_, name)| name.starts_with(UPLINK_PREFIX));
+        if self.is_alone() && is_last {
+            // Before the rules go that let nothing else through.
+            let _ = fs::write(FORWARDING, "0");
         }
+        let _ = self.alone.as_ref().map(fs::remove_file);
         let table = &self.table;
         let text = format!("add table inet {table}\ndelete table inet {table}\n");
         let removed = launchpad.host_network().and_then(|host| load(&text, host.as_fd(), launchpad));

@@ -65,10 +65,11 @@ impl Census {
             .collect();
         let children = || supervisors.iter().flat_map(|dir| children_of(dir));
         let cells = children().filter(|pid| is_called(*pid, "ng-parked")).count();
+        let routers = children().filter(|pid| is_called(*pid, "ng-router")).count();
         Self {
             cgroups: groups.filter(is_marked).count(),
             mounts: fs::read_to_string("/proc/self/mounts").unwrap().lines().count(),
-            networks: networks.len().saturating_sub(cells),
+            networks: networks.len().saturating_sub(cells + routers),
             supervisor_fds: supervisors.iter().flat_map(links).count().saturating_sub(cells * fds_of_cell()),
             children: children().count() - cells,
         }

@@ -1,0 +1,85 @@
+//! What the kernel remembers of connections: forgotten when an address gets another owner.
+
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NlasIterator};
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+
+use crate::netlink::{Batch, Netlink, NetlinkError};
+
+/// The type of an answer that is a connection: `NFNL_SUBSYS_CTNETLINK` and `IPCTNL_MSG_CT_NEW`.
+const CONNECTION: u16 = 1 << 8;
+/// Bytes before the attributes (`struct nfgenmsg`).
+const HEADER_BYTES: usize = 4;
+/// Length and kind before an attribute's value.
+const ATTRIBUTE_HEADER_BYTES: usize = 4;
+/// Attributes (`linux/netfilter/nfnetlink_conntrack.h`): both directions of a connection, the addresses in one of
+/// them, and these.
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V4_DST: u16 = 2;
+
+impl Netlink {
+    /// Forgets every connection of an address in the socket's namespace, so that nobody who has the address next goes on
+    /// with one that was let through for its last owner.
+    pub fn forget_connections(&self, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        let mut list = Batch::default();
+        list.push_dump("list connections", message(ConntrackMessage::Get(Vec::new())));
+        let mut found = Vec::new();
+        self.ask(list, |message_type, payload| {
+            if message_type == CONNECTION
+                && let Some(original) = original_of(payload, address)
+            {
+                found.push(original);
+            }
+        })?;
+        for original in found {
+            let original = DefaultNla::new(CTA_TUPLE_ORIG | NLA_F_NESTED, original);
+            let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::Other(original)]);
+            let mut batch = Batch::default();
+            batch.push("forget connection", 0, message(delete));
+            match self.exchange(batch) {
+                // It has ended meanwhile.
+                Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {}
+                deleted => deleted?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn message(message: ConntrackMessage) -> NetfilterMessage {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
+    NetfilterMessage::new(header, NetfilterMessageInner::Conntrack(message))
+}
+
+/// The original direction of a connection in which an address takes part, as the kernel tells it.
+fn original_of(payload: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+    let tuples = attributes(payload.get(HEADER_BYTES..)?);
+    let is_of = |tuple: &[u8]| {
+        let addresses = attributes(tuple).into_iter().filter(|(kind, _)| *kind == CTA_TUPLE_IP);
+        addresses.flat_map(|(_, addresses)| attributes(addresses)).any(|(kind, value)| {
+            (kind == CTA_IP_V4_SRC || kind == CTA_IP_V4_DST) && value == address.octets()
+        })
+    };
+    let takes_part = tuples
+        .iter()
+        .any(|(kind, tuple)| (*kind == CTA_TUPLE_ORIG || *kind == CTA_TUPLE_REPLY) && is_of(tuple));
+    let original = tuples.iter().find(|(kind, _)| *kind == CTA_TUPLE_ORIG);
+    original.filter(|_| takes_part).map(|(_, tuple)| tuple.to_vec())
+}
+
+/// The kinds and values of attributes.
+fn attributes(bytes: &[u8]) -> Vec<(u16, &[u8])> {
+    let valid = NlasIterator::new(bytes).map_while(Result::ok);
+    let parts = valid.filter_map(|attribute| {
+        let (kind, end) = (attribute.kind() & !NLA_F_NESTED, usize::from(attribute.length()));
+        Some((kind, attribute.into_inner().get(ATTRIBUTE_HEADER_BYTES..end)?))
+    });
+    parts.collect()
+}
