@@ -89,9 +89,13 @@ pub(crate) fn type_reply(error: &DecodeError) -> ErrorReply {
 pub(crate) fn constraint_reply(violations: &Violations) -> ErrorReply {
     let of = |wanted: Constraint| violations.as_slice().iter().find(move |one| one.constraint == wanted);
     if let Some(unknown) = of(Constraint::Unknown) {
+        // The last name is the client's own, and shown as it was sent.
+        let name = match unknown.path.rsplit_once('.') {
+            Some((within, name)) => format!("{}.{name}", written(within)),
+            None => unknown.path.clone(),
+        };
         let message = format!(
-            "The parameter {} is not recognized: the operation does not have it, or Neargate does not support it",
-            written(&unknown.path)
+            "The parameter {name} is not recognized: the operation does not have it, or Neargate does not support it"
         );
         return ErrorReply::sender(400, "UnknownParameter", message);
     }

@@ -226,7 +226,7 @@ pub const OPERATIONS: &[wire::Operation] = &[
     wire::Operation {
         name: "CreateVpc",
         mark: wire::Mark::Real,
-        note: "IPv4 only; blocks of one account do not overlap, as there is one routed address space; tenancy is always default, and DHCP options, route tables, gateways and network ACLs do not exist",
+        note: "IPv4 only; blocks do not overlap, as all VPCs share one routed address space; tenancy is always default, and DHCP options, route tables, gateways and network ACLs do not exist",
         method: "POST",
         uri: "/",
     },

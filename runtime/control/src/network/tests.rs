@@ -51,7 +51,7 @@ async fn end(bench: &Bench, task: &Task) {
     bench.control.apply_report(&report).await.unwrap();
 }
 
-async fn subnet_in(bench: &Bench, vpc: &neargate_model::VpcId, block: &str) -> SubnetId {
+async fn subnet_in(bench: &Bench, vpc: &VpcId, block: &str) -> SubnetId {
     let (vpc, block) = (vpc.clone(), block.parse().unwrap());
     let region = HERE.region.clone();
     let made = bench.control.change_networks(&HERE, |networks, ids| {
