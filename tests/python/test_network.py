@@ -39,14 +39,15 @@ def group(ec2, subnet):
 
 
 @pytest.fixture
-def task(ecs, family, subnet, until_stopped):
+def task(ecs, family, subnet, until_stopped, group):
     """Runs a script in a task with these security groups; answers its ARN. All are stopped at the end."""
     arns = []
 
     def task(script, groups):
         registered = ecs.register_task_definition(
             family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
-            containerDefinitions=[{"name": "main", "image": "busybox", "command": ["sh", "-c", script]}])
+            containerDefinitions=[{"name": "main", "image": "busybox", "command": ["sh", "-c", script],
+                                   "stopTimeout": 2}])
         definition = registered["taskDefinition"]["taskDefinitionArn"]
         network = {"awsvpcConfiguration": {"subnets": [subnet], "securityGroups": groups}}
         answer = ecs.run_task(cluster=CLUSTER, taskDefinition=definition, launchType="FARGATE", networkConfiguration=network)
@@ -149,12 +150,13 @@ def test_a_rule_reaches_tasks_that_run(ec2, running, inside, group):
         assert inside(client, ask(address, 80))[1] == 9
 
 
-def test_a_subnet_without_an_address_left(ec2, ecs, family):
+def test_a_subnet_without_an_address_left(ec2, ecs, family, until_stopped):
     vpc = ec2.create_vpc(CidrBlock="10.213.0.0/28")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.213.0.0/28")["Subnet"]["SubnetId"]
     ecs.register_task_definition(
         family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
-        containerDefinitions=[{"name": "main", "image": "busybox", "command": ["sleep", "1000"]}])
+        containerDefinitions=[{"name": "main", "image": "busybox", "command": ["sleep", "1000"],
+                               "stopTimeout": 2}])
     request = {"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE",
                "networkConfiguration": {"awsvpcConfiguration": {"subnets": [subnet]}}}
     # Sixteen addresses, of which a VPC keeps five.
@@ -162,7 +164,21 @@ def test_a_subnet_without_an_address_left(ec2, ecs, family):
     second = ecs.run_task(count=2, **request)
     assert [len(one["tasks"]) for one in (first, second)] == [10, 1]
     assert [failure["reason"] for failure in second["failures"]] == ["RESOURCE:ENI"]
-    addresses = {interface(task)["privateIPv4Address"] for task in first["tasks"] + second["tasks"]}
+    arns = [task["taskArn"] for task in first["tasks"] + second["tasks"]]
+
+    def shown():
+        return [interface(task) for part in (arns[:6], arns[6:])
+                for task in ecs.describe_tasks(cluster=CLUSTER, tasks=part)["tasks"]]
+
+    deadline = time.monotonic() + 20
+    while not all("privateIPv4Address" in one for one in shown()):
+        assert time.monotonic() < deadline, shown()
+        time.sleep(0.05)
+    addresses = {one["privateIPv4Address"] for one in shown()}
     assert len(addresses) == 11 and all(address.startswith("10.213.0.") for address in addresses)
-    for task in first["tasks"] + second["tasks"]:
-        ecs.stop_task(cluster=CLUSTER, task=task["taskArn"])
+    for arn in arns:
+        ecs.stop_task(cluster=CLUSTER, task=arn)
+    for arn in arns:
+        until_stopped(arn)
+    ec2.delete_subnet(SubnetId=subnet)
+    ec2.delete_vpc(VpcId=vpc)

@@ -217,6 +217,50 @@ fn groups_hold() {
     assert_eq!(gone.source.kind(), ErrorKind::NotFound, "{gone}");
 }
 
+#[test]
+fn connections_end_with_their_owner() {
+    let group = group('a');
+    let udp = rule(Traffic::Udp(5432, 5432), Peer::Block(Cidr::ANYWHERE_V4));
+    let of = |ingress| SecurityGroupRules {
+        group: group.clone(),
+        ingress,
+        egress: vec![rule(Traffic::All, udp.peer.clone())],
+    };
+    let policy = PolicyId::of(std::slice::from_ref(&group));
+    let mut picture = Picture {
+        groups: BTreeMap::from([(group.clone(), of(vec![udp.clone()]))]),
+        policies: BTreeMap::from([(
+            policy,
+            Policy { groups: vec![group.clone()], vpc: VPC.parse().unwrap() },
+        )]),
+        ..Picture::default()
+    };
+    let member = |address| Member { address, policy, groups: &[] };
+    let router = Router::new();
+    let (a, b) = (router.link(1, A), router.link(2, B));
+    router.load(&picture.render(&[(A, policy), (B, policy)]));
+    let server = b.within(|| UdpSocket::bind((B, 5432)).unwrap());
+    server.set_read_timeout(Some(DROPPED)).unwrap();
+    let is_heard = |from: &Namespace| {
+        from.within(|| UdpSocket::bind((A, 4000)).unwrap()).send_to(b"x", (B, 5432)).unwrap();
+        // Answered, so that the kernel takes it for a connection.
+        server.recv_from(&mut [0; 8]).is_ok_and(|(_, from)| server.send_to(b"y", from).is_ok())
+    };
+    assert!(is_heard(&a));
+    picture.groups.insert(group.clone(), of(vec![]));
+    router.load(&picture.render_change(&BTreeSet::from([policy]), &BTreeSet::new(), &[]));
+    assert!(is_heard(&a), "what was let through goes on");
+    // Another task has the address, and the same port.
+    router.leave(member(A));
+    let mut batch = Batch::default();
+    batch.remove_link(router.route.index_of("ng1").unwrap());
+    router.route.exchange(batch).unwrap();
+    router.filter.forget_connections(A).unwrap();
+    let next = router.link(3, A);
+    router.enter(member(A));
+    assert!(!is_heard(&next));
+}
+
 /// Connects from an address, where there are several.
 fn connect_from(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
     use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
