@@ -17,14 +17,14 @@ def container(name, script, **more):
 
 
 @pytest.fixture
-def outcome(ecs, family, until_stopped):
+def outcome(ecs, family, subnet, until_stopped):
     """Registers and runs a task of containers; answers their exit codes by name, and the task."""
     def outcome(containers, **more):
         registered = ecs.register_task_definition(family=family, containerDefinitions=containers, **more)
         shown = ecs.describe_task_definition(taskDefinition=family)["taskDefinition"]
         for name, value in more.items():
             assert registered["taskDefinition"][name] == shown[name] == value
-        request = {"launchType": "FARGATE", "networkConfiguration": {"awsvpcConfiguration": {"subnets": ["subnet-1"]}}} \
+        request = {"launchType": "FARGATE", "networkConfiguration": {"awsvpcConfiguration": {"subnets": [subnet]}}} \
             if "FARGATE" in more.get("requiresCompatibilities", []) else {}
         answer = ecs.run_task(cluster=CLUSTER, taskDefinition=family, **request)
         assert not answer["failures"], answer
