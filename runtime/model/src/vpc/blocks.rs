@@ -12,12 +12,13 @@ use crate::{Cidr, Region, SecurityGroupId, SubnetId, Tags, VpcId};
 /// Bits of the prefix of a default subnet, as Amazon has it in a default VPC of 16.
 const DEFAULT_SUBNET_PREFIX: u8 = 20;
 
-/// Blocks that mean something else to every host: this network, loopback, link-local, multicast and reserved.
-const SPECIAL: [(Ipv4Addr, u8); 4] = [
-    (Ipv4Addr::new(0, 0, 0, 0), 8),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(224, 0, 0, 0), 3),
+/// Blocks of which a VPC may have a part: private (RFC 1918) and shared ones (RFC 6598). The host routes them to its
+/// tasks, so that others would take the place of somebody's.
+const PRIVATE: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
 ];
 
 impl Networks {
@@ -177,11 +178,11 @@ fn check_vpc_block(block: Cidr) -> Result<(), NetworkError> {
     if !is_size(block) {
         return bad("the prefix has 16 to 28 bits");
     }
-    let is_special = |(first, prefix): (Ipv4Addr, u8)| {
-        Cidr::containing(IpAddr::V4(first), prefix).is_some_and(|special| special.overlaps(&block))
+    let holds = |(first, prefix): (Ipv4Addr, u8)| {
+        Cidr::containing(IpAddr::V4(first), prefix).is_some_and(|private| private.contains(block.first()))
     };
-    if SPECIAL.into_iter().any(is_special) {
-        return bad("hosts use these addresses for themselves or for multicast");
+    if !PRIVATE.into_iter().any(holds) {
+        return bad("it is a part of 10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12 or 192.168.0.0/16");
     }
     Ok(())
 }
