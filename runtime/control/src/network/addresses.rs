@@ -15,6 +15,9 @@ use neargate_model::{Cidr, SecurityGroupId, SubnetId, TaskKey, Timestamp};
 
 /// How long an address rests: longer than most clients keep a name or a connection that is dead.
 const REST_MS: u64 = 60_000;
+/// How long it rests where every other one is held or rests. What the host remembers of its connections is forgotten
+/// before another task has it, so that this is only for those who hold on to it elsewhere.
+const SHORT_REST_MS: u64 = 1_000;
 
 /// What a task wants of one subnet.
 pub(crate) struct Place<'a> {
@@ -25,7 +28,7 @@ pub(crate) struct Place<'a> {
 /// Why a task gets no address.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoAddress {
-    /// All addresses of the subnets are held or rest.
+    /// All addresses of the subnets are held, or have just begun to rest.
     Full,
     /// A subnet is being removed.
     SubnetGone(SubnetId),
@@ -98,6 +101,9 @@ impl Addresses {
                 return Err(NoAddress::GroupGone((*group).clone()));
             }
             let free = |(index, place): (usize, &Place<'_>)| (state.free(place.block), index);
+            if places.iter().all(|place| state.free(place.block) == 0) {
+                state.hurry(places, now);
+            }
             // The first of several that have as many.
             let best =
                 places.iter().enumerate().map(free).max_by_key(|(free, index)| (*free, usize::MAX - index));
@@ -176,6 +182,19 @@ impl State {
                 break;
             }
             self.resting.pop_front();
+            self.release(address);
+        }
+    }
+
+    /// Ends the rest of the address in these places that has rested longest.
+    fn hurry(&mut self, places: &[Place<'_>], now: Timestamp) {
+        let is_wanted = |(since, address): &(Timestamp, u32)| {
+            now.millis_since(*since) >= SHORT_REST_MS
+                && places.iter().any(|place| usable(place.block).contains(address))
+        };
+        if let Some(at) = self.resting.iter().position(is_wanted)
+            && let Some((_, address)) = self.resting.remove(at)
+        {
             self.release(address);
         }
     }
@@ -309,11 +328,23 @@ mod tests {
         assert_eq!(take(&addresses, 11, 0), Err(NoAddress::Full));
         addresses.give_back(&task(5), Timestamp(1_000));
         addresses.give_back(&task(5), Timestamp(9_000));
-        assert_eq!(take(&addresses, 11, 60_999), Err(NoAddress::Full), "it rests");
+        assert_eq!(take(&addresses, 11, 1_999), Err(NoAddress::Full), "it rests");
+        assert_eq!(addresses.free(block("10.0.0.16/28"), Timestamp(60_999)), 0);
         assert_eq!(addresses.free(block("10.0.0.16/28"), Timestamp(61_000)), 1);
         assert_eq!(take(&addresses, 11, 61_000), Ok(25));
         addresses.forget(&task(11));
         assert_eq!(take(&addresses, 12, 61_000), Ok(25), "what never came to be does not rest");
+    }
+
+    #[test]
+    fn where_all_are_busy_none_rests_for_long() {
+        let addresses = Addresses::default();
+        (0..11).for_each(|number| drop(take(&addresses, number, 0).unwrap()));
+        addresses.give_back(&task(7), Timestamp(1_000));
+        addresses.give_back(&task(3), Timestamp(1_500));
+        assert_eq!(take(&addresses, 11, 2_499), Ok(27), "the one that has rested longest");
+        assert_eq!(take(&addresses, 12, 2_499), Err(NoAddress::Full), "not the one that has just begun to");
+        assert_eq!(take(&addresses, 12, 2_500), Ok(23));
     }
 
     #[test]
