@@ -100,10 +100,10 @@ impl Addresses {
             if let Some(group) = groups.iter().find(|group| state.groups.closed.contains(*group)) {
                 return Err(NoAddress::GroupGone((*group).clone()));
             }
-            let free = |(index, place): (usize, &Place<'_>)| (state.free(place.block), index);
             if places.iter().all(|place| state.free(place.block) == 0) {
                 state.hurry(places, now);
             }
+            let free = |(index, place): (usize, &Place<'_>)| (state.free(place.block), index);
             // The first of several that have as many.
             let best =
                 places.iter().enumerate().map(free).max_by_key(|(free, index)| (*free, usize::MAX - index));
