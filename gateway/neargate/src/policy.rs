@@ -192,8 +192,7 @@ fn namespace(name: &str) -> Result<HostNamespace> {
     let known = HostNamespace::ALL.into_iter().find(|namespace| namespace.name() == name);
     match known {
         Some(namespace) => Ok(namespace),
-        None if name == "pid" => bail!("no container can have the host's processes yet; leave \"pid\" away"),
-        None => bail!("there is no namespace {name:?}; known are network and ipc"),
+        None => bail!("there is no namespace {name:?}; known are network, ipc and pid"),
     }
 }
 
@@ -257,8 +256,8 @@ mod tests {
         refused("{\"privileged\": [\"a b\"]}", &["privileged[0]"]);
         refused("{\"capabilities\": [\"NET_RAW\", \"CAP_SYS_ADMIN\"]}", &["capabilities[1]", "CAP_ prefix"]);
         refused("{\"capabilities\": [\"SYS_MODULE\"]}", &["capabilities[0]", "would do nothing"]);
-        refused("{\"host_namespaces\": [\"pid\"]}", &["host_namespaces[0]", "processes"]);
-        refused("{\"host_namespaces\": [\"uts\"]}", &["known are network and ipc"]);
+        refused("{\"host_namespaces\": [\"uts\"]}", &["host_namespaces[0]", "uts"]);
+        refused("{\"host_namespaces\": [\"uts\"]}", &["known are network, ipc and pid"]);
         refused("{\"devices\": [\"/dev\"]}", &["devices[0]", "no device node"]);
         refused("{\"devices\": [\"dev/null\"]}", &["devices[0]", "absolute"]);
         refused("{\"host_paths\": [{\"path\": \"/\"}]}", &["access"]);
