@@ -49,7 +49,8 @@ pub(crate) fn connections() {
 }
 
 fn error_of(error: std::io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(0)
+    let made_up = if error.kind() == std::io::ErrorKind::TimedOut { libc::ETIMEDOUT } else { libc::EIO };
+    error.raw_os_error().unwrap_or(made_up)
 }
 
 fn connect(address: &str) -> crate::kernel::Outcome {

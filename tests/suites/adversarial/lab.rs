@@ -131,10 +131,10 @@ impl Lab {
     pub(crate) fn start(&self, definition: &Value) -> Result<Task<'_>> {
         let mut client = self.client();
         client.ecs("RegisterTaskDefinition", definition)?;
-        let network = client.network()?;
-        let request = json!({
-            "cluster": CLUSTER, "taskDefinition": definition["family"], "networkConfiguration": network,
-        });
+        let mut request = json!({"cluster": CLUSTER, "taskDefinition": definition["family"]});
+        if definition["networkMode"] == "awsvpc" {
+            request["networkConfiguration"] = client.network()?;
+        }
         let answer = client.ecs("RunTask", &request)?;
         let arn = answer["tasks"][0]["taskArn"].as_str().with_context(|| answer.to_string())?;
         Ok(Task { lab: self, arn: arn.to_owned() })
