@@ -145,6 +145,27 @@ impl Batch {
         self.push("remove address", 0, RouteNetlinkMessage::DelAddress(message));
     }
 
+    /// Takes back the route to a single address, and the neighbour, of a link that is about to go with its other end. To
+    /// remove the link itself takes the kernel some 30 ms (`rcu_barrier`), for which the caller would wait.
+    pub fn remove_host(&mut self, index: u32, address: IpAddr) {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = bits(address);
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.scope = RouteScope::NoWhere;
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
+        message.attributes.push(RouteAttribute::Oif(index));
+        self.push("remove route", 0, RouteNetlinkMessage::DelRoute(message));
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(address);
+        message.header.ifindex = index;
+        message.attributes.push(NeighbourAttribute::Destination(match address {
+            IpAddr::V4(address) => NeighbourAddress::Inet(address),
+            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+        }));
+        self.push("remove neighbour", 0, RouteNetlinkMessage::DelNeighbour(message));
+    }
+
     /// Makes a neighbour known for good.
     pub fn add_neighbour(&mut self, index: u32, address: IpAddr, mac: MacAddress) {
         let mut message = NeighbourMessage::default();

@@ -167,7 +167,8 @@ fn row_63_objects_of_the_task() -> Result<()> {
     };
     let finished = eventually(TASK_LIMIT, seek).context("run a command in the other container")?;
     // With the socket to which it has just connected.
-    let found = include_str!("expected/ipc-held.txt").replace("made: all\n", "").replace("table: 2", "table: 3");
+    let found =
+        include_str!("expected/ipc-held.txt").replace("made: all\n", "").replace("table: 2", "table: 3");
     expect(&found, &finished.text())?;
     // And another task still nothing.
     expect(include_str!("expected/ipc-sought.txt"), &lab.run(&["ipc-seek"])?)?;

@@ -54,8 +54,6 @@ impl Host {
             }
         }
         self.groups.sweep(&kept, Some(self.cells.prefix()));
-        let ids = self.sandboxes.values().map(|sandbox| sandbox.ids).collect();
-        self.network.sweep(&ids);
         // Of those that were found to have ended the journal tells now.
         if let Some(Err(error)) = self.ends.as_ref().map(Ends::rotate) {
             report("rotate the ends of containers", &error);

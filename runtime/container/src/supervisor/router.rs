@@ -185,7 +185,7 @@ impl Network {
             router.is_current = false;
         }
         neargate_failpoint::reach("container::unlink::before");
-        router.unlink(wiring.index);
+        router.part(wiring);
     }
 
     /// Enforces these groups from now on.
@@ -222,30 +222,9 @@ impl Network {
         }
     }
 
-    /// Removes the link of a cell that went to a task without an interface.
-    pub(super) fn unlink(&self, ids: u32) {
-        let Some(router) = &self.router else { return };
-        if let Ok(index) = router.route.index_of(&link_name(ids)) {
-            router.unlink(index);
-        }
-    }
-
     /// A copy of the router's namespace, if there is one.
     pub(super) fn namespace(&self) -> Option<OwnedFd> {
         self.router.as_ref()?.namespace.try_clone().ok()
-    }
-
-    /// Removes links of tasks that are gone; those with these ranges of ids are not.
-    pub(super) fn sweep(&self, ids: &BTreeSet<u32>) {
-        let Some(router) = &self.router else { return };
-        let kept: BTreeSet<String> = ids.iter().map(|ids| link_name(*ids)).collect();
-        match router.route.links() {
-            Ok(links) => links
-                .into_iter()
-                .filter(|(_, name)| name.starts_with(LINK_PREFIX) && !kept.contains(name))
-                .for_each(|(index, _)| router.unlink(index)),
-            Err(error) => report("look for links of tasks that are gone", &refused(error).into_start()),
-        }
     }
 
     /// Removes the router, to which no task is connected any more.
@@ -559,6 +538,21 @@ impl Router {
         batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
         batch.add_route(Cidr::ANYWHERE_V4, index, Some(TASK_GATEWAY), Some(address));
         inside.exchange(batch).map_err(refused)
+    }
+
+    /// Leads nothing to a task any more. Its link goes with its network namespace, which nobody has any more; should that
+    /// linger, because of a connection for example, packets from it have a source that is not routed to it.
+    fn part(&self, wiring: &Wiring) {
+        let mut batch = Batch::default();
+        batch.remove_host(wiring.index, wiring.address.into());
+        match self.route.exchange(batch) {
+            // The link is gone already.
+            Err(error)
+                if matches!(error.source.raw_os_error(), Some(libc::ENODEV | libc::ESRCH | libc::ENOENT)) => {
+            }
+            Err(error) => report("take back the route to a task", &refused(error).into_start()),
+            Ok(()) => {}
+        }
     }
 
     /// The groups of a task that have a set.

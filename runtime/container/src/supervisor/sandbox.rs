@@ -15,6 +15,7 @@ use super::{allow, report};
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
 use crate::init::SharedIpc;
+use crate::launchpad;
 use crate::protocol::{NetworkPlan, Response, SharingPlan};
 use crate::sys;
 
@@ -76,7 +77,9 @@ impl Host {
         neargate_failpoint::reach("container::cell::after");
         // From now on it is the task's, and goes as a task goes.
         let name = group.name().to_owned();
-        let is_usual = network.is_usual() && sharing == SharingPlan::NONE;
+        // What waits in a network with a link is of no use to a task without an interface.
+        let is_fitting = !linked || network.interface()?.is_some();
+        let is_usual = network.is_usual() && is_fitting && sharing == SharingPlan::NONE;
         let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, sharing.clone(), group, parked);
         let readied = self.ready(&task, sandbox, limits, (network, linked)).and_then(|()| {
             neargate_failpoint::reach("container::cgroup::task");
@@ -115,8 +118,8 @@ impl Host {
             }
         } else {
             self.cells.link_to(None);
-            if linked {
-                self.network.unlink(sandbox.ids);
+            if linked && network.is_usual() {
+                sandbox.namespaces.network = launchpad::make_network()?;
             }
         }
         self.groups.give_to_task(&sandbox.group, task, limits)
