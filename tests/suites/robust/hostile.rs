@@ -193,7 +193,7 @@ fn slow_clients() -> Result<()> {
 /// On a full disk nothing is acknowledged that is not kept, and the server goes on when there is room again.
 fn full_disk() -> Result<()> {
     let disk = neargate_tests::server::scratch_directory()?;
-    let mounted = Tmpfs::mount(disk.path(), "24m")?;
+    let mounted = Tmpfs::mount(disk.path(), "48m")?;
     let data = disk.path().join("data");
     let options = ServerOptions {
         data: Some(data),
