@@ -23,6 +23,20 @@ use crate::RequestContext;
 
 const FILTERS: &[&str] = &["group-id", "security-group-rule-id"];
 
+/// The one rule that a request may spell out in members of its own. Four generated types have the same.
+macro_rules! plain {
+    ($input:ident) => {
+        Plain {
+            protocol: $input.ip_protocol,
+            from_port: $input.from_port,
+            to_port: $input.to_port,
+            cidr: $input.cidr_ip,
+            group_name: $input.source_security_group_name,
+            group_owner: $input.source_security_group_owner_id,
+        }
+    };
+}
+
 /// The group that a request changes, in the networks as they are.
 async fn group(
     api: &Ec2Api,
@@ -41,15 +55,7 @@ pub(super) async fn authorize_ingress(
     input: AuthorizeSecurityGroupIngressRequest,
 ) -> Result<AuthorizeSecurityGroupIngressResult, Ec2Error> {
     let (networks, group) = group(api, cx, input.group_id.as_deref(), input.group_name.as_deref()).await?;
-    let plain = Plain {
-        protocol: input.ip_protocol,
-        from_port: input.from_port,
-        to_port: input.to_port,
-        cidr: input.cidr_ip,
-        group_name: input.source_security_group_name,
-        group_owner: input.source_security_group_owner_id,
-    };
-    let new = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain)?;
+    let new = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain!(input))?;
     let rules = authorize(api, cx, &group, Direction::Ingress, new, input.tag_specifications).await?;
     Ok(AuthorizeSecurityGroupIngressResult { r#return: Some(true), security_group_rules: Some(rules) })
 }
@@ -60,15 +66,7 @@ pub(super) async fn authorize_egress(
     input: AuthorizeSecurityGroupEgressRequest,
 ) -> Result<AuthorizeSecurityGroupEgressResult, Ec2Error> {
     let (networks, group) = group(api, cx, Some(&input.group_id), None).await?;
-    let plain = Plain {
-        protocol: input.ip_protocol,
-        from_port: input.from_port,
-        to_port: input.to_port,
-        cidr: input.cidr_ip,
-        group_name: input.source_security_group_name,
-        group_owner: input.source_security_group_owner_id,
-    };
-    let new = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain)?;
+    let new = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain!(input))?;
     let rules = authorize(api, cx, &group, Direction::Egress, new, input.tag_specifications).await?;
     Ok(AuthorizeSecurityGroupEgressResult { r#return: Some(true), security_group_rules: Some(rules) })
 }
@@ -105,15 +103,7 @@ pub(super) async fn revoke_ingress(
     input: RevokeSecurityGroupIngressRequest,
 ) -> Result<RevokeSecurityGroupIngressResult, Ec2Error> {
     let (networks, group) = group(api, cx, input.group_id.as_deref(), input.group_name.as_deref()).await?;
-    let plain = Plain {
-        protocol: input.ip_protocol,
-        from_port: input.from_port,
-        to_port: input.to_port,
-        cidr: input.cidr_ip,
-        group_name: input.source_security_group_name,
-        group_owner: input.source_security_group_owner_id,
-    };
-    let rules = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain)?;
+    let rules = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain!(input))?;
     let by_id = Vec::from_iter(ids::all(input.security_group_rule_ids.as_ref(), ids::rule)?);
     let Revoked { rules, unknown } = revoke(api, cx, &group, Direction::Ingress, rules, by_id).await?;
     Ok(RevokeSecurityGroupIngressResult {
@@ -129,15 +119,7 @@ pub(super) async fn revoke_egress(
     input: RevokeSecurityGroupEgressRequest,
 ) -> Result<RevokeSecurityGroupEgressResult, Ec2Error> {
     let (networks, group) = group(api, cx, Some(&input.group_id), None).await?;
-    let plain = Plain {
-        protocol: input.ip_protocol,
-        from_port: input.from_port,
-        to_port: input.to_port,
-        cidr: input.cidr_ip,
-        group_name: input.source_security_group_name,
-        group_owner: input.source_security_group_owner_id,
-    };
-    let rules = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain)?;
+    let rules = permissions::rules(&networks, &cx.scope.account, input.ip_permissions, plain!(input))?;
     let by_id = Vec::from_iter(ids::all(input.security_group_rule_ids.as_ref(), ids::rule)?);
     let Revoked { rules, unknown } = revoke(api, cx, &group, Direction::Egress, rules, by_id).await?;
     Ok(RevokeSecurityGroupEgressResult {
