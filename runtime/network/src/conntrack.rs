@@ -28,16 +28,9 @@ impl Netlink {
     /// Forgets every connection of an address in the socket's namespace, so that nobody who has the address next goes on
     /// with one that was let through for its last owner.
     pub fn forget_connections(&self, address: Ipv4Addr) -> Result<(), NetlinkError> {
-        let mut list = Batch::default();
-        list.push_dump("list connections", message(ConntrackMessage::Get(Vec::new())));
-        let mut found = Vec::new();
-        self.ask(list, |message_type, payload| {
-            if message_type == CONNECTION
-                && let Some(original) = original_of(payload, address)
-            {
-                found.push(original);
-            }
-        })?;
+        let question = message(ConntrackMessage::Get(Vec::new()));
+        let found =
+            self.list("list connections", question, CONNECTION, |payload| original_of(payload, address))?;
         for original in found {
             let original = DefaultNla::new(CTA_TUPLE_ORIG | NLA_F_NESTED, original);
             let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::Other(original)]);

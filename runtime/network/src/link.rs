@@ -33,8 +33,6 @@ pub const HOST_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 /// Largest packet that crosses a link, in bytes.
 pub const MTU: u32 = 1500;
 
-/// Longest name of an interface (`IFNAMSIZ` without the final zero).
-const NAME_BYTES_MAX: usize = 15;
 /// Types of the answers to questions about links, addresses and routes.
 const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
@@ -63,13 +61,6 @@ impl Batch {
         self.push("add link", NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message));
     }
 
-    /// Makes an interface that leads nowhere, for addresses of the namespace itself.
-    pub fn add_dummy(&mut self, name: &str) {
-        let mut message = link(End { name, mac: None });
-        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
-        self.push("add interface", NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(message));
-    }
-
     /// Sets a link up, with a hardware address if one is given.
     pub fn set_up(&mut self, index: u32, mac: Option<MacAddress>) {
         let mut message = LinkMessage::default();
@@ -80,21 +71,10 @@ impl Batch {
         self.push("set link up", 0, RouteNetlinkMessage::SetLink(message));
     }
 
-    /// Removes a link, and its other end with it.
-    pub fn remove_link(&mut self, index: u32) {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        self.push("remove link", 0, RouteNetlinkMessage::DelLink(message));
-    }
-
     /// Gives an interface an address, without a route to its neighbours.
     pub fn add_address(&mut self, index: u32, address: IpAddr) {
-        let mut message = AddressMessage::default();
-        message.header.family = family(address);
-        message.header.prefix_len = bits(address);
-        message.header.index = index;
+        let mut message = address_of(index, address);
         message.header.scope = AddressScope::Universe;
-        message.attributes.extend([AddressAttribute::Local(address), AddressAttribute::Address(address)]);
         if address.is_ipv6() {
             // Nobody else can have it.
             message
@@ -106,16 +86,10 @@ impl Batch {
 
     /// Routes a block to an interface, by a next hop on it if one is given, with a source address if one is given.
     pub fn add_route(&mut self, block: Cidr, index: u32, hop: Option<Ipv4Addr>, source: Option<IpAddr>) {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(block.first());
-        message.header.destination_prefix_length = block.prefix();
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        let mut message = route_of(block, index);
         message.header.protocol = RouteProtocol::Boot;
         message.header.kind = RouteType::Unicast;
         message.header.scope = if hop.is_some() { RouteScope::Universe } else { RouteScope::Link };
-        if block.prefix() > 0 {
-            message.attributes.push(RouteAttribute::Destination(RouteAddress::from(block.first())));
-        }
         if let Some(hop) = hop {
             message.header.flags = RouteFlags::Onlink;
             message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(hop)));
@@ -123,61 +97,31 @@ impl Batch {
         message
             .attributes
             .extend(source.map(|source| RouteAttribute::PrefSource(RouteAddress::from(source))));
-        message.attributes.push(RouteAttribute::Oif(index));
         self.push("add route", NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(message));
     }
 
-    /// Takes back an address and the route of a block from an interface.
-    pub fn remove_route(&mut self, block: Cidr, index: u32, source: IpAddr) {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(block.first());
-        message.header.destination_prefix_length = block.prefix();
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
+    /// Takes back the route of a block to an interface.
+    pub fn remove_route(&mut self, block: Cidr, index: u32) {
+        let mut message = route_of(block, index);
         message.header.scope = RouteScope::NoWhere;
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(block.first())));
-        message.attributes.push(RouteAttribute::Oif(index));
         self.push("remove route", 0, RouteNetlinkMessage::DelRoute(message));
-        let mut message = AddressMessage::default();
-        message.header.family = family(source);
-        message.header.prefix_len = bits(source);
-        message.header.index = index;
-        message.attributes.extend([AddressAttribute::Local(source), AddressAttribute::Address(source)]);
-        self.push("remove address", 0, RouteNetlinkMessage::DelAddress(message));
     }
 
-    /// Takes back the route to a single address, and the neighbour, of a link that is about to go with its other end. To
-    /// remove the link itself takes the kernel some 30 ms (`rcu_barrier`), for which the caller would wait.
-    pub fn remove_host(&mut self, index: u32, address: IpAddr) {
-        let mut message = RouteMessage::default();
-        message.header.address_family = family(address);
-        message.header.destination_prefix_length = bits(address);
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
-        message.header.scope = RouteScope::NoWhere;
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(address)));
-        message.attributes.push(RouteAttribute::Oif(index));
-        self.push("remove route", 0, RouteNetlinkMessage::DelRoute(message));
-        let mut message = NeighbourMessage::default();
-        message.header.family = family(address);
-        message.header.ifindex = index;
-        message.attributes.push(NeighbourAttribute::Destination(match address {
-            IpAddr::V4(address) => NeighbourAddress::Inet(address),
-            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-        }));
-        self.push("remove neighbour", 0, RouteNetlinkMessage::DelNeighbour(message));
+    /// Takes back an address from an interface.
+    pub fn remove_address(&mut self, index: u32, address: IpAddr) {
+        self.push("remove address", 0, RouteNetlinkMessage::DelAddress(address_of(index, address)));
+    }
+
+    /// Forgets a neighbour that was known for good.
+    pub fn remove_neighbour(&mut self, index: u32, address: IpAddr) {
+        self.push("remove neighbour", 0, RouteNetlinkMessage::DelNeighbour(neighbour_of(index, address)));
     }
 
     /// Makes a neighbour known for good.
     pub fn add_neighbour(&mut self, index: u32, address: IpAddr, mac: MacAddress) {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family(address);
-        message.header.ifindex = index;
+        let mut message = neighbour_of(index, address);
         message.header.state = NeighbourState::Permanent;
         message.header.kind = RouteType::Unicast;
-        let destination = match address {
-            IpAddr::V4(address) => NeighbourAddress::Inet(address),
-            IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-        };
-        message.attributes.push(NeighbourAttribute::Destination(destination));
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         self.push("add neighbour", NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewNeighbour(message));
     }
@@ -188,37 +132,29 @@ impl Netlink {
     pub fn routes(&self) -> Result<Vec<(Cidr, u32)>, NetlinkError> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
-        let mut batch = Batch::default();
-        batch.push_dump("list routes", RouteNetlinkMessage::GetRoute(message));
-        let mut routes = Vec::new();
-        self.ask(batch, |message_type, payload| {
-            routes.extend((message_type == NEW_ROUTE).then(|| read_route(payload)).flatten());
-        })?;
-        Ok(routes)
+        self.list("list routes", RouteNetlinkMessage::GetRoute(message), NEW_ROUTE, read_route)
     }
 
     /// Every IPv4 address of the socket's namespace.
     pub fn addresses(&self) -> Result<Vec<Ipv4Addr>, NetlinkError> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
-        let mut batch = Batch::default();
-        batch.push_dump("list addresses", RouteNetlinkMessage::GetAddress(message));
-        let mut addresses = Vec::new();
-        self.ask(batch, |message_type, payload| {
-            addresses.extend((message_type == NEW_ADDRESS).then(|| read_address(payload)).flatten());
-        })?;
-        Ok(addresses)
+        self.list("list addresses", RouteNetlinkMessage::GetAddress(message), NEW_ADDRESS, read_address)
     }
 
     /// Index and name of every interface of the socket's namespace.
     pub fn links(&self) -> Result<Vec<(u32, String)>, NetlinkError> {
+        let message = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        self.list("list interfaces", message, NEW_LINK, read_link)
+    }
+
+    /// Removes a link, and its other end with it. The kernel waits for all processors then (`rcu_barrier`), some 30 ms.
+    pub fn remove_link(&self, index: u32) -> Result<(), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
         let mut batch = Batch::default();
-        batch.push_dump("list interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()));
-        let mut links = Vec::new();
-        self.ask(batch, |message_type, payload| {
-            links.extend((message_type == NEW_LINK).then(|| read_link(payload)).flatten());
-        })?;
-        Ok(links)
+        batch.push("remove link", 0, RouteNetlinkMessage::DelLink(message));
+        self.exchange(batch)
     }
 
     /// The index of an interface of the socket's namespace.
@@ -275,16 +211,46 @@ fn read_link(payload: &[u8]) -> Option<(u32, String)> {
     Some((message.header.index, name?))
 }
 
-/// Whether a text can be the name of an interface.
-pub fn is_name(name: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-}
-
 fn link(end: End<'_>) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(end.name.to_owned()));
     message.attributes.push(LinkAttribute::Mtu(MTU));
     message.attributes.extend(end.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    message
+}
+
+/// What names a route, whether it comes or goes.
+fn route_of(block: Cidr, index: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(block.first());
+    message.header.destination_prefix_length = block.prefix();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    if block.prefix() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(block.first())));
+    }
+    message.attributes.push(RouteAttribute::Oif(index));
+    message
+}
+
+/// The same of an address.
+fn address_of(index: u32, address: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = bits(address);
+    message.header.index = index;
+    message.attributes.extend([AddressAttribute::Local(address), AddressAttribute::Address(address)]);
+    message
+}
+
+/// The same of a neighbour.
+fn neighbour_of(index: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = index;
+    message.attributes.push(NeighbourAttribute::Destination(match address {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    }));
     message
 }
 

@@ -121,26 +121,43 @@ impl Netlink {
                     continue;
                 }
                 left = left.saturating_sub(1);
-                let code = payload.first_chunk().map_or(-libc_eio(), |bytes| i32::from_ne_bytes(*bytes));
+                let code = payload
+                    .first_chunk()
+                    .map_or(-rustix::io::Errno::IO.raw_os_error(), |bytes| i32::from_ne_bytes(*bytes));
                 if code != 0 && refusal.is_none() {
                     let step = steps.get(header.sequence_number as usize).copied().unwrap_or(first);
                     refusal = Some(NetlinkError { step, source: io::Error::from_raw_os_error(-code) });
                 }
             }
             // A refused batch of the packet filter may leave requests unanswered.
-            if refusal.is_some() && left > 0 {
-                left = answers.min(left);
-                if recv(&self.socket, &mut buffer[..1], RecvFlags::DONTWAIT | RecvFlags::PEEK).is_err() {
-                    break;
-                }
+            if refusal.is_some()
+                && left > 0
+                && recv(&self.socket, &mut buffer[..1], RecvFlags::DONTWAIT | RecvFlags::PEEK).is_err()
+            {
+                break;
             }
         }
         refusal.map_or(Ok(()), Err)
     }
 }
 
-fn libc_eio() -> i32 {
-    rustix::io::Errno::IO.raw_os_error()
+impl Netlink {
+    /// What the kernel tells, of one type, to a question that it answers by many messages.
+    pub(crate) fn list<M: NetlinkSerializable, T>(
+        &self,
+        step: &'static str,
+        question: M,
+        wanted: u16,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        let mut batch = Batch::default();
+        batch.push_dump(step, question);
+        let mut found = Vec::new();
+        self.ask(batch, |message_type, payload| {
+            found.extend((message_type == wanted).then(|| read(payload)).flatten());
+        })?;
+        Ok(found)
+    }
 }
 
 impl AsFd for Netlink {
@@ -166,7 +183,7 @@ impl Batch {
     }
 
     /// Adds a question that is answered by many messages.
-    pub(crate) fn push_dump<M: NetlinkSerializable>(&mut self, step: &'static str, message: M) {
+    fn push_dump<M: NetlinkSerializable>(&mut self, step: &'static str, message: M) {
         self.answers += 1;
         self.add(step, NLM_F_DUMP, message);
     }
@@ -186,11 +203,6 @@ impl Batch {
         self.bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
         message.serialize(&mut self.bytes[start..start + message.buffer_len()]);
         self.steps.push(step);
-    }
-
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
     }
 }
 

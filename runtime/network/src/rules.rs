@@ -93,7 +93,7 @@ impl Picture {
     }
 
     /// The whole table, in the place of what there is, with these tasks' addresses.
-    pub fn render(&self, members: &[(Ipv4Addr, PolicyId)]) -> String {
+    pub fn render(&self, members: &BTreeMap<Ipv4Addr, PolicyId>) -> String {
         let mut text = String::new();
         // Deleted only after it was made, so that it need not be there.
         let _ = writeln!(text, "add table inet {TABLE}\ndelete table inet {TABLE}");
@@ -113,7 +113,7 @@ impl Picture {
         &self,
         policies: &BTreeSet<PolicyId>,
         new_sets: &BTreeSet<&SecurityGroupId>,
-        members: &[(Ipv4Addr, PolicyId)],
+        members: &BTreeMap<Ipv4Addr, PolicyId>,
     ) -> String {
         let mut text = String::new();
         self.add_sets(&mut text, new_sets, members);
@@ -195,10 +195,14 @@ impl Picture {
         &self,
         text: &mut String,
         groups: &BTreeSet<&SecurityGroupId>,
-        members: &[(Ipv4Addr, PolicyId)],
+        members: &BTreeMap<Ipv4Addr, PolicyId>,
     ) {
         for group in groups {
             let _ = writeln!(text, "add set inet {TABLE} {} {{ type ipv4_addr; }}", set_of(group));
+        }
+        // They may be many, and most changes come to name nobody new.
+        if groups.is_empty() {
+            return;
         }
         for (address, policy) in members {
             let of_member = self.policies.get(policy).into_iter().flat_map(|policy| &policy.groups);

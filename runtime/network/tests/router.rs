@@ -163,7 +163,7 @@ fn groups_hold() {
         (PolicyId::of(std::slice::from_ref(&clients)), PolicyId::of(std::slice::from_ref(&servers)));
     let router = Router::new();
     let (a, b) = (router.link(1, A), router.link(2, B));
-    router.load(&picture.render(&[]));
+    router.load(&picture.render(&BTreeMap::new()));
     assert!(!connects(&a, &b, B, 5432), "who is in no map reaches nobody");
 
     let named = [clients.clone()];
@@ -184,7 +184,7 @@ fn groups_hold() {
         rule(Traffic::Udp(5432, 5432), Peer::Group(clients.clone())),
         rule(Traffic::Tcp(5433, 5433), anywhere()),
     ];
-    router.load(&picture.render_change(&BTreeSet::from([of_servers]), &BTreeSet::new(), &[]));
+    router.load(&picture.render_change(&BTreeSet::from([of_servers]), &BTreeSet::new(), &BTreeMap::new()));
     let forged = c.within(|| {
         let (route, mut batch) = (Netlink::open(Subsystem::Route).unwrap(), Batch::default());
         batch.add_address(route.index_of(TASK_INTERFACE).unwrap(), IpAddr::from(A));
@@ -204,7 +204,7 @@ fn groups_hold() {
     };
     picture.groups.get_mut(&servers).unwrap().ingress =
         vec![rule(Traffic::Tcp(80, 80), Peer::Block("172.31.0.0/28".parse().unwrap()))];
-    router.load(&picture.render_change(&BTreeSet::from([of_servers]), &BTreeSet::new(), &[]));
+    router.load(&picture.render_change(&BTreeSet::from([of_servers]), &BTreeSet::new(), &BTreeMap::new()));
     assert!(!connects(&a, &b, B, 5432) && connects(&a, &b, B, 80));
     let (mut ours, mut theirs) = connection;
     ours.write_all(b"still").unwrap();
@@ -213,7 +213,7 @@ fn groups_hold() {
     assert_eq!(&said, b"still", "what was let through goes on");
 
     // The whole anew, with those who are there; then one of them leaves.
-    router.load(&picture.render(&[(A, of_clients), (B, of_servers)]));
+    router.load(&picture.render(&BTreeMap::from([(A, of_clients), (B, of_servers)])));
     assert!(connects(&a, &b, B, 80));
     router.leave(Member { groups: &[], ..member_b });
     assert!(!connects(&a, &b, B, 80));
@@ -242,7 +242,7 @@ fn connections_end_with_their_owner() {
     let member = |address| Member { address, policy, groups: &[] };
     let router = Router::new();
     let (a, b) = (router.link(1, A), router.link(2, B));
-    router.load(&picture.render(&[(A, policy), (B, policy)]));
+    router.load(&picture.render(&BTreeMap::from([(A, policy), (B, policy)])));
     let server = b.within(|| UdpSocket::bind((B, 5432)).unwrap());
     server.set_read_timeout(Some(DROPPED)).unwrap();
     let is_heard = |from: &Namespace| {
@@ -252,13 +252,11 @@ fn connections_end_with_their_owner() {
     };
     assert!(is_heard(&a));
     picture.groups.insert(group.clone(), of(vec![]));
-    router.load(&picture.render_change(&BTreeSet::from([policy]), &BTreeSet::new(), &[]));
+    router.load(&picture.render_change(&BTreeSet::from([policy]), &BTreeSet::new(), &BTreeMap::new()));
     assert!(is_heard(&a), "what was let through goes on");
     // Another task has the address, and the same port.
     router.leave(member(A));
-    let mut batch = Batch::default();
-    batch.remove_link(router.route.index_of("ng1").unwrap());
-    router.route.exchange(batch).unwrap();
+    router.route.remove_link(router.route.index_of("ng1").unwrap()).unwrap();
     router.filter.forget_connections(A).unwrap();
     let next = router.link(3, A);
     router.enter(member(A));

@@ -1,6 +1,6 @@
 //! The router: the network namespace into which the interfaces of tasks lead, and the rules in it.
 //!
-//! It is made for the first task that has an interface in a VPC, and belongs to a process that does nothing
+//! It is made when there is a VPC, ahead of the first task with an interface, and belongs to a process that does nothing
 //! (`ng-router`), so that it outlives the supervisor: the next one finds it by a file in its directory. What is in the
 //! kernel then still holds, and is made anew, in one step, when a server tells the groups again.
 
@@ -90,8 +90,6 @@ struct Router {
     rules: Netlink,
     /// Whether the supervisor hears them.
     is_watched: bool,
-    /// What the kernel remembers of connections.
-    connections: Netlink,
     /// Addresses that tasks have had. Whoever has one next must not have its connections.
     used: BTreeSet<Ipv4Addr>,
     /// Whether another supervisor has made it, so that it is not known which addresses tasks have had.
@@ -136,14 +134,14 @@ impl Network {
         let policy = self.admit(interface, launchpad)?;
         let router = self.router.as_mut().ok_or_else(no_router)?;
         if router.is_inherited || !router.used.insert(interface.address) {
-            router.connections.forget_connections(interface.address).map_err(refused)?;
+            router.filter.forget_connections(interface.address).map_err(refused)?;
         }
         neargate_failpoint::reach("container::link::before");
         let index = router.link(ids, interface, (namespace, linked), launchpad)?;
         neargate_failpoint::reach("container::link::after");
         let wiring = Wiring { address: interface.address, policy, groups: interface.groups.clone(), index };
         let named = router.named_of(&wiring);
-        let entered = router.filter.exchange(elements::enter(Member { groups: &named, ..wiring.member() }));
+        let entered = router.filter.exchange(elements::enter(wiring.member(&named)));
         neargate_failpoint::reach("container::element::after");
         if let Err(error) = entered {
             router.unlink(index);
@@ -176,10 +174,9 @@ impl Network {
         self.members.remove(&wiring.address);
         let Some(router) = &mut self.router else { return };
         let named = router.named_of(wiring);
-        let member = Member { groups: &named, ..wiring.member() };
         // What is not current is made anew without it.
         if router.is_current
-            && let Err(error) = router.filter.exchange(elements::leave(member))
+            && let Err(error) = router.filter.exchange(elements::leave(wiring.member(&named)))
         {
             report("take a task out of the packet filter", &refused(error).into_start());
             router.is_current = false;
@@ -210,7 +207,7 @@ impl Network {
             // Ahead of the first task that needs it.
             None if !self.picture.vpcs.is_empty() => self.make_router(launchpad),
             None => Ok(()),
-            Some(router) if !router.is_current => self.render_all(launchpad),
+            Some(router) if !router.is_current => self.render_all(None, launchpad),
             Some(_) => {
                 if is_new_vpc {
                     self.connect_host(launchpad)?;
@@ -247,7 +244,7 @@ impl Network {
         let router = self.note_and_enter(&holder, pid, launchpad).inspect_err(|_| end_holder(&holder))?;
         self.router = Some(Router { is_inherited: false, ..router });
         let made = launchpad.in_network(self.router_namespace()?.as_fd(), furnish);
-        let made = made.and_then(|()| self.render_all(launchpad));
+        let made = made.and_then(|()| self.render_all(None, launchpad));
         if made.is_err() {
             self.close(launchpad);
         }
@@ -306,7 +303,7 @@ impl Network {
         // What an earlier supervisor has made holds until the groups are told.
         if !router.is_current && is_told {
             router.rules.drain();
-            return self.render_all(launchpad);
+            return self.render_all(None, launchpad);
         }
         if router.rules.drain() && router.is_current && !router.filter.has_table(TABLE).map_err(refused)? {
             report(
@@ -314,7 +311,7 @@ impl Network {
                 &"somebody has removed them; they are put back",
             );
             router.is_current = false;
-            return self.render_all(launchpad);
+            return self.render_all(None, launchpad);
         }
         let hosts = router.uplink.host_addresses()?;
         if hosts != self.picture.hosts && router.is_current {
@@ -352,7 +349,7 @@ impl Network {
         let rendered = if is_current && !is_new_vpc && self.picture.policies.len() <= POLICIES_MAX {
             self.render_policies(&BTreeSet::from([policy]), launchpad)
         } else {
-            self.render_all_but(policy, launchpad)
+            self.render_all(Some(policy), launchpad)
         };
         if rendered.is_err() && is_new {
             self.picture.policies.remove(&policy);
@@ -360,22 +357,12 @@ impl Network {
         rendered.map(|()| policy)
     }
 
-    fn render_all(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
-        self.render_with(None, launchpad)
-    }
-
-    fn render_all_but(&mut self, new: PolicyId, launchpad: &Launchpad) -> Result<(), Failure> {
-        self.render_with(Some(new), launchpad)
-    }
-
     /// Makes the rules anew, without policies that no task has, `new` excepted.
-    fn render_with(&mut self, new: Option<PolicyId>, launchpad: &Launchpad) -> Result<(), Failure> {
+    fn render_all(&mut self, new: Option<PolicyId>, launchpad: &Launchpad) -> Result<(), Failure> {
         self.connect_host(launchpad)?;
         let used: BTreeSet<PolicyId> = self.members.values().copied().chain(new).collect();
         self.picture.policies.retain(|policy, _| used.contains(policy));
-        let members: Vec<(Ipv4Addr, PolicyId)> =
-            self.members.iter().map(|(address, policy)| (*address, *policy)).collect();
-        let text = self.picture.render(&members);
+        let text = self.picture.render(&self.members);
         let loaded = self.load(&text, launchpad);
         let sets = self.picture.named_groups().into_iter().cloned().collect();
         if let Some(router) = &mut self.router {
@@ -396,11 +383,7 @@ impl Network {
         let named: BTreeSet<SecurityGroupId> = self.picture.named_groups().into_iter().cloned().collect();
         let Some(router) = &self.router else { return Ok(()) };
         let new: BTreeSet<&SecurityGroupId> = named.difference(&router.sets).collect();
-        let members: Vec<(Ipv4Addr, PolicyId)> = match new.is_empty() {
-            true => Vec::new(),
-            false => self.members.iter().map(|(address, policy)| (*address, *policy)).collect(),
-        };
-        let text = self.picture.render_change(policies, &new, &members);
+        let text = self.picture.render_change(policies, &new, &self.members);
         let loaded = self.load(&text, launchpad);
         if let Some(router) = &mut self.router {
             router.is_current = loaded.is_ok();
@@ -444,7 +427,6 @@ impl Router {
         let open = |subsystem| move || Netlink::open(subsystem).step("open netlink");
         let route = launchpad.in_network(namespace.as_fd(), open(Subsystem::Route))?;
         let filter = launchpad.in_network(namespace.as_fd(), open(Subsystem::Netfilter))?;
-        let connections = launchpad.in_network(namespace.as_fd(), open(Subsystem::Netfilter))?;
         let listen = || Netlink::listen(News::Rules).step("open netlink");
         let rules = launchpad.in_network(namespace.as_fd(), listen)?;
         let (sets, uplink) = (BTreeSet::new(), Uplink::new(instance, directory)?);
@@ -458,7 +440,6 @@ impl Router {
             uplink,
             rules,
             is_watched: false,
-            connections,
             used: BTreeSet::new(),
             is_inherited: true,
         })
@@ -514,10 +495,8 @@ impl Router {
         }
         let inside = open_inside(namespace, launchpad)?;
         if let Ok(index) = inside.index_of(TASK_INTERFACE) {
-            let mut batch = Batch::default();
-            batch.remove_link(index);
             // An error means that it has gone by itself.
-            let _ = inside.exchange(batch);
+            let _ = inside.remove_link(index);
         }
         Ok(())
     }
@@ -540,11 +519,12 @@ impl Router {
         inside.exchange(batch).map_err(refused)
     }
 
-    /// Leads nothing to a task any more. Its link goes with its network namespace, which nobody has any more; should that
-    /// linger, because of a connection for example, packets from it have a source that is not routed to it.
+    /// Leads nothing to a task any more. Its link goes with its network namespace, which nobody has any more, because to
+    /// remove it takes long; should that linger, because of a connection for example, packets from it have a source that is not routed to it.
     fn part(&self, wiring: &Wiring) {
         let mut batch = Batch::default();
-        batch.remove_host(wiring.index, wiring.address.into());
+        batch.remove_route(single(wiring.address), wiring.index);
+        batch.remove_neighbour(wiring.index, wiring.address.into());
         match self.route.exchange(batch) {
             // The link is gone already.
             Err(error)
@@ -561,9 +541,7 @@ impl Router {
     }
 
     fn unlink(&self, index: u32) {
-        let mut batch = Batch::default();
-        batch.remove_link(index);
-        match self.route.exchange(batch) {
+        match self.route.remove_link(index) {
             // It went with the task's namespace.
             Err(error) if error.source.raw_os_error() == Some(libc::ENODEV) => {}
             Err(error) => report("remove the link of a task", &refused(error).into_start()),
@@ -578,8 +556,9 @@ impl Wiring {
         self.address
     }
 
-    fn member(&self) -> Member<'_> {
-        Member { address: self.address, policy: self.policy, groups: &self.groups }
+    /// The task as the packet filter knows it, by those of its groups that have a set.
+    fn member<'a>(&self, named: &'a [SecurityGroupId]) -> Member<'a> {
+        Member { address: self.address, policy: self.policy, groups: named }
     }
 }
 

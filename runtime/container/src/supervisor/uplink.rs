@@ -101,10 +101,8 @@ impl Uplink {
 
     fn remove_link(&self) {
         if let Ok(index) = self.route.index_of(&self.name) {
-            let mut batch = Batch::default();
-            batch.remove_link(index);
             // An error means that it went with its router.
-            let _ = self.route.exchange(batch);
+            let _ = self.route.remove_link(index);
         }
     }
 
@@ -115,7 +113,8 @@ impl Uplink {
         for gone in self.vpcs.difference(vpcs) {
             let Some(own) = router_address(gone) else { continue };
             let mut batch = Batch::default();
-            batch.remove_route(*gone, index, own.into());
+            batch.remove_route(*gone, index);
+            batch.remove_address(index, own.into());
             // An error means that somebody else has removed it.
             let _ = self.route.exchange(batch);
         }
