@@ -115,11 +115,11 @@ fn input_that_nobody_reads() -> Result<()> {
     let (server, task) = server()?;
     let mut command = server.command(&["exec", "-i", &task, "--", "sh", "-c", "exec <&-; exit 3"]);
     assert_eq!(process::run(&mut command, &vec![0; 1_000_000], LIMIT)?.code, 3);
-    // A signal must not wait behind it.
+    // A signal must not wait behind it. Sockets on the way take some of it, a few MiB each as the kernel sees fit.
     let mut command = server.command(&["exec", "-i", &task, "--", "sh", "-c", "echo ready; sleep 1000"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let mut stdin = child.stdin.take().context("stdin is piped")?;
-    let writer = std::thread::spawn(move || stdin.write_all(&vec![0; 1_000_000]));
+    let writer = std::thread::spawn(move || stdin.write_all(&vec![0; 100_000_000]));
     wait_for(&mut child, "ready\n")?;
     process::signal(&child, Signal::TERM)?;
     assert_eq!(process::wait(&mut child, LIMIT)?.map(process::code), Some(143));
