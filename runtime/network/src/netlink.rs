@@ -7,7 +7,8 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, netlink, recv,
+    send, socket_with,
 };
 
 /// Room for the answers that the kernel has put together.
@@ -55,6 +56,8 @@ pub struct NetlinkError {
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
+    /// What the kernel calls the socket, in the news of what it has done.
+    port: u32,
 }
 
 impl Netlink {
@@ -64,28 +67,35 @@ impl Netlink {
             Subsystem::Route => None,
             Subsystem::Netfilter => Some(netlink::NETFILTER),
         };
+        Self::bound(protocol, 0)
+    }
+
+    /// A socket of groups of news, none of which is 0.
+    fn bound(protocol: Option<Protocol>, groups: u32) -> io::Result<Self> {
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        Ok(Self { socket })
+        bind(&socket, &netlink::SocketAddrNetlink::new(0, groups))?;
+        let port = netlink::SocketAddrNetlink::try_from(getsockname(&socket)?)?.pid();
+        Ok(Self { socket, port })
     }
 
     /// Opens a socket that becomes readable when there is news of the caller's network namespace.
     pub fn listen(news: News) -> io::Result<Self> {
-        let (subsystem, group) = match news {
-            News::Addresses => (Subsystem::Route, RTMGRP_IPV4_IFADDR),
-            News::Rules => (Subsystem::Netfilter, 1 << (NFNLGRP_NFTABLES - 1)),
-        };
-        let opened = Self::open(subsystem)?;
-        bind(&opened.socket, &netlink::SocketAddrNetlink::new(0, group))?;
-        Ok(opened)
+        match news {
+            News::Addresses => Self::bound(None, RTMGRP_IPV4_IFADDR),
+            News::Rules => Self::bound(Some(netlink::NETFILTER), 1 << (NFNLGRP_NFTABLES - 1)),
+        }
     }
 
-    /// Forgets the news that have come so far; tells whether there were any.
-    pub fn drain(&self) -> bool {
+    /// Forgets the news that have come so far; tells whether there were any besides what was done by way of `own`.
+    pub fn drain(&self, own: &Self) -> bool {
         let (mut buffer, mut is_news) = ([0; 4096], false);
         loop {
-            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((length, _)) => {
+                    is_news |= Messages(&buffer[..length]).any(|(header, _)| header.port != own.port);
+                }
                 // What has overrun the socket is news as well.
-                Ok(_) | Err(rustix::io::Errno::NOBUFS) => is_news = true,
+                Err(rustix::io::Errno::NOBUFS) => is_news = true,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return is_news,
             }
@@ -213,6 +223,8 @@ struct Messages<'a>(&'a [u8]);
 struct Header {
     message_type: u16,
     sequence_number: u32,
+    /// The socket whose request it is about; 0 is the kernel.
+    port: u32,
 }
 
 impl<'a> Iterator for Messages<'a> {
@@ -226,6 +238,6 @@ impl<'a> Iterator for Messages<'a> {
         let payload = self.0.get(HEADER_BYTES..length)?;
         let message_type = u16::from_ne_bytes([header[4], header[5]]);
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((Header { message_type, sequence_number: word(8) }, payload))
+        Some((Header { message_type, sequence_number: word(8), port: word(12) }, payload))
     }
 }

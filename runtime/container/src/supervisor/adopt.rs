@@ -19,7 +19,7 @@ use super::cells::Namespaces;
 use super::host::{Container, Ended, Host, Process};
 use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
 use super::pause::Pause;
-use super::router::Wiring;
+use super::router::{Place, Wiring};
 use super::sandbox::Sandbox;
 use super::{report, start};
 use crate::cgroup::Group;
@@ -138,7 +138,10 @@ impl Host {
         let namespace = sandbox.namespaces.network.as_fd();
         let wired = match is_connected {
             true => self.network.wire_again(sandbox.ids, &interface, namespace, &self.launchpad),
-            false => self.network.wire(sandbox.ids, &interface, (namespace, false), &self.launchpad),
+            false => {
+                let place = Place { namespace, linked: false, inside: None };
+                self.network.wire(sandbox.ids, &interface, place, &self.launchpad)
+            }
         };
         wired.map(Some)
     }

@@ -9,6 +9,10 @@
 //! ahead, for as many tasks as lately came at once. When nothing is ready, or there is no factory any more, the supervisor
 //! does it itself: a start never waits for the factory. It makes what it was asked for one at a time, and dies with the
 //! supervisor; so do the processes that wait, because their socket closes.
+//!
+//! What a task leaves of its network, a namespace with a link to the router and nothing else in it, becomes part of a
+//! cell for another task of the same tenancy: to make both takes the kernel as long as all the rest, and to take them
+//! apart longer still, under a lock that whoever connects a task needs as well.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,10 +23,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use neargate_ipc::channel::{self, Frame};
-use neargate_ipc::wire::decode;
+use neargate_ipc::wire::{decode, encode};
 
-use super::factory::{self, Made};
+use super::factory::{self, Made, Order};
 use super::host::Process;
+use super::inside::{self, Legacy, Tenancy};
 use super::{report, unwatch, watch};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
@@ -38,6 +43,8 @@ use crate::user::ID_RANGE;
 /// takes some 400 KiB, nearly all of it the kernel's.
 const SPARE_MIN: usize = 4;
 const SPARE_MAX: usize = 32;
+/// Networks that are kept for the next tasks of their tenancies.
+const USED_MAX: usize = 32;
 /// How long nothing must have been started before the factory is to fill up what is used: its work would slow down the
 /// starts that it is meant to make faster. When less than half is left it does not wait.
 pub(super) const QUIET: Duration = Duration::from_millis(20);
@@ -50,6 +57,8 @@ pub(super) struct Cell {
     pub(super) group: Group,
     /// Whether its network has a link to the router.
     pub(super) linked: bool,
+    /// What its network has of earlier tasks; another tenancy's tasks must not have it.
+    pub(super) legacy: Option<Legacy>,
     /// None where there was no time to make one.
     pub(super) parked: Option<Parked>,
 }
@@ -71,10 +80,22 @@ pub(super) struct Parked {
     pub(super) scratch: Option<Scratch>,
 }
 
+/// A network with a link to the router, that tasks have had.
+pub(super) struct Used {
+    /// Range of host user ids, after which the link is named.
+    pub(super) ids: u32,
+    pub(super) network: OwnedFd,
+    pub(super) legacy: Legacy,
+}
+
 /// The cells that are ready, and the factory of more.
 pub(super) struct Cells {
     ids: IdRanges,
     ready: VecDeque<Cell>,
+    /// Networks for cells that are to be made.
+    used: VecDeque<Used>,
+    /// The tenancies of the tasks that took the cells which are to be replaced.
+    taken_by: VecDeque<Option<Tenancy>>,
     /// How many are kept ready.
     spare: usize,
     /// Where directories for what containers write are made.
@@ -97,8 +118,15 @@ struct Names {
 struct Factory {
     socket: OwnedFd,
     process: OwnedFd,
-    /// What it is making, in order: ranges and names.
-    asked: VecDeque<(u32, String)>,
+    /// What it is making, in order.
+    asked: VecDeque<Asked>,
+}
+
+/// What the factory was asked for.
+struct Asked {
+    ids: u32,
+    name: String,
+    legacy: Option<Legacy>,
 }
 
 impl Cells {
@@ -128,11 +156,13 @@ impl Cells {
         if let Err(failure) = &factory {
             report("start factory of cells", &failure.clone().into_start());
         }
-        let (ready, factory, names) = (VecDeque::new(), factory.ok(), Names::new());
-        let (spare, taken) = (SPARE_MIN, Instant::now());
+        let (ready, used, taken_by) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        let (factory, names) = (factory.ok(), Names::new());
+        let (spare, router, taken) = (SPARE_MIN, None, Instant::now());
+        let buffer = Vec::new();
         let mut cells =
-            Self { ids, ready, spare, scratch, factory, names, router: None, taken, buffer: Vec::new() };
-        cells.refill(taken);
+            Self { ids, ready, used, taken_by, spare, scratch, factory, names, router, taken, buffer };
+        cells.refill(taken, launchpad);
         cells
     }
 
@@ -146,10 +176,15 @@ impl Cells {
         &self.names.prefix
     }
 
-    /// A cell for a new sandbox.
-    pub(super) fn take(&mut self, groups: &Groups) -> Result<Cell, Failure> {
+    /// A cell for a new sandbox of a tenancy.
+    pub(super) fn take(&mut self, groups: &Groups, tenancy: Option<&Tenancy>) -> Result<Cell, Failure> {
         self.taken = Instant::now();
-        if let Some(cell) = self.ready.pop_front() {
+        self.taken_by.push_back(tenancy.cloned());
+        self.taken_by.truncate(SPARE_MAX);
+        let is_theirs = |cell: &Cell| cell.tenancy().is_some() && cell.tenancy() == tenancy;
+        let is_new = |cell: &Cell| cell.tenancy().is_none();
+        let fitting = self.ready.iter().position(is_theirs).or_else(|| self.ready.iter().position(is_new));
+        if let Some(cell) = fitting.and_then(|at| self.ready.remove(at)) {
             return Ok(cell);
         }
         self.spare = (self.spare * 2).min(SPARE_MAX);
@@ -158,7 +193,23 @@ impl Cells {
         let name = self.names.next();
         let made = Namespaces::make(ids).and_then(|namespaces| Ok((namespaces, groups.make_cell(&name)?)));
         let (namespaces, group) = made.inspect_err(|_| self.ids.give_back(ids))?;
-        Ok(Cell { ids, namespaces, group, linked: false, parked: None })
+        Ok(Cell { ids, namespaces, group, linked: false, legacy: None, parked: None })
+    }
+
+    /// A cell that waits for a tenancy of which no tasks come any more, when there is no room for others.
+    pub(super) fn take_unwanted(&mut self) -> Option<Cell> {
+        let is_full = self.ready.len() >= self.spare && self.ready.iter().all(|cell| cell.legacy.is_some());
+        let wanted = |tenancy| self.taken_by.iter().any(|by| by.as_ref() == tenancy);
+        let at = self.ready.iter().position(|cell| !wanted(cell.tenancy()));
+        at.filter(|_| is_full && !self.taken_by.is_empty()).and_then(|at| self.ready.remove(at))
+    }
+
+    /// Keeps a network that nobody uses any more for another task of its tenancy.
+    pub(super) fn keep(&mut self, used: Used) {
+        self.used.push_back(used);
+        if self.used.len() > USED_MAX {
+            self.used.pop_front().into_iter().for_each(|oldest| self.ids.give_back(oldest.ids));
+        }
     }
 
     /// Has the next cells linked to this router, or to none.
@@ -187,23 +238,50 @@ impl Cells {
     }
 
     /// Asks for those that are missing, if it is time.
-    pub(super) fn refill(&mut self, now: Instant) {
+    pub(super) fn refill(&mut self, now: Instant, launchpad: &Launchpad) {
         let is_low = self.coming().is_some_and(|coming| coming < self.spare / 2);
         if !is_low && self.refill_at().is_none_or(|at| now < at) {
             return;
         }
-        let Some(factory) = &mut self.factory else { return };
-        while self.ready.len() + factory.asked.len() < self.spare {
+        while self.coming().is_some_and(|coming| coming < self.spare) {
             // Looked at again in a while where there are no ids left, or it is behind; that it is gone its socket tells.
             self.taken = now;
-            let Some(ids) = self.ids.take() else { return };
-            let name = self.names.next();
-            let router: Vec<BorrowedFd<'_>> = self.router.iter().map(AsFd::as_fd).collect();
-            match channel::send(factory.socket.as_fd(), u64::from(ids), name.as_bytes(), &router, false) {
-                Ok(()) => factory.asked.push_back((ids, name)),
-                Err(_) => return self.ids.give_back(ids),
+            if !self.ask(launchpad) {
+                return;
             }
         }
+    }
+
+    /// Asks the factory for a cell in the place of one that was taken, in a network of the same tenancy if one is left.
+    fn ask(&mut self, launchpad: &Launchpad) -> bool {
+        let used =
+            self.taken_by.pop_front().flatten().and_then(|tenancy| self.take_used(&tenancy, launchpad));
+        let Some(ids) = used.as_ref().map(|used| used.ids).or_else(|| self.ids.take()) else { return false };
+        let Some(factory) = &mut self.factory else { return false };
+        let (network, legacy) = used.map(|used| (used.network, used.legacy)).unzip();
+        let asked = Asked { ids, name: self.names.next(), legacy };
+        let order = Order { name: asked.name.clone(), is_used: network.is_some() };
+        let fds: Vec<BorrowedFd<'_>> =
+            network.as_ref().or(self.router.as_ref()).map(AsFd::as_fd).into_iter().collect();
+        match channel::send(factory.socket.as_fd(), u64::from(ids), &encode(&order), &fds, false) {
+            Ok(()) => factory.asked.push_back(asked),
+            Err(_) => {
+                self.ids.give_back(ids);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A network that tasks of a tenancy have left, with nothing in it.
+    fn take_used(&mut self, tenancy: &Tenancy, launchpad: &Launchpad) -> Option<Used> {
+        let at = self.used.iter().position(|used| {
+            let Used { network, legacy, .. } = used;
+            // The one socket is the legacy's. The kernel forgets those of the task a little after it has closed them.
+            legacy.tenancy == *tenancy
+                && inside::is_unused(network.as_fd(), 1, launchpad).is_ok_and(|unused| unused)
+        });
+        at.and_then(|at| self.used.remove(at))
     }
 
     /// Takes what the factory has made.
@@ -233,7 +311,7 @@ impl Cells {
             while let Ok(Some(frame)) = channel::receive(factory.socket.as_fd(), &mut self.buffer, false) {
                 self.ready.extend(factory.take(frame, groups, self.scratch.as_deref()).ok());
             }
-            factory.asked.into_iter().for_each(|(ids, _)| self.ids.give_back(ids));
+            factory.asked.into_iter().for_each(|asked| self.ids.give_back(asked.ids));
         }
         let parked: Vec<Parked> = self.ready.iter_mut().filter_map(|cell| cell.parked.take()).collect();
         parked.iter().for_each(Parked::kill);
@@ -241,6 +319,7 @@ impl Cells {
             let _ = sys::wait_child(Some(parked.process.pidfd.as_fd()), true);
         }
         self.ready.drain(..).for_each(|cell| self.ids.give_back(cell.ids));
+        self.used.drain(..).for_each(|used| self.ids.give_back(used.ids));
         let _ = self.scratch.as_ref().map(fs::remove_dir_all);
     }
 
@@ -248,14 +327,21 @@ impl Cells {
     fn lose_factory(&mut self, epoll: &OwnedFd) {
         let Some(factory) = self.factory.take() else { return };
         unwatch(epoll, factory.socket.as_fd());
-        factory.asked.into_iter().for_each(|(ids, _)| self.ids.give_back(ids));
+        factory.asked.into_iter().for_each(|asked| self.ids.give_back(asked.ids));
+    }
+}
+
+impl Cell {
+    /// Whose tasks alone may have it, if not everybody's.
+    fn tenancy(&self) -> Option<&Tenancy> {
+        self.legacy.as_ref().map(|legacy| &legacy.tenancy)
     }
 }
 
 impl Factory {
     fn take(&mut self, frame: Frame, groups: &Groups, scratch: Option<&Path>) -> Result<Cell, Failure> {
         let malformed = || Failure::System { step: "read cell".to_owned(), errno: libc::EBADMSG };
-        let (ids, name) = self.asked.pop_front().ok_or_else(malformed)?;
+        let Asked { ids, name, legacy } = self.asked.pop_front().ok_or_else(malformed)?;
         let made: Made = decode(&frame.message).map_err(|_| malformed())?;
         let (pid, linked) = match made {
             Made::Cell { pid, linked } => (pid, linked),
@@ -266,7 +352,8 @@ impl Factory {
         let process = Process { sync: Some(sync), ..Process::running(pid, pidfd) };
         let (group, first) = groups.open_cell(&name)?;
         let scratch = scratch.map(|directory| Scratch::at(directory.join(&name)));
-        Ok(Cell { ids, namespaces, group, linked, parked: Some(Parked { process, group: first, scratch }) })
+        let parked = Some(Parked { process, group: first, scratch });
+        Ok(Cell { ids, namespaces, group, linked, legacy, parked })
     }
 }
 

@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use neargate_ipc::channel;
-use neargate_ipc::wire::encode;
-use neargate_ipc::wire_enum;
+use neargate_ipc::wire::{decode, encode};
+use neargate_ipc::{wire_enum, wire_struct};
 
 use super::start::{NAMESPACES, abandon, admit, go, sync_pair};
 use super::{leave_standard_error, router};
@@ -19,6 +19,15 @@ use crate::init::{self, Ground, Ipc, Shell};
 use crate::launchpad::{self, Launchpad};
 use crate::rootfs::{self, Scratch};
 use crate::sys::{self, Clone};
+
+wire_struct! {
+    /// A cell to be made. Beside it is the router's network namespace, if the cell's network is to have a link there.
+    pub(super) struct Order {
+        name: String,
+        /// Whether the network namespace beside it is the one that the cell is to have, link included.
+        is_used: bool,
+    }
+}
 
 wire_enum! {
     /// What the factory tells of what it was asked for.
@@ -57,6 +66,15 @@ struct Factory<'a> {
     scratch: Option<&'a Path>,
 }
 
+/// Where the network of a cell comes from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    /// It is made, with a link to a router if there is one.
+    New { router: Option<BorrowedFd<'a>> },
+    /// A task has left it.
+    Used(BorrowedFd<'a>),
+}
+
 /// A cell on its way to the supervisor.
 struct Fresh {
     user: OwnedFd,
@@ -82,8 +100,14 @@ impl Factory<'_> {
         while let Some(frame) = channel::receive(socket.as_fd(), &mut buffer, true).step(STEP)? {
             neargate_failpoint::reach("container::factory::before");
             let ids = u32::try_from(frame.id).unwrap_or_default();
-            let router = frame.fds.first().map(AsFd::as_fd);
-            let made = self.make(&String::from_utf8_lossy(&frame.message), ids, router);
+            let network = frame.fds.first().map(AsFd::as_fd);
+            let made = match decode(&frame.message) {
+                Ok(Order { name, is_used }) => {
+                    let used = network.filter(|_| is_used).map(Origin::Used);
+                    self.make(&name, ids, used.unwrap_or(Origin::New { router: network }))
+                }
+                Err(_) => Err(Failure::System { step: STEP.to_owned(), errno: libc::EBADMSG }),
+            };
             neargate_failpoint::reach("container::factory::after");
             let (made, fresh) = match made {
                 Ok(fresh) => (Made::Cell { pid: fresh.first.pid, linked: fresh.linked }, Some(fresh)),
@@ -98,19 +122,19 @@ impl Factory<'_> {
         Ok(())
     }
 
-    fn make(&self, name: &str, ids: u32, router: Option<BorrowedFd<'_>>) -> Result<Fresh, Failure> {
+    fn make(&self, name: &str, ids: u32, origin: Origin<'_>) -> Result<Fresh, Failure> {
         let scratch = self.scratch.map(|directory| Scratch::make(directory.join(name), ids)).transpose()?;
-        let made = self.make_groups(name, ids, router);
+        let made = self.make_groups(name, ids, origin);
         if let (Err(_), Some(scratch)) = (&made, scratch) {
             scratch.remove();
         }
         made
     }
 
-    fn make_groups(&self, name: &str, ids: u32, router: Option<BorrowedFd<'_>>) -> Result<Fresh, Failure> {
+    fn make_groups(&self, name: &str, ids: u32, origin: Origin<'_>) -> Result<Fresh, Failure> {
         let cell = self.groups.make_cell(name)?;
         let made = self.groups.make_first(&cell).and_then(|group| {
-            let made = self.furnish(&group, ids, router);
+            let made = self.furnish(&group, ids, origin);
             if made.is_err() {
                 group.remove();
             }
@@ -122,11 +146,17 @@ impl Factory<'_> {
         made
     }
 
-    fn furnish(&self, group: &Group, ids: u32, router: Option<BorrowedFd<'_>>) -> Result<Fresh, Failure> {
-        let network = launchpad::make_network()?;
-        // Where it fails the task that needs it tries again, and says why it cannot be.
-        let linked = router
-            .is_some_and(|router| router::add_link(router, ids, network.as_fd(), self.launchpad).is_ok());
+    fn furnish(&self, group: &Group, ids: u32, origin: Origin<'_>) -> Result<Fresh, Failure> {
+        let (network, linked) = match origin {
+            Origin::Used(network) => (network.try_clone_to_owned().step("keep network namespace")?, true),
+            Origin::New { router } => {
+                let network = launchpad::make_network()?;
+                // Where it fails the task that needs it tries again, and says why it cannot be.
+                let link = |router| router::add_link(router, ids, network.as_fd(), self.launchpad).is_ok();
+                let linked = router.is_some_and(link);
+                (network, linked)
+            }
+        };
         let shape = Shape { is_sibling: true, is_masked: true, ipc: Ipc::Own, pids: Pids::Own, joined: None };
         let first = clone_first(self.launchpad, self.ground, network.as_fd(), group, ids, shape)?;
         let user = fs::File::open(format!("/proc/{}/ns/user", first.pid)).step("open user namespace")?;

@@ -24,6 +24,7 @@ mod cells;
 mod exec;
 mod factory;
 mod host;
+mod inside;
 mod journal;
 mod lend;
 mod pause;

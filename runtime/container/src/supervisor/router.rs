@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use neargate_model::{Cidr, SecurityGroupId, SecurityGroupRules};
 use neargate_network::elements::{self, Member};
-use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
+use neargate_network::link::{End, ROUTER_MAC, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, News, Subsystem};
 use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER, TABLE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,6 +23,7 @@ use rustix::fs::MemfdFlags;
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::inside::{Inside, Legacy, Tenancy};
 use super::journal::boot;
 use super::uplink::Uplink;
 use super::{leave_standard_error, report};
@@ -96,14 +97,25 @@ struct Router {
     is_inherited: bool,
 }
 
+/// The network in which a task is to have an interface.
+pub(super) struct Place<'a> {
+    pub(super) namespace: BorrowedFd<'a>,
+    /// Whether its link may be there already.
+    pub(super) linked: bool,
+    /// What is at hand of it if a task has had it before.
+    pub(super) inside: Option<Inside>,
+}
+
 /// A task's place at the router.
 #[derive(Debug)]
 pub(super) struct Wiring {
     address: Ipv4Addr,
     policy: PolicyId,
-    groups: Vec<SecurityGroupId>,
+    tenancy: Tenancy,
     /// The router's end of its link.
     index: u32,
+    /// The other end.
+    inside: Inside,
 }
 
 impl Network {
@@ -123,7 +135,7 @@ impl Network {
         &mut self,
         ids: u32,
         interface: &Interface,
-        (namespace, linked): (BorrowedFd<'_>, bool),
+        place: Place<'_>,
         launchpad: &Launchpad,
     ) -> Result<Wiring, Failure> {
         self.make_router(launchpad)?;
@@ -137,9 +149,10 @@ impl Network {
             router.filter.forget_connections(interface.address).map_err(refused)?;
         }
         neargate_failpoint::reach("container::link::before");
-        let index = router.link(ids, interface, (namespace, linked), launchpad)?;
+        let (index, inside) = router.link(ids, interface, place, launchpad)?;
         neargate_failpoint::reach("container::link::after");
-        let wiring = Wiring { address: interface.address, policy, groups: interface.groups.clone(), index };
+        let (address, tenancy) = (interface.address, Tenancy::of(interface));
+        let wiring = Wiring { address, policy, tenancy, index, inside };
         let named = router.named_of(&wiring);
         let entered = router.filter.exchange(elements::enter(wiring.member(&named)));
         neargate_failpoint::reach("container::element::after");
@@ -160,20 +173,24 @@ impl Network {
         launchpad: &Launchpad,
     ) -> Result<Wiring, Failure> {
         let found = self.router.as_ref().and_then(|router| router.route.index_of(&link_name(ids)).ok());
-        let Some(index) = found else { return self.wire(ids, interface, (namespace, false), launchpad) };
+        let Some(index) = found else {
+            return self.wire(ids, interface, Place { namespace, linked: false, inside: None }, launchpad);
+        };
+        let inside = Inside::open(namespace, launchpad)?;
         let policy = PolicyId::of(&interface.groups);
-        let groups = interface.groups.clone();
+        let tenancy = Tenancy::of(interface);
         self.picture.vpcs.insert(interface.vpc);
-        self.picture.policies.insert(policy, Policy { groups: groups.clone(), vpc: interface.vpc });
+        self.picture.policies.insert(policy, Policy { groups: tenancy.groups.clone(), vpc: interface.vpc });
         self.members.insert(interface.address, policy);
-        Ok(Wiring { address: interface.address, policy, groups, index })
+        Ok(Wiring { address: interface.address, policy, tenancy, index, inside })
     }
 
-    /// Disconnects a task, whose processes are gone.
-    pub(super) fn unwire(&mut self, wiring: &Wiring) {
+    /// Disconnects a task, whose processes are gone. Tells what its network has for another task of its tenancy, if its
+    /// link is still there.
+    pub(super) fn unwire(&mut self, wiring: Wiring) -> Option<Legacy> {
         self.members.remove(&wiring.address);
-        let Some(router) = &mut self.router else { return };
-        let named = router.named_of(wiring);
+        let router = self.router.as_mut()?;
+        let named = router.named_of(&wiring);
         // What is not current is made anew without it.
         if router.is_current
             && let Err(error) = router.filter.exchange(elements::leave(wiring.member(&named)))
@@ -182,7 +199,8 @@ impl Network {
             router.is_current = false;
         }
         neargate_failpoint::reach("container::unlink::before");
-        router.part(wiring);
+        let is_there = router.part(&wiring) && wiring.inside.clear(wiring.address).is_ok();
+        is_there.then(|| Legacy { tenancy: wiring.tenancy, inside: wiring.inside })
     }
 
     /// Enforces these groups from now on.
@@ -302,10 +320,13 @@ impl Network {
         router.uplink.repair(launchpad)?;
         // What an earlier supervisor has made holds until the groups are told.
         if !router.is_current && is_told {
-            router.rules.drain();
+            router.rules.drain(&router.filter);
             return self.render_all(None, launchpad);
         }
-        if router.rules.drain() && router.is_current && !router.filter.has_table(TABLE).map_err(refused)? {
+        if router.rules.drain(&router.filter)
+            && router.is_current
+            && !router.filter.has_table(TABLE).map_err(refused)?
+        {
             report(
                 "look after the rules of security groups",
                 &"somebody has removed them; they are put back",
@@ -313,8 +334,18 @@ impl Network {
             router.is_current = false;
             return self.render_all(None, launchpad);
         }
-        let hosts = router.uplink.host_addresses()?;
-        if hosts != self.picture.hosts && router.is_current {
+        // What is not current is made anew with the addresses that there are then.
+        if !router.uplink.has_other_addresses() || !router.is_current {
+            return Ok(());
+        }
+        let hosts = match router.uplink.host_addresses() {
+            Ok(hosts) => hosts,
+            Err(failure) => {
+                self.mistrust();
+                return Err(failure);
+            }
+        };
+        if hosts != self.picture.hosts {
             self.picture.hosts = hosts;
             let text = self.picture.render_blocks();
             return self.load(&text, launchpad);
@@ -445,16 +476,18 @@ impl Router {
         })
     }
 
-    /// Leads a task's interface here; returns the index of this end.
+    /// Leads a task's interface here; returns the index of this end, and the other end.
     fn link(
         &self,
         ids: u32,
         interface: &Interface,
-        (namespace, linked): (BorrowedFd<'_>, bool),
+        place: Place<'_>,
         launchpad: &Launchpad,
-    ) -> Result<u32, Failure> {
+    ) -> Result<(u32, Inside), Failure> {
+        let Place { namespace, linked, inside } = place;
         let name = link_name(ids);
         let made_ahead = if linked { self.route.index_of(&name).ok() } else { None };
+        let inside = inside.filter(|_| made_ahead.is_some());
         let index = match made_ahead {
             Some(index) => index,
             None => {
@@ -469,17 +502,18 @@ impl Router {
                 self.route.index_of(&name).map_err(refused)?
             }
         };
-        let linked = self.address(interface, namespace, launchpad).and_then(|()| {
+        let linked = inside.map_or_else(|| Inside::open(namespace, launchpad), Ok).and_then(|inside| {
+            inside.set_up(interface)?;
             let mut batch = Batch::default();
             batch.set_up(index, None);
             batch.add_route(single(interface.address), index, None, None);
             batch.add_neighbour(index, interface.address.into(), interface.mac);
-            self.route.exchange(batch).map_err(refused)
+            self.route.exchange(batch).map_err(refused).map(|()| inside)
         });
         if linked.is_err() {
             self.unlink(index);
         }
-        linked.map(|()| index)
+        linked.map(|inside| (index, inside))
     }
 
     /// Removes what is in the way of a new link: that of a task which is gone, whose namespace is not because of a
@@ -493,51 +527,35 @@ impl Router {
         if let Ok(index) = self.route.index_of(name) {
             self.unlink(index);
         }
-        let inside = open_inside(namespace, launchpad)?;
-        if let Ok(index) = inside.index_of(TASK_INTERFACE) {
-            // An error means that it has gone by itself.
-            let _ = inside.remove_link(index);
+        if let Ok(inside) = Inside::open(namespace, launchpad) {
+            inside.remove();
         }
         Ok(())
     }
 
-    /// Sets up the interface inside.
-    fn address(
-        &self,
-        interface: &Interface,
-        namespace: BorrowedFd<'_>,
-        launchpad: &Launchpad,
-    ) -> Result<(), Failure> {
-        let inside = open_inside(namespace, launchpad)?;
-        let index = inside.index_of(TASK_INTERFACE).map_err(refused)?;
-        let address = interface.address.into();
-        let mut batch = Batch::default();
-        batch.set_up(index, Some(interface.mac));
-        batch.add_address(index, address);
-        batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
-        batch.add_route(Cidr::ANYWHERE_V4, index, Some(TASK_GATEWAY), Some(address));
-        inside.exchange(batch).map_err(refused)
-    }
-
-    /// Leads nothing to a task any more. Its link goes with its network namespace, which nobody has any more, because to
-    /// remove it takes long; should that linger, because of a connection for example, packets from it have a source that is not routed to it.
-    fn part(&self, wiring: &Wiring) {
+    /// Leads nothing to a task any more; tells whether its link is still there. A link that is not used again goes with
+    /// its network namespace, which nobody has any more, because to remove it takes long; should that linger, because
+    /// of a connection for example, packets from it have a source that is not routed to it.
+    fn part(&self, wiring: &Wiring) -> bool {
         let mut batch = Batch::default();
         batch.remove_route(single(wiring.address), wiring.index);
         batch.remove_neighbour(wiring.index, wiring.address.into());
         match self.route.exchange(batch) {
-            // The link is gone already.
-            Err(error)
-                if matches!(error.source.raw_os_error(), Some(libc::ENODEV | libc::ESRCH | libc::ENOENT)) => {
+            Ok(()) => true,
+            Err(error) => {
+                let is_gone =
+                    matches!(error.source.raw_os_error(), Some(libc::ENODEV | libc::ESRCH | libc::ENOENT));
+                if !is_gone {
+                    report("take back the route to a task", &refused(error).into_start());
+                }
+                false
             }
-            Err(error) => report("take back the route to a task", &refused(error).into_start()),
-            Ok(()) => {}
         }
     }
 
     /// The groups of a task that have a set.
     fn named_of(&self, wiring: &Wiring) -> Vec<SecurityGroupId> {
-        wiring.groups.iter().filter(|group| self.sets.contains(group)).cloned().collect()
+        wiring.tenancy.groups.iter().filter(|group| self.sets.contains(group)).cloned().collect()
     }
 
     fn unlink(&self, index: u32) {
@@ -578,11 +596,6 @@ fn add_pair(route: &Netlink, name: &str, namespace: BorrowedFd<'_>) -> Result<()
     let mut batch = Batch::default();
     batch.add_pair(near, End { name: TASK_INTERFACE, mac: None }, namespace);
     route.exchange(batch)
-}
-
-fn open_inside(namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<Netlink, Failure> {
-    let open = || Netlink::open(Subsystem::Route).step("open netlink in the task's network");
-    launchpad.in_network(namespace, open)
 }
 
 /// The name of the router's end of a task's link; its range of ids is the task's alone while it lives.

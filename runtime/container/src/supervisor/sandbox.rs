@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use neargate_driver::Limits;
 
-use super::cells::{Cell, Namespaces, Parked};
+use super::cells::{Cell, Namespaces, Parked, Used};
 use super::host::{Host, kill};
+use super::inside::{Legacy, Tenancy};
 use super::journal::{Entry, Journal};
 use super::pause::Pause;
-use super::router::Wiring;
+use super::router::{Place, Wiring};
 use super::{allow, report};
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
@@ -73,15 +74,17 @@ impl Host {
         }
         allow::check_network(&self.setup.allowed, network)?;
         allow::check_sharing(&self.setup.allowed, &sharing)?;
-        let Cell { ids, namespaces, group, linked, parked } = self.cells.take(&self.groups)?;
+        let tenancy = network.interface()?.map(|interface| Tenancy::of(&interface));
+        let Cell { ids, namespaces, group, linked, legacy, parked } =
+            self.cells.take(&self.groups, tenancy.as_ref())?;
         neargate_failpoint::reach("container::cell::after");
         // From now on it is the task's, and goes as a task goes.
         let name = group.name().to_owned();
         // What waits in a network with a link is of no use to a task without an interface.
-        let is_fitting = !linked || network.interface()?.is_some();
+        let is_fitting = !linked || tenancy.is_some();
         let is_usual = network.is_usual() && is_fitting && sharing == SharingPlan::NONE;
         let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, sharing.clone(), group, parked);
-        let readied = self.ready(&task, sandbox, limits, (network, linked)).and_then(|()| {
+        let readied = self.ready(&task, sandbox, limits, (network, linked, legacy)).and_then(|()| {
             neargate_failpoint::reach("container::cgroup::task");
             let entry = || {
                 let (task, limits, network) = (task.clone(), limits.clone(), network.clone());
@@ -103,7 +106,7 @@ impl Host {
         task: &str,
         sandbox: Sandbox,
         limits: &Limits,
-        (network, linked): (&NetworkPlan, bool),
+        (network, linked, legacy): (&NetworkPlan, bool, Option<Legacy>),
     ) -> Result<(), Failure> {
         let sandbox = self.sandboxes.entry(task.to_owned()).insert_entry(sandbox).into_mut();
         sandbox.namespaces.replace_network(network, &self.launchpad)?;
@@ -111,8 +114,9 @@ impl Host {
             let namespace = sandbox.namespaces.network.as_fd();
             // A network of the task's own user namespace is another one than the cell's.
             let linked = linked && network.is_usual();
-            sandbox.wiring =
-                Some(self.network.wire(sandbox.ids, &interface, (namespace, linked), &self.launchpad)?);
+            let inside = legacy.map(|legacy| legacy.inside).filter(|_| linked);
+            let place = Place { namespace, linked, inside };
+            sandbox.wiring = Some(self.network.wire(sandbox.ids, &interface, place, &self.launchpad)?);
             if !self.cells.are_linked() {
                 self.cells.link_to(self.network.namespace());
             }
@@ -197,10 +201,20 @@ impl Host {
         }
         self.watch_network();
         self.reap_strays();
-        self.cells.refill(Instant::now());
+        self.discard_unwanted();
+        self.cells.refill(Instant::now(), &self.launchpad);
         if let Some(Err(error)) = self.journal.as_mut().map(Journal::compact) {
             report("write journal anew", &error);
         }
+    }
+
+    /// Has a cell that nobody takes make room for another; it goes as a task goes.
+    fn discard_unwanted(&mut self) {
+        let Some(Cell { ids, namespaces, group, parked, .. }) = self.cells.take_unwanted() else { return };
+        let name = group.name().to_owned();
+        let sandbox = Sandbox::new(name.clone(), ids, namespaces, SharingPlan::NONE, group, parked);
+        self.sandboxes.insert(name.clone(), sandbox);
+        self.release(&name, None);
     }
 
     /// Removes a released sandbox whose processes and groups are gone, and answers those who wait for it.
@@ -211,13 +225,16 @@ impl Host {
         }
         if let Some(sandbox) = self.sandboxes.remove(task) {
             self.ended.retain(|_, ended| ended.task != task);
-            if let Some(wiring) = &sandbox.wiring {
-                self.network.unwire(wiring);
-            }
+            let Namespaces { network, owns_network, .. } = sandbox.namespaces;
+            let legacy = sandbox.wiring.and_then(|wiring| self.network.unwire(wiring));
+            let legacy = legacy.filter(|_| !owns_network);
             neargate_failpoint::reach("container::release::before");
             self.note_done(|| Entry::Released { task: task.to_owned() });
             neargate_failpoint::reach("container::release::after");
-            self.cells.give_back(sandbox.ids);
+            match legacy {
+                Some(legacy) => self.cells.keep(Used { ids: sandbox.ids, network, legacy }),
+                None => self.cells.give_back(sandbox.ids),
+            }
             let waiting = sandbox.releasing.unwrap_or_default();
             self.responses.extend(waiting.into_iter().map(|request| (request, Response::Done {})));
         }

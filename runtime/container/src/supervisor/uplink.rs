@@ -170,7 +170,7 @@ impl Uplink {
 
     /// Puts the host's rules back if they are gone; to be called when there is news of them.
     pub(super) fn repair(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
-        if !self.rules.drain() && !self.is_doubtful {
+        if !self.rules.drain(&self.filter) && !self.is_doubtful {
             return Ok(());
         }
         if !self.is_doubtful {
@@ -182,9 +182,13 @@ impl Uplink {
         self.load_rules(launchpad)
     }
 
+    /// Whether others have changed the host's addresses since this was asked last.
+    pub(super) fn has_other_addresses(&self) -> bool {
+        self.addresses.drain(&self.route)
+    }
+
     /// The host's own addresses.
     pub(super) fn host_addresses(&self) -> Result<BTreeSet<Ipv4Addr>, Failure> {
-        self.addresses.drain();
         Ok(self.route.addresses().map_err(refused)?.into_iter().collect())
     }
 

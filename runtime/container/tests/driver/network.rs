@@ -1,5 +1,6 @@
 //! Interfaces in a VPC: what a task sees of its own, whom it reaches, and what is left when it is gone.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read as _;
 use std::net::Ipv4Addr;
@@ -25,6 +26,7 @@ cases![
     host_reaches_what_groups_let_in,
     tasks_leave_by_the_address_of_the_host,
     removed_rules_come_back,
+    networks_are_used_again,
 ];
 
 const VPC: &str = "10.77.0.0/16";
@@ -358,4 +360,39 @@ fn run_in(router: i32, arguments: &[&str]) -> String {
     let output = Command::new("nsenter").args(["-t", &pid, "-n"]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a script in a task with an interface, and gives the time that it takes to have its network used again.
+async fn run_once(fixture: &Fixture, address: [u8; 4], group: char, script: &str) -> String {
+    let task = fixture.task_on_network(&fixture.client, vpc(address, &[group], false)).await;
+    let text = task.sh(script).await.text();
+    task.release().await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    text
+}
+
+async fn networks_are_used_again(fixture: &Fixture) {
+    const LOOK: &str = "readlink /proc/self/ns/net; ip -o -4 addr show dev eth0; ip route; ip neigh";
+    let groups = [rules('a', vec![]), rules('b', vec![])];
+    fixture.client.set_groups(&groups, &vpcs()).await.unwrap();
+    let mut seen = [BTreeSet::new(), BTreeSet::new()];
+    for n in 0..24 {
+        let text = run_once(fixture, [10, 77, 1, n + 1], ['a', 'b'][usize::from(n % 2)], LOOK).await;
+        let own = format!("10.77.1.{}", n + 1);
+        let (network, rest) = text.split_once('\n').unwrap();
+        // The address and the route of this task, and nothing that another one has left.
+        assert!(rest.contains(&format!("inet {own}/32")) && rest.contains(&format!("src {own}")), "{rest}");
+        assert_eq!((rest.matches("inet ").count(), rest.matches(" via ").count()), (1, 1), "{rest}");
+        seen[usize::from(n % 2)].insert(network.to_owned());
+    }
+    let [a, b] = seen;
+    assert!(a.len() < 12 && b.len() < 12, "none was used again: {a:?} {b:?}");
+    assert!(a.is_disjoint(&b), "tasks of other groups have had one: {a:?} {b:?}");
+    // A connection that waits out its time is something of the task's.
+    let linger = "nc -l -p 99 -e echo hello & sleep 0.2; nc -w 1 127.0.0.1 99 </dev/null >/dev/null; readlink /proc/self/ns/net";
+    let lingering = run_once(fixture, [10, 77, 1, 100], 'a', linger).await;
+    for n in 0..10 {
+        let text = run_once(fixture, [10, 77, 1, 101 + n], 'a', LOOK).await;
+        assert!(!text.starts_with(&lingering), "{lingering} was used again");
+    }
 }
