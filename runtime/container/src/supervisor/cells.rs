@@ -18,7 +18,6 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -141,7 +140,7 @@ impl Cells {
         groups: &Groups,
         ground: &Ground<'_>,
     ) -> Self {
-        let scratch = scratch.filter(|path| match empty(path) {
+        let scratch = scratch.filter(|path| match Scratch::prepare(path) {
             Ok(()) => true,
             Err(error) => {
                 report(&format!("empty {}", path.display()), &error);
@@ -351,7 +350,7 @@ impl Factory {
         let namespaces = Namespaces { user, network, owns_network: false };
         let process = Process { sync: Some(sync), ..Process::running(pid, pidfd) };
         let (group, first) = groups.open_cell(&name)?;
-        let scratch = scratch.map(|directory| Scratch::at(directory.join(&name)));
+        let scratch = scratch.map(|directory| Scratch::at(Scratch::place(directory, &name)));
         let parked = Some(Parked { process, group: first, scratch });
         Ok(Cell { ids, namespaces, group, linked, legacy, parked })
     }
@@ -403,14 +402,6 @@ impl Names {
         self.last += 1;
         format!("{}{}", self.prefix, self.last)
     }
-}
-
-fn empty(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::DirBuilder::new().mode(0o700).create(directory)
 }
 
 fn gone() -> Failure {

@@ -123,7 +123,8 @@ impl Factory<'_> {
     }
 
     fn make(&self, name: &str, ids: u32, origin: Origin<'_>) -> Result<Fresh, Failure> {
-        let scratch = self.scratch.map(|directory| Scratch::make(directory.join(name), ids)).transpose()?;
+        let scratch =
+            self.scratch.map(|directory| Scratch::make(Scratch::place(directory, name), ids)).transpose()?;
         let made = self.make_groups(name, ids, origin);
         if let (Err(_), Some(scratch)) = (&made, scratch) {
             scratch.remove();
