@@ -15,7 +15,7 @@ use neargate_model::{
     ContainerDefinition, ContainerLast, Stop, StopCode, TaskSpec, TaskStatus, Timestamp, Volume, chain,
 };
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::logs::ContainerStdio;
@@ -78,6 +78,8 @@ struct Owner {
     /// Whether what the task writes is measured.
     storage_is_watched: bool,
     measuring: Arc<Semaphore>,
+    /// Removes what the containers wrote.
+    removal: Option<JoinHandle<()>>,
     assigned_at: Instant,
     created_at: Timestamp,
 }
@@ -100,6 +102,7 @@ pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mp
         sandbox_is_hosted: status.start_intended,
         storage_is_watched: false,
         measuring,
+        removal: None,
         assigned_at: Instant::now(),
         created_at,
         state: TaskState::new(status),
@@ -126,6 +129,13 @@ pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mp
         owner.parts.sessions.remove(container);
     }
     owner.publisher.settle().await;
+    if let Some(removal) = owner.removal.take()
+        && let Err(error) = removal.await
+    {
+        let task = &owner.spec.id;
+        tracing::error!(%task, error = chain(&error), "files of the task stay behind until the next start");
+    }
+    neargate_failpoint::reach("node::release::after");
     owner.parts.starts.forget(&owner.spec.id);
 }
 
@@ -498,30 +508,26 @@ impl Owner {
         self.timers.clear();
         let is_hosted = self.sandbox_is_hosted;
         let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
+        // Nothing of the task runs any more, so that the files need not wait for the sandbox, nor anybody for the files.
+        self.removal = Some(tokio::spawn(remove(parts.clone(), spec.clone(), scratch)));
         self.jobs.spawn(async move {
             neargate_failpoint::reach("node::release::before");
-            let release = async {
-                if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
-                    retry(&spec, || async { host.release(&spec.id).await.map_err(|error| chain(&error)) })
-                        .await;
-                }
-                neargate_failpoint::reach("node::release::sandbox");
-            };
-            // Nothing of the task runs any more, so that the files need not wait for the sandbox.
-            tokio::join!(release, remove(&parts, &spec, &scratch));
-            neargate_failpoint::reach("node::release::after");
+            if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
+                retry(&spec, || async { host.release(&spec.id).await.map_err(|error| chain(&error)) }).await;
+            }
+            neargate_failpoint::reach("node::release::sandbox");
             Outcome::Event(TaskEvent::Released)
         });
     }
 }
 
 /// Removes what the containers wrote.
-async fn remove(parts: &Parts, spec: &TaskSpec, scratch: &Scratch) {
+async fn remove(parts: Arc<Parts>, spec: Arc<TaskSpec>, scratch: Scratch) {
     // Most Wasm tasks have none, and a thread to remove nothing costs more than a look.
     if !scratch.exists() {
         return;
     }
-    retry(spec, || async {
+    retry(&spec, || async {
         let (scratch, files) = (scratch.clone(), parts.files.clone());
         let removed = tokio::task::spawn_blocking(move || scratch.remove(&*files)).await;
         removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())

@@ -242,12 +242,22 @@ impl Bench {
         self.witness.reports.lock().unwrap().get(&task.id).and_then(|reports| reports.last().cloned())
     }
 
-    fn assert_nothing_held(&self) {
+    async fn assert_nothing_held(&self) {
         assert_eq!((self.driver.running(), self.driver.sandboxes()), (0, vec![]));
+        // Files go a little later, in real time.
+        for _ in 0..2000 {
+            if self.tasks_with_files() == 0 {
+                return;
+            }
+            tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(5))).await.unwrap();
+        }
+        assert_eq!(self.tasks_with_files(), 0, "nothing of a task is in scratch");
+    }
+
+    fn tasks_with_files(&self) -> usize {
         let scratch = std::fs::read_dir(self.scratch.path().join("scratch"));
         let of_tasks = |entry: &std::fs::DirEntry| !entry.file_name().to_str().unwrap().starts_with("spare-");
-        let left = scratch.into_iter().flatten().flatten().filter(of_tasks).count();
-        assert_eq!(left, 0, "nothing of a task is in scratch");
+        scratch.into_iter().flatten().flatten().filter(of_tasks).count()
     }
 }
 
@@ -258,7 +268,7 @@ async fn a_task_runs_and_holds_nothing_afterwards() {
     let status = bench.reached(&task, LastStatus::Stopped).await;
     assert_eq!(status.containers[0].exit_code, Some(3));
     assert_eq!(status.stop.unwrap().reason, "Essential container in task exited");
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
     let versions: Vec<u64> =
         bench.witness.reports.lock().unwrap()[&task.id].iter().map(|status| status.version).collect();
     assert!(versions.is_sorted(), "{versions:?}");
@@ -279,7 +289,7 @@ async fn a_missing_image_and_a_failing_start() {
     let status = bench.reached(&task, LastStatus::Stopped).await;
     assert_eq!(status.stop.unwrap().reason, "CannotStartContainerError: use image: broken");
     assert_eq!((status.containers[0].exit_code, status.containers[0].shell_code), (None, Some(125)));
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 /// A task that was accepted under another policy, as after a restart of the server.
@@ -292,7 +302,7 @@ async fn an_accepted_task_does_not_outlive_a_stricter_policy() {
     assert_eq!(stop.code, StopCode::TaskFailedToStart);
     let reason = "ResourceInitializationError: container a may not be privileged";
     assert!(stop.reason.starts_with(reason), "{}", stop.reason);
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -310,7 +320,7 @@ async fn stop_asks_and_then_kills() {
         let status = bench.reached(&task, LastStatus::Stopped).await;
         assert_eq!(status.containers[0].exit_code, Some(code));
     }
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -329,7 +339,7 @@ async fn a_timeout_stops_a_task() {
         assert_eq!(reason.starts_with("Task timed out: "), timed_out, "{reason}");
         assert_eq!(begun.elapsed() >= Duration::from_secs(60), timed_out);
     }
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -353,7 +363,7 @@ async fn a_task_that_writes_too_much_is_killed() {
     assert!(begun.elapsed() < Duration::from_secs(25), "it is not asked to end, nor waited for");
     assert_eq!(status.containers[0].exit_code, Some(137));
     assert_eq!(status.stop.unwrap().reason, "Task used more than its ephemeral storage of 1 GiB");
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -372,7 +382,7 @@ async fn dependencies_and_health() {
     bench.reached(&task, LastStatus::Stopped).await;
     let order: Vec<_> = bench.driver.starts().into_iter().map(|(_, name)| name).collect();
     assert_eq!(order.last().map(String::as_str), Some("web"), "{order:?}");
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -385,7 +395,7 @@ async fn what_may_have_run_is_not_run_again() {
     let status = bench.reached(&task, LastStatus::Stopped).await;
     assert_eq!(status.stop.unwrap().code, StopCode::InfrastructureHealth);
     assert_eq!(bench.driver.starts(), vec![]);
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -402,7 +412,7 @@ async fn a_start_that_was_noted_is_not_made_again() {
     }
     assert_eq!(ends, [(StopCode::InfrastructureHealth, None), (StopCode::EssentialContainerExited, Some(3))]);
     assert_eq!(bench.driver.starts().len(), 1);
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 /// What is told before a start says that it is intended, or the start waits until something told says so.
@@ -426,7 +436,7 @@ async fn a_start_is_noted_or_told() {
     let notes = std::fs::read_to_string(bench.scratch.path().join("starts")).unwrap();
     let (first, second) = (format!("+{}", quick.id), format!("-{}", quick.id));
     assert_eq!(notes.lines().collect::<Vec<_>>(), ["boot", &first, &second], "only the first needs a note");
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -447,7 +457,7 @@ async fn many_tasks_with_stops_at_any_time() {
         let status = bench.reached(task, LastStatus::Stopped).await;
         assert!(status.stop.is_some());
     }
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
     let mut starts = bench.driver.starts();
     let all = starts.len();
     starts.dedup();
@@ -480,7 +490,7 @@ async fn a_wasm_container_has_ports_and_leaves_a_core_dump() {
     let [told] = told.as_slice() else { panic!("one Wasm container was started, not {told:?}") };
     assert_eq!((told.tenant.as_str(), told.attempt, told.listeners), ("123456789012-us-east-1-c", 1, 2));
     assert_eq!(told.files_of, ProcessUser::Nobody);
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -496,7 +506,7 @@ async fn a_port_that_is_taken_is_named() {
     let begin = format!("CannotStartContainerError: listen on port {port}: it is in use");
     assert!(stop.reason.starts_with(&begin), "{}", stop.reason);
     assert_eq!(bench.driver.starts(), vec![]);
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -517,7 +527,7 @@ async fn wasm_has_a_sandbox_only_where_its_isolation_needs_one() {
     let task = bench.assign(&numbered(4, vec![container])).await;
     let stop = bench.reached(&task, LastStatus::Stopped).await.stop.unwrap();
     assert!(stop.reason.contains("labels neargate.wasm"), "{}", stop.reason);
-    bench.assert_nothing_held();
+    bench.assert_nothing_held().await;
 }
 
 #[tokio::test(start_paused = true)]
