@@ -138,11 +138,17 @@ impl DataDir {
     /// Notes where the server listens.
     pub(crate) fn write_endpoint(&self, url: &str) -> Result<()> {
         let (path, line) = (self.root.join("endpoint"), format!("{url}\n"));
-        // There may be no room for it, and none is needed.
         if fs::read(&path).is_ok_and(|known| known == line.as_bytes()) {
             return Ok(());
         }
-        self.write_new(&path, line.as_bytes(), 0o644)
+        // On a full disk there is no room but that of the old one.
+        self.write_new(&path, line.as_bytes(), 0o644).or_else(|error| {
+            let overwrite = || {
+                let mut file = fs::OpenOptions::new().write(true).open(&path)?;
+                file.write_all(line.as_bytes()).and_then(|()| file.set_len(line.len() as u64))
+            };
+            overwrite().map_err(|_| error)
+        })
     }
 
     /// Writes a file so that it is there whole or not at all.
@@ -155,6 +161,8 @@ impl DataDir {
             file.sync_all()?;
             fs::rename(&tmp, path)
         };
-        write().with_context(|| format!("write {}", path.display()))
+        write()
+            .inspect_err(|_| drop(fs::remove_file(&tmp)))
+            .with_context(|| format!("write {}", path.display()))
     }
 }

@@ -235,7 +235,13 @@ async fn serve(
         tracing::info!(allowed, "the policy allows tasks more than usual");
     }
     let recovered = control.recover().await.context("read the tasks of the last run")?;
-    starts.begin(&recovered.tasks).context("write the notes of starts")?;
+    match starts.begin(&recovered.tasks) {
+        // Who cannot start on a full disk cannot stop what has filled it.
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            tracing::warn!(%error, "the notes of starts are not written anew");
+        }
+        begun => begun.context("write the notes of starts")?,
+    }
     if !recovered.tasks.is_empty() {
         tracing::info!(tasks = recovered.tasks.len(), "tasks of the last run are looked after");
     }

@@ -79,7 +79,8 @@ impl Starts {
     }
 
     /// Begins with the tasks that are left from before, once they were handed over and before others are: forgets all
-    /// others, and has the notes be of this boot. May be interrupted at any point and done again.
+    /// others, and has the notes be of this boot. May be interrupted at any point and done again. After an error the old
+    /// notes hold: of this boot they are continued, and of another one they let tasks be started by their status alone.
     pub fn begin(&self, left: &BTreeSet<TaskId>) -> io::Result<()> {
         let Some(kept) = &self.kept else { return Ok(()) };
         let mut notes = kept.lock();
@@ -135,7 +136,8 @@ impl Kept {
         let lines = notes.started.iter().map(|task| format!("+{task}\n"));
         let text = std::iter::once(format!("{}\n", self.boot)).chain(lines).collect::<String>();
         let unfinished = self.path.with_extension("new");
-        fs::write(&unfinished, &text)?;
+        // What has no room for all of it should not take what there is.
+        fs::write(&unfinished, &text).inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
         let file = File::options().append(true).open(&unfinished)?;
         fs::rename(&unfinished, &self.path)?;
         // Of what was written since: with many tasks that run for long it is not written anew for each line.

@@ -34,12 +34,12 @@ const NEIGHBOUR: &str = "trap 'exit 9' TERM; while :; do sleep 0.1; done";
 
 fn tasks_fill_the_disk(disk: fn() -> Result<Disk>) -> Result<()> {
     let disk = disk()?;
-    let options = ServerOptions {
+    let options = || ServerOptions {
         data: Some(disk.directory.path().join("data")),
         expected_log: &["disk", "space", "reserve", "checkpoint", "full", "another one is started"],
         ..ServerOptions::default()
     };
-    let mut server = options.start()?;
+    let mut server = options().start()?;
     furnish(&server)?;
     let mut client = server.client();
     for (family, script) in [("filler", FILLER), ("ender", ENDER), ("neighbour", NEIGHBOUR)] {
@@ -72,13 +72,23 @@ fn tasks_fill_the_disk(disk: fn() -> Result<Disk>) -> Result<()> {
     ensure_refused(&mut client)?;
     ensure!(disk.free_bytes()? < FULL_BYTES, "the disk is not full any more");
 
+    // So does a server, under another address than is written down.
+    server.kill()?;
+    let mut server = options().start()?;
+    let mut client = server.client();
+    ensure!(describe(&mut client, &neighbours[2])?["lastStatus"] == "RUNNING");
+    ensure_refused(&mut client)?;
+    ensure!(disk.free_bytes()? < FULL_BYTES, "the disk is not full any more");
+
     for arn in &fillers {
         client.ecs("StopTask", &json!({"cluster": CLUSTER, "task": arn}))?;
     }
     for arn in &fillers {
         until_stopped(&mut client, arn)?;
     }
-    let late = start(&mut client, "neighbour", 1)?.remove(0);
+    // Their files go a little after them.
+    let late = eventually(DISK_LIMIT, || start(&mut client, "neighbour", 1).ok());
+    let late = late.context("no task is accepted on a disk with room")?.remove(0);
     until_running(&mut client, &late)?;
     stop(&mut client, &late, 9)?;
     stop(&mut client, &neighbours[2], 9)?;
