@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails where it stands")]
 
 mod bombs;
+mod churn;
 mod crash;
 mod disk;
 mod hostile;
@@ -26,7 +27,8 @@ const TASK_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let cases: Vec<Case> =
-        [hostile::CASES, disk::CASES, crash::CASES, wasm::CASES, bombs::CASES, long::CASES].concat();
+        [hostile::CASES, disk::CASES, crash::CASES, wasm::CASES, bombs::CASES, long::CASES, churn::CASES]
+            .concat();
     suite::main(&cases, Some(1))
 }
 
