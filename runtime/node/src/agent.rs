@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use neargate_driver::Rootfs;
 use neargate_model::{Cidr, NodeCommand, SecurityGroupRules, Stop, TaskKey, chain};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{RwLock, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -19,6 +19,8 @@ const STOPS_MAX: usize = 4;
 
 /// How long it may take to tell the supervisor the security groups.
 const GROUPS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long files of ended tasks are waited for when the agent ends.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Images that wait to be made ready; of more, the first start takes longer, and nothing else.
 const PREPARING_MAX: usize = 64;
@@ -34,6 +36,8 @@ pub struct Agent {
     /// What tasks have written is measured for one after the other, so that it takes one thread at most.
     measuring: Arc<Semaphore>,
     scratches: Arc<Scratches>,
+    /// Read by whoever removes the files of a task that has ended.
+    removals: Arc<RwLock<()>>,
 }
 
 impl Agent {
@@ -47,18 +51,19 @@ impl Agent {
             preparing: JoinSet::new(),
             turn: Arc::new(Semaphore::new(1)),
             measuring: Arc::new(Semaphore::new(1)),
+            removals: Arc::default(),
         }
     }
 
-    /// Serves commands until the channel closes, then waits for nothing: what still runs is found again at
-    /// the next start.
+    /// Serves commands until the channel closes. Then it waits for files of ended tasks to be removed, and for nothing
+    /// else: what still runs is found again at the next start.
     pub async fn run(mut self, mut commands: mpsc::Receiver<NodeCommand>) {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(NodeCommand::Network { groups, vpcs }) => self.set_groups(&groups, &vpcs).await,
                     Some(command) => self.take(command),
-                    None => return,
+                    None => break,
                 },
                 Some(ended) = self.loops.join_next() => match ended {
                     Ok(key) => {
@@ -68,6 +73,9 @@ impl Agent {
                 },
                 Some(_) = self.preparing.join_next() => {}
             }
+        }
+        if timeout(REMOVAL_LIMIT, self.removals.write()).await.is_err() {
+            tracing::warn!("files of ended tasks are not removed yet; the next start does that");
         }
     }
 
@@ -80,9 +88,11 @@ impl Agent {
                 }
                 let (stop, stops) = mpsc::channel(STOPS_MAX);
                 self.tasks.insert(key.clone(), stop);
-                let (measuring, scratch) = (self.measuring.clone(), Scratch::new(&self.scratches, &spec.id));
+                let scratch = Scratch::new(&self.scratches, &spec.id);
+                let (measuring, removals) = (self.measuring.clone(), self.removals.clone());
                 let (spec, status) = (Arc::new(*spec), *status);
-                let assignment = Assignment { spec, status, created_at, is_fresh, scratch, measuring };
+                let assignment =
+                    Assignment { spec, status, created_at, is_fresh, scratch, measuring, removals };
                 let parts = self.parts.clone();
                 self.loops.spawn(async move {
                     task::run(parts, assignment, stops).await;

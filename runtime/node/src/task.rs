@@ -14,7 +14,7 @@ use neargate_model::lifecycle::{Action, ContainerExit, Found, TaskEvent, TaskSta
 use neargate_model::{
     ContainerDefinition, ContainerLast, Stop, StopCode, TaskSpec, TaskStatus, Timestamp, Volume, chain,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{RwLock, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -44,6 +44,8 @@ pub(crate) struct Assignment {
     pub(crate) scratch: Scratch,
     /// Held by the task whose disk usage is measured.
     pub(crate) measuring: Arc<Semaphore>,
+    /// Read while files of a task that has ended are removed.
+    pub(crate) removals: Arc<RwLock<()>>,
 }
 
 /// What a job answers.
@@ -78,6 +80,8 @@ struct Owner {
     /// Whether what the task writes is measured.
     storage_is_watched: bool,
     measuring: Arc<Semaphore>,
+    /// Read while files are removed, which the agent waits for.
+    removals: Arc<RwLock<()>>,
     /// Removes what the containers wrote.
     removal: Option<JoinHandle<()>>,
     assigned_at: Instant,
@@ -86,7 +90,7 @@ struct Owner {
 
 /// Runs a task to its end. Statuses go to the sink; the last is durable when this returns.
 pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mpsc::Receiver<Stop>) {
-    let Assignment { spec, mut status, created_at, is_fresh, scratch, measuring } = assignment;
+    let Assignment { spec, mut status, created_at, is_fresh, scratch, measuring, removals } = assignment;
     status.start_intended |= !is_fresh && parts.starts.may_have_run(&spec.id, &status);
     let containers = spec.shape.containers.len();
     let mut owner = Owner {
@@ -102,6 +106,7 @@ pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mp
         sandbox_is_hosted: status.start_intended,
         storage_is_watched: false,
         measuring,
+        removals,
         removal: None,
         assigned_at: Instant::now(),
         created_at,
@@ -509,7 +514,13 @@ impl Owner {
         let is_hosted = self.sandbox_is_hosted;
         let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
         // Nothing of the task runs any more, so that the files need not wait for the sandbox, nor anybody for the files.
-        self.removal = Some(tokio::spawn(remove(parts.clone(), spec.clone(), scratch)));
+        // Nobody waits to write but an agent that ends, and by then the task has not stopped.
+        let removing = self.removals.clone().try_read_owned();
+        let removal = remove(parts.clone(), spec.clone(), scratch);
+        self.removal = Some(tokio::spawn(async move {
+            removal.await;
+            drop(removing);
+        }));
         self.jobs.spawn(async move {
             neargate_failpoint::reach("node::release::before");
             if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
