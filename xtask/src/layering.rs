@@ -102,7 +102,10 @@ const ARROWS: [(&str, &[&str]); 25] = [
     ("neargate-task", &["neargate-task-macros"]),
     // A user of the binary: signs requests, and knows nothing of its inside.
     ("neargate-tests", &["neargate-auth"]),
-    ("xtask", &["neargate-tests", "neargate-auth", "neargate-failpoint"]),
+    (
+        "xtask",
+        &["neargate-tests", "neargate-auth", "neargate-failpoint", "neargate-model", "neargate-network"],
+    ),
     ("neargate-bench", &["neargate-tests", "neargate-auth"]),
 ];
 

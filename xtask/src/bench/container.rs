@@ -102,7 +102,7 @@ pub(super) fn container_start() -> Result<Vec<Row>> {
         let way = move |_: &mut Worker| timed(&mut engine_run(engine));
         ways.push((vec![format!("{engine} run --rm --network none")], Box::new(way)));
     }
-    let floor = Binary::build()?;
+    let floor = Binary::floor()?;
     let way = move |worker: &mut Worker| {
         let floor = match &mut worker.floor {
             Some(floor) => floor,

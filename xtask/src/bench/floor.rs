@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -12,17 +12,29 @@ use crate::shell::run;
 
 const SOURCE: &str = include_str!("floor.c");
 
-/// The program, compiled; it goes with this value.
-pub(super) struct Binary(TempDir);
+/// A program in C, compiled; it goes with this value.
+pub(super) struct Binary {
+    path: PathBuf,
+    _directory: TempDir,
+}
 
 impl Binary {
-    pub(super) fn build() -> Result<Self> {
-        let directory = tempfile::tempdir().context("make directory for the floor")?;
-        let source = directory.path().join("floor.c");
-        fs::write(&source, SOURCE).context("write the floor")?;
-        run(Command::new("cc").args(["-O2", "-o"]).arg(directory.path().join("floor")).arg(&source))
-            .context("compile the floor; it takes a C compiler")?;
-        Ok(Self(directory))
+    /// The floor.
+    pub(super) fn floor() -> Result<Self> {
+        Self::build("floor", SOURCE)
+    }
+
+    pub(super) fn build(name: &str, source: &str) -> Result<Self> {
+        let directory = tempfile::tempdir().with_context(|| format!("make directory for {name}"))?;
+        let (path, text) = (directory.path().join(name), directory.path().join(format!("{name}.c")));
+        fs::write(&text, source).with_context(|| format!("write {name}"))?;
+        run(Command::new("cc").args(["-O2", "-static", "-o"]).arg(&path).arg(&text))
+            .with_context(|| format!("compile {name}; it takes a C compiler"))?;
+        Ok(Self { path, _directory: directory })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -38,7 +50,7 @@ pub(super) struct Floor {
 impl Floor {
     pub(super) fn start(binary: &Binary, root: &Path) -> Result<Self> {
         let scratch = tempfile::tempdir().context("make scratch directory for the floor")?;
-        let mut process = Command::new(binary.0.path().join("floor"))
+        let mut process = Command::new(binary.path())
             .arg(root)
             .arg(scratch.path())
             .stdin(Stdio::piped())

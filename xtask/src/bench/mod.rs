@@ -7,6 +7,7 @@ mod density;
 mod floor;
 mod http;
 mod neighbour;
+mod network;
 mod wasm_run;
 
 use std::collections::btree_map::BTreeMap;
@@ -26,11 +27,13 @@ use crate::shell::{cargo, command, is_installed, run};
 use crate::statistics::{Figures, Row, table};
 
 /// The rows, in the order in which they are measured.
-const ROWS: [(&str, Measure); 9] = [
+const ROWS: [(&str, Measure); 11] = [
     ("container-start", Measure::Times(container::container_start)),
     ("container-idle", Measure::Figures(crowd::idle)),
     ("container-many", Measure::Figures(crowd::many)),
     ("container-adopt", Measure::Figures(adopt::adopt)),
+    ("network-traffic", Measure::Figures(network::traffic)),
+    ("network-changes", Measure::Figures(network::changes)),
     ("wasm-run", Measure::Times(wasm_run::wasm_run)),
     ("wasm-first-start", Measure::Times(wasm_run::first_start)),
     ("wasm-http", Measure::Figures(http::http)),
