@@ -12,6 +12,7 @@ mod doctor;
 mod image;
 mod keeper;
 mod link;
+mod link_local;
 mod notify;
 mod policy;
 mod progress;

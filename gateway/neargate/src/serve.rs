@@ -32,6 +32,7 @@ use crate::containers;
 use crate::data_dir::DataDir;
 use crate::disk::{DataDisk, RESERVE_BYTES, Space};
 use crate::keeper::Files;
+use crate::link_local;
 use crate::notify;
 use crate::policy;
 use crate::sessions::NodeSessions;
@@ -265,6 +266,12 @@ async fn serve(
 
     let end = CancellationToken::new();
     let serving = tokio::spawn(neargate_server::serve(listener, gateway, end.clone()));
+    let (answerers, supplies) = link_local::channels();
+    let supplying = containers
+        .clone()
+        .map(|host| tokio::spawn(async move { link_local::supply(&host, answerers).await }));
+    // Nobody answers there yet, so that who asks is refused.
+    drop(supplies);
     let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), artifacts, end.clone()));
     let watching = tokio::spawn({
         let end = end.clone();
@@ -281,6 +288,9 @@ async fn serve(
     tracing::info!("ending");
     notify::notify(notify::STOPPING);
     end.cancel();
+    if let Some(supplying) = supplying {
+        supplying.abort();
+    }
     let _ = serving.await;
     let _ = sweeping.await;
     let _ = watching.await;

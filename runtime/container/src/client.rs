@@ -4,6 +4,7 @@
 //! it belongs to no runtime, so the client may be made before there is one and used from several. Its
 //! wake-up costs some 10 µs more than a task on the caller's own runtime would.
 
+mod link_local;
 mod plan;
 mod seat;
 mod session;
@@ -18,9 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, ProcessError, RecoverError, Recovered, Sandbox,
-    SandboxError, SandboxHost, SandboxNetwork, SandboxSpec, Session, SessionSpec, Signal, SignalError,
-    StartError, Stats, StatsError, Stdio,
+    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, LinkLocalError, LinkLocalSockets, NetworkTurn,
+    ProcessError, RecoverError, Recovered, Sandbox, SandboxError, SandboxHost, SandboxNetwork, SandboxSpec,
+    Session, SessionSpec, Signal, SignalError, StartError, Stats, StatsError, Stdio,
 };
 use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -100,6 +101,8 @@ struct Shared {
     seat: Option<SeatClient>,
     /// The security groups as they were last told, for the next supervisor.
     groups: Mutex<Option<Vec<u8>>>,
+    /// Whether there is a network with interfaces in VPCs.
+    is_routed: watch::Sender<bool>,
     /// Whether nobody wants the supervisor any more, so that no other one is looked for.
     leaving: AtomicBool,
     /// How often a supervisor was attached to, or that there is none any more.
@@ -404,6 +407,15 @@ impl Connection {
         Err(gone())
     }
 
+    /// Asks once for something that is answered with descriptors; tells the request's id, too.
+    async fn call_for_fds(&self, request: &Request) -> io::Result<(u64, (Response, Vec<OwnedFd>))> {
+        let _permit = self.permits.acquire().await.map_err(|_| gone())?;
+        let (reply, response) = oneshot::channel();
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.send_as(id, request, &[], Pending::Lend(reply)).await?;
+        Ok((id, response.await.map_err(|_| gone())?))
+    }
+
     fn attached(&self) -> Attached {
         *self.shared.attached.borrow()
     }
@@ -453,6 +465,7 @@ impl SupervisorClient {
             state: Mutex::default(),
             seat,
             groups: Mutex::default(),
+            is_routed: watch::Sender::new(false),
             leaving: AtomicBool::new(false),
             attached: watch::Sender::new(Attached::Times(0)),
             ended: watch::Sender::new(false),
@@ -513,13 +526,9 @@ impl SupervisorClient {
     /// Makes a group in a sandbox; returns its name, whether its v2 directory is among the descriptors, and those.
     pub(crate) async fn lend(&self, plan: LendPlan) -> Result<(u64, bool, Vec<OwnedFd>), ProcessError> {
         let unavailable = |source| ProcessError::Unavailable { source };
-        let connection = &self.connection;
-        let _permit = connection.permits.acquire().await.map_err(|_| unavailable(gone()))?;
-        let (reply, response) = oneshot::channel();
-        let id = connection.next_id.fetch_add(1, Ordering::Relaxed);
-        let pending = Pending::Lend(reply);
-        connection.send_as(id, &Request::Lend { plan }, &[], pending).await.map_err(unavailable)?;
-        match response.await.map_err(|_| unavailable(gone()))? {
+        let (id, answer) =
+            self.connection.call_for_fds(&Request::Lend { plan }).await.map_err(unavailable)?;
+        match answer {
             (Response::Lent { unified }, fds) => Ok((id, unified, fds)),
             (Response::Failed { failure }, _) => Err(failure.into_process()),
             _ => Err(unavailable(unexpected())),
@@ -637,10 +646,25 @@ impl SandboxHost for SupervisorClient {
         *shared.groups.lock().unwrap_or_else(PoisonError::into_inner) = Some(encode(&request));
         let unavailable = |source| SandboxError::Unavailable { source };
         match self.connection.call(&request, &[]).await.map_err(unavailable)? {
-            Response::Done {} => Ok(()),
+            Response::Done {} => {
+                shared.is_routed.send_if_modified(|is_routed| {
+                    let is_first = !*is_routed && !vpcs.is_empty();
+                    *is_routed |= is_first;
+                    is_first
+                });
+                Ok(())
+            }
             Response::Failed { failure } => Err(failure.into_sandbox()),
             _ => Err(unavailable(unexpected())),
         }
+    }
+
+    async fn network_after(&self, turn: NetworkTurn) -> NetworkTurn {
+        self.connection.network_after(turn).await
+    }
+
+    async fn link_local(&self) -> Result<LinkLocalSockets, LinkLocalError> {
+        self.connection.link_local().await
     }
 
     async fn release(&self, task: &TaskId) -> Result<(), SandboxError> {

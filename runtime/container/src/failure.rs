@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use neargate_driver::{ExecError, ProcessError, SandboxError, SignalError, StartError, StatsError};
+use neargate_driver::{
+    ExecError, LinkLocalError, ProcessError, SandboxError, SignalError, StartError, StatsError,
+};
 
 use neargate_ipc::wire_enum;
 
@@ -106,6 +108,17 @@ impl Failure {
                 SandboxError::System { step, source: io::Error::from_raw_os_error(errno) }
             }
             other => SandboxError::System { step: "prepare sandbox".to_owned(), source: other.into_io() },
+        }
+    }
+
+    /// As the driver contract's error of link-local sockets.
+    pub(crate) fn into_link_local(self) -> LinkLocalError {
+        match self {
+            Failure::System { errno: libc::EADDRINUSE, .. } => LinkLocalError::InUse,
+            Failure::System { step, errno } => {
+                LinkLocalError::System { step, source: io::Error::from_raw_os_error(errno) }
+            }
+            other => LinkLocalError::Unavailable { source: other.into_io() },
         }
     }
 

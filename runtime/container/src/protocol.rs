@@ -8,7 +8,7 @@ use neargate_ipc::{wire_enum, wire_struct};
 use crate::failure::Failure;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 7;
+pub(crate) const VERSION: u32 = 8;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
@@ -354,6 +354,8 @@ wire_enum! {
         13 => Resign { server_uid: u32, allowed: Allowed },
         /// Enforce these security groups from now on, in the place of all before, and route these VPCs.
         14 => Groups { groups: Vec<GroupPlan>, vpcs: Vec<BlockPlan> },
+        /// Make sockets of the link-local addresses in the network with the VPCs, and hand them over.
+        15 => LinkLocal {},
     }
 }
 
@@ -399,6 +401,8 @@ wire_enum! {
         10 => Found { container: String, task: String, end: Option<End>, readers: bool },
         /// All that was there has been told. `build` names the program that the supervisor executes.
         11 => Attached { build: String },
+        /// The sockets were made. Beside it: the listener of the metadata, then the resolver's UDP socket and listener.
+        12 => LinkLocal {},
     }
 }
 
@@ -518,6 +522,7 @@ mod tests {
             ),
             any::<(u64, i32)>().prop_map(|(command, signal)| Request::SignalCommand { command, signal }),
             Just(Request::Farewell {}),
+            Just(Request::LinkLocal {}),
             text().prop_map(|build| Request::Renew { build }),
         ]
     }
@@ -526,6 +531,7 @@ mod tests {
         let text = any::<String>;
         prop_oneof![
             Just(Response::Done {}),
+            Just(Response::LinkLocal {}),
             Just(Response::Attended {}),
             proptest::option::of(any::<i32>()).prop_map(|code| Response::Executed { code }),
             (text(), any::<i32>())

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod link_local;
 mod process;
 mod session;
 pub mod sim;
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 
 pub use error::{ExecError, RecoverError, SandboxError, SignalError, StartError, StatsError};
+pub use link_local::{LinkLocalError, LinkLocalSockets, NetworkTurn, ResolverSockets};
 pub use process::{
     Process, ProcessError, ProcessExit, ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec,
     ProcessUser, SandboxProcessHost, ThreadSlot,
@@ -99,6 +101,17 @@ pub trait SandboxHost: Send + Sync {
     /// through.
     async fn set_groups(&self, _groups: &[SecurityGroupRules], _vpcs: &[Cidr]) -> Result<(), SandboxError> {
         Ok(())
+    }
+
+    /// Waits until the network with the interfaces in VPCs may be another than at `turn`, and tells which it is then.
+    async fn network_after(&self, _turn: NetworkTurn) -> NetworkTurn {
+        std::future::pending().await
+    }
+
+    /// Makes the sockets of the link-local addresses in that network, for this process alone.
+    async fn link_local(&self) -> Result<LinkLocalSockets, LinkLocalError> {
+        let source = std::io::ErrorKind::Unsupported.into();
+        Err(LinkLocalError::Unavailable { source })
     }
 
     /// Kills what still runs in the sandbox and gives everything back. Idempotent: releasing a sandbox

@@ -6,16 +6,19 @@
 //! ends it) and `unhealthy N` (the first N commands run in it by [`Handle::exec`] fail).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use neargate_model::{ContainerId, TaskId};
+use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 use tokio::sync::watch;
 
 use crate::{
-    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, RecoverError, Recovered, Sandbox, SandboxError,
-    SandboxHost, SandboxSpec, Signal, SignalError, StartError, Stats, StatsError,
+    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, LinkLocalError, LinkLocalSockets, NetworkTurn,
+    RecoverError, Recovered, ResolverSockets, Sandbox, SandboxError, SandboxHost, SandboxSpec, Signal,
+    SignalError, StartError, Stats, StatsError,
 };
 
 /// A driver and sandbox host that only pretend; clones share their state.
@@ -27,6 +30,10 @@ pub struct SimDriver {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// Whether a VPC was told.
+    is_routed: watch::Sender<bool>,
+    /// The ports that stand for those of the link-local addresses, once they are known.
+    ports: Mutex<[u16; 2]>,
 }
 
 #[derive(Default)]
@@ -60,6 +67,22 @@ impl SimDriver {
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         f(&mut self.shared.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// What it has for a network of tasks.
+const ONLY_NETWORK: NetworkTurn = NetworkTurn(1);
+
+/// Sockets with these ports, or with free ones for 0, and their ports.
+fn loopback_sockets([http, dns]: [u16; 2]) -> io::Result<(LinkLocalSockets, [u16; 2])> {
+    let metadata = TcpListener::bind((Ipv4Addr::LOCALHOST, http))?;
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, dns))?;
+    let ports = [metadata.local_addr()?.port(), udp.local_addr()?.port()];
+    let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, ports[1]))?;
+    metadata.set_nonblocking(true)?;
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    let resolver = ResolverSockets { udp, tcp };
+    Ok((LinkLocalSockets { metadata, resolver }, ports))
 }
 
 /// What a simulated command line asks for.
@@ -183,6 +206,33 @@ impl SandboxHost for SimDriver {
     async fn prepare(&self, spec: &SandboxSpec) -> Result<Sandbox, SandboxError> {
         self.with(|state| state.sandboxes.insert(spec.task.clone()));
         Ok(Sandbox { task: spec.task.clone(), limits: spec.limits.clone() })
+    }
+
+    async fn set_groups(&self, _groups: &[SecurityGroupRules], vpcs: &[Cidr]) -> Result<(), SandboxError> {
+        if !vpcs.is_empty() {
+            self.shared.is_routed.send_replace(true);
+        }
+        Ok(())
+    }
+
+    async fn network_after(&self, turn: NetworkTurn) -> NetworkTurn {
+        // There is one network, and its sender lives as long as `self`.
+        let _ = self.shared.is_routed.subscribe().wait_for(|is_routed| *is_routed).await;
+        if turn >= ONLY_NETWORK { std::future::pending().await } else { ONLY_NETWORK }
+    }
+
+    /// Sockets of the loopback address, always of the same ports.
+    async fn link_local(&self) -> Result<LinkLocalSockets, LinkLocalError> {
+        if !*self.shared.is_routed.borrow() {
+            return Err(LinkLocalError::Unavailable { source: io::ErrorKind::NotFound.into() });
+        }
+        let mut ports = self.shared.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sockets, now) = loopback_sockets(*ports).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => LinkLocalError::InUse,
+            _ => LinkLocalError::System { step: "listen on loopback".to_owned(), source },
+        })?;
+        *ports = now;
+        Ok(sockets)
     }
 
     async fn release(&self, task: &TaskId) -> Result<(), SandboxError> {

@@ -280,6 +280,7 @@ impl Host {
             Request::SignalCommand { command, signal } => {
                 self.signal_exec(command, signal).map(|()| Some(Response::Done {}))
             }
+            Request::LinkLocal {} => self.lend_link_local(id).map(|()| None),
             Request::LentOom { lending } => Ok(Some(self.lent_oom(lending))),
         };
         match result {

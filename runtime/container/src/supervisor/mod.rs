@@ -27,6 +27,7 @@ mod host;
 mod inside;
 mod journal;
 mod lend;
+mod link_local;
 mod pause;
 mod router;
 mod sandbox;

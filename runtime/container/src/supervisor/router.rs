@@ -724,6 +724,6 @@ pub(super) fn refused(error: NetlinkError) -> Failure {
     Failure::System { step: error.step.to_owned(), errno: errno(&error.source) }
 }
 
-fn no_router() -> Failure {
+pub(super) fn no_router() -> Failure {
     Failure::System { step: "find the router".to_owned(), errno: libc::ENODEV }
 }

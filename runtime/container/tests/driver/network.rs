@@ -7,11 +7,15 @@ use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use neargate_driver::{ContainerSpec, SandboxHost, SandboxNetwork};
+use neargate_driver::{ContainerSpec, LinkLocalError, NetworkTurn, SandboxHost, SandboxNetwork};
 use neargate_model::{
     Cidr, MacAddress, NetworkInterfaceId, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, SubnetId,
     TaskNetwork, Traffic, VpcId,
 };
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::timeout;
 
 use crate::cases;
 use crate::fixture::{Fixture, eventually};
@@ -21,6 +25,7 @@ cases![
     row_79_groups_hold,
     row_78_forged_addresses,
     row_77_host_and_link_local,
+    link_local_sockets_are_the_servers,
     router_is_as_before,
     groups_without_rules_let_nothing_through,
     host_reaches_what_groups_let_in,
@@ -302,6 +307,33 @@ async fn removed_rules_come_back(fixture: &Fixture) {
     };
     eventually("the router's rules come back", || !list().stdout.is_empty()).await;
     assert!(contents(router).contains("10.77.0.16 : 0x"), "with who is there");
+    task.release().await;
+}
+
+async fn link_local_sockets_are_the_servers(fixture: &Fixture) {
+    let client = &fixture.client;
+    client.set_groups(&[rules('a', vec![])], &vpcs()).await.unwrap();
+    let turn = client.network_after(NetworkTurn::default()).await;
+    let sockets = client.link_local().await.unwrap();
+    assert!(matches!(client.link_local().await, Err(LinkLocalError::InUse)));
+    let metadata = TcpListener::from_std(sockets.metadata).unwrap();
+    let answering = tokio::spawn(async move {
+        let (mut connection, peer) = metadata.accept().await.unwrap();
+        connection.write_all(b"hello\n").await.unwrap();
+        (metadata, peer)
+    });
+    let udp = UdpSocket::from_std(sockets.resolver.udp).unwrap();
+    let task = fixture.task_on_network(client, vpc([10, 77, 0, 21], &['a'], false)).await;
+    assert_eq!(task.sh(&reach("169.254.170.2", 80)).await.text(), "reached");
+    let (metadata, peer) = answering.await.unwrap();
+    assert_eq!(peer.ip().to_string(), "10.77.0.21");
+    task.sh("echo ask | nc -u -w 1 169.254.169.253 53").await;
+    let (_, asker) = udp.recv_from(&mut [0; 16]).await.unwrap();
+    assert_eq!(asker.ip().to_string(), "10.77.0.21");
+    // Who has ended holds nothing, and the supervisor neither.
+    drop((metadata, udp, sockets.resolver.tcp));
+    drop(client.link_local().await.unwrap());
+    assert!(timeout(Duration::from_millis(50), client.network_after(turn)).await.is_err());
     task.release().await;
 }
 
