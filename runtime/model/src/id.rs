@@ -35,6 +35,11 @@ fn is_resource(value: &str, prefix: &str) -> bool {
     value.strip_prefix(prefix).is_some_and(|digits| is_hex(digits, 17))
 }
 
+fn is_base36(value: &str, prefix: &str) -> bool {
+    let is_digit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    value.strip_prefix(prefix).is_some_and(|rest| rest.len() == 16 && rest.bytes().all(is_digit))
+}
+
 fn is_account(value: &str) -> bool {
     value.len() == 12 && value.bytes().all(|b| b.is_ascii_digit())
 }
@@ -157,6 +162,28 @@ id!(
     /// A network interface, `eni-` and 17 hexadecimal digits.
     NetworkInterfaceId, "network interface id", "a network interface id is eni- and 17 hexadecimal digits",
     |v| is_resource(v, "eni-")
+);
+
+id!(
+    /// A namespace of service discovery, `ns-` and 16 lower-case letters and digits.
+    NamespaceId, "namespace id", "a namespace id is ns- and 16 lower-case letters and digits",
+    |v| is_base36(v, "ns-")
+);
+id!(
+    /// A service that is registered for discovery, `srv-` and 16 lower-case letters and digits. It is no ECS service.
+    RegistryId, "discovery service id", "a discovery service id is srv- and 16 lower-case letters and digits",
+    |v| is_base36(v, "srv-")
+);
+id!(
+    /// An instance of a service that is registered for discovery; its owner names it.
+    InstanceId, "instance id", "an instance id has 1 to 64 letters, digits and characters of _/:.@-", |v| {
+        (1..=64).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"_/:.@-".contains(&b))
+    }
+);
+id!(
+    /// An operation of service discovery, 32 lower-case letters and digits.
+    OperationId, "operation id", "an operation id is 32 lower-case letters and digits",
+    |v| v.len() == 32 && v.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 );
 
 /// Where a resource lives: resources of two accounts or two regions never meet.

@@ -10,9 +10,11 @@ pub mod capability;
 mod chain;
 mod cluster;
 mod command;
+pub mod discovery;
 mod id;
 pub mod image;
 pub mod lifecycle;
+pub mod names;
 mod network;
 pub mod policy;
 mod task;
@@ -26,8 +28,9 @@ pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};
 pub use id::{
-    AccountId, ClusterName, ContainerId, ContainerName, Family, InvalidId, NetworkInterfaceId, Region, Scope,
-    SecurityGroupId, SecurityGroupRuleId, SubnetId, TaskId, VpcId,
+    AccountId, ClusterName, ContainerId, ContainerName, Family, InstanceId, InvalidId, NamespaceId,
+    NetworkInterfaceId, OperationId, Region, RegistryId, Scope, SecurityGroupId, SecurityGroupRuleId,
+    SubnetId, TaskId, VpcId,
 };
 pub use network::{Cidr, MacAddress, Peer, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic};
 pub use policy::Policy;

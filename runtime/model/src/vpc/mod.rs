@@ -303,13 +303,23 @@ pub fn zone_id(region: &Region, number: usize) -> String {
     format!("{id}-az{number}")
 }
 
+/// The domain of the names of private addresses in Amazon's DNS.
+pub fn private_dns_domain(region: &Region) -> String {
+    match region.as_str() {
+        "us-east-1" => "ec2.internal".to_owned(),
+        region => format!("{region}.compute.internal"),
+    }
+}
+
 /// The name that a private address has in Amazon's DNS.
 pub fn private_dns_name(region: &Region, address: Ipv4Addr) -> String {
-    let host = address.to_string().replace('.', "-");
-    match region.as_str() {
-        "us-east-1" => format!("ip-{host}.ec2.internal"),
-        region => format!("ip-{host}.{region}.compute.internal"),
-    }
+    format!("ip-{}.{}", address.to_string().replace('.', "-"), private_dns_domain(region))
+}
+
+/// The address of such a name, of which this is the part before the domain.
+pub fn address_of_private_name(host: &str) -> Option<Ipv4Addr> {
+    let digits = host.strip_prefix("ip-").filter(|digits| !digits.contains('.'))?;
+    digits.replace('-', ".").parse().ok()
 }
 
 /// An identifier of EC2's form from a random number.
