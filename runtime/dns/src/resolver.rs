@@ -1,0 +1,174 @@
+//! From a task's message to its answer.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::cache::Cache;
+use crate::message::{Answer, Code, Kind, Query, Question, Record, Request};
+use crate::meter::{Held, Meters, Thing};
+use crate::name::Name;
+use crate::private::{self, Private};
+use crate::servers::Servers;
+use crate::{PrivateNames, guard, upstream};
+
+/// Aliases that are followed from one name to its addresses.
+const LINKS_MAX: usize = 16;
+
+/// What answers; the sockets are [`server`](crate::server)'s.
+pub(crate) struct Resolver {
+    names: Arc<dyn PrivateNames>,
+    servers: Arc<Servers>,
+    cache: Mutex<Cache>,
+    pub(crate) meters: Meters,
+}
+
+/// How far a message can be answered at once.
+pub(crate) enum Step {
+    /// It has no answer.
+    Silence,
+    /// This is its answer.
+    Answer(Reply),
+    /// Others have to be asked.
+    Ask(Asking),
+}
+
+/// An answer, and to what.
+pub(crate) struct Reply {
+    query: Query,
+    answer: Answer,
+}
+
+/// A question for others.
+pub(crate) struct Asking {
+    query: Query,
+    /// What was asked, or what that name stands for.
+    question: Question,
+    /// The aliases that led there.
+    aliases: Vec<Record>,
+    _held: Held,
+}
+
+impl Reply {
+    /// The message over UDP, and over TCP.
+    pub(crate) fn datagram(&self) -> Vec<u8> {
+        self.query.answer(&self.answer, self.query.udp_bytes_max())
+    }
+
+    pub(crate) fn segment(&self) -> Vec<u8> {
+        self.query.answer(&self.answer, u16::MAX.into())
+    }
+}
+
+impl Resolver {
+    pub(crate) fn new(names: Arc<dyn PrivateNames>, servers: Arc<Servers>) -> Self {
+        Self { names, servers, cache: Mutex::default(), meters: Meters::default() }
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an address is a task's.
+    pub(crate) fn knows(&self, client: Ipv4Addr) -> bool {
+        self.names.knows(client)
+    }
+
+    /// Answers what can be answered without asking others.
+    pub(crate) fn begin(&self, client: Ipv4Addr, message: &[u8], now: Instant) -> Step {
+        if !self.knows(client) || !self.meters.admit(client, now) {
+            return Step::Silence;
+        }
+        let (query, question) = match Request::read(message) {
+            Request::Nothing => return Step::Silence,
+            Request::Refuse(query, code) => return refuse(query, code),
+            Request::Ask(query, question) => (query, question),
+        };
+        self.look_up(client, query, question, now)
+    }
+
+    fn look_up(&self, client: Ipv4Addr, query: Query, mut question: Question, now: Instant) -> Step {
+        let mut aliases = Vec::new();
+        for _ in 0..LINKS_MAX {
+            let mut answer = match private::look_up(&*self.names, client, &question) {
+                Private::Ours(answer) => answer,
+                Private::Elsewhere => return self.look_elsewhere(client, query, question, aliases, now),
+            };
+            let target = answer.records.first().and_then(Record::target);
+            answer.records.splice(0..0, aliases.iter().cloned());
+            match target.filter(|_| question.kind != Kind::CNAME) {
+                Some(target) => {
+                    aliases = answer.records;
+                    question = Question { name: target, ..question };
+                }
+                None => return Step::Answer(Reply { query, answer }),
+            }
+        }
+        refuse(query, Code::FAILED)
+    }
+
+    fn look_elsewhere(
+        &self,
+        client: Ipv4Addr,
+        query: Query,
+        question: Question,
+        aliases: Vec<Record>,
+        now: Instant,
+    ) -> Step {
+        if let Some(answer) = self.cache().get(&question, now) {
+            return Step::Answer(Reply { query, answer: behind(&aliases, answer) });
+        }
+        match self.meters.hold(client, Thing::Question, now) {
+            Some(held) => Step::Ask(Asking { query, question, aliases, _held: held }),
+            None => refuse(query, Code::FAILED),
+        }
+    }
+
+    /// Asks others.
+    pub(crate) async fn ask(&self, asking: Asking) -> Reply {
+        let Asking { query, question, aliases, _held } = asking;
+        let answer = match upstream::ask(&self.servers, &question).await {
+            Ok(answer) => checked(&question.name, answer),
+            Err(error) => {
+                tracing::debug!(%error, name = ?question.name, "a name is not resolved");
+                None
+            }
+        };
+        match answer {
+            Some(answer) => {
+                self.cache().put(&question, &answer, Instant::now());
+                Reply { query, answer: behind(&aliases, answer) }
+            }
+            None => Reply { query, answer: Answer::bare(Code::FAILED) },
+        }
+    }
+}
+
+impl Answer {
+    /// Without a record.
+    pub(crate) fn bare(code: Code) -> Self {
+        Self { code, is_authoritative: false, records: Vec::new(), authority: Vec::new() }
+    }
+}
+
+fn refuse(query: Query, code: Code) -> Step {
+    Step::Answer(Reply { query, answer: Answer::bare(code) })
+}
+
+fn behind(aliases: &[Record], answer: Answer) -> Answer {
+    let records = aliases.iter().cloned().chain(answer.records).collect();
+    Answer { records, ..answer }
+}
+
+/// What of another's answer a task is told; `None` if it makes no sense.
+fn checked(asked: &Name, answer: Answer) -> Option<Answer> {
+    let mut records = guard::follow(asked, answer.records, LINKS_MAX)?;
+    if guard::strip(&mut records) {
+        tracing::debug!(name = ?asked, "addresses that a task must not be sent to are left out of an answer");
+    }
+    // Of what is beside an answer only the start of the zone is of use, and only where there is nothing else.
+    let mut authority = answer.authority;
+    authority.retain(|record| record.kind == Kind::SOA);
+    authority.truncate(usize::from(records.is_empty() || answer.code == Code::NO_NAME));
+    Some(Answer { code: answer.code, is_authoritative: false, records, authority })
+}
