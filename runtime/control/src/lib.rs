@@ -9,6 +9,7 @@
 
 mod clusters;
 mod definitions;
+mod discovery;
 mod environment;
 mod memo;
 mod network;
@@ -32,6 +33,10 @@ use memo::Memo;
 
 pub use clusters::{ClusterCounts, ClusterError};
 pub use definitions::{DefinitionError, DefinitionStatusFilter, NewDefinition, RevisionWanted};
+pub use discovery::{
+    DiscoverWanted, Discovered, DiscoveryChangeError, DiscoveryResource, NewInstance, NewNamespace,
+    NewRegistry, RegistryChange,
+};
 pub use environment::{Clock, Disk, DiskRoom, Host, NodeLink, NodeLinkError, SystemClock};
 pub use network::{NetworkChangeError, WantedNetwork};
 pub use place::{Capacity, Refusal};
@@ -56,6 +61,7 @@ struct Shared {
     host: Host,
     ledger: place::Ledger,
     networks: network::NetworkState,
+    directory: discovery::Directory,
     memos: Memos,
 }
 
@@ -90,7 +96,8 @@ impl Control {
     pub fn new(store: Arc<dyn Store>, node: Arc<dyn NodeLink>, host: Host, capacity: Capacity) -> Self {
         let ledger = place::Ledger::new(capacity);
         let networks = network::NetworkState::default();
-        let shared = Shared { store, node, host, ledger, networks, memos: Memos::default() };
+        let directory = discovery::Directory::default();
+        let shared = Shared { store, node, host, ledger, networks, directory, memos: Memos::default() };
         Self { shared: Arc::new(shared) }
     }
 

@@ -19,13 +19,15 @@ pub struct RetentionConfig {
     pub stopped_tasks: Duration,
     /// How long a client token is remembered.
     pub client_tokens: Duration,
+    /// How long it is remembered what an operation of service discovery did.
+    pub operations: Duration,
 }
 
 impl Default for RetentionConfig {
-    /// A day each; ECS promises an hour for stopped tasks.
+    /// A day each; ECS promises an hour for stopped tasks, and clients ask for operations at once.
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { stopped_tasks: day, client_tokens: day }
+        Self { stopped_tasks: day, client_tokens: day, operations: day }
     }
 }
 
@@ -43,6 +45,8 @@ pub struct Swept {
     pub tasks: usize,
     /// Client tokens.
     pub tokens: usize,
+    /// Operations of service discovery.
+    pub operations: usize,
     /// Definitions whose deletion was asked for and that no task uses any more.
     pub definitions: usize,
 }
@@ -53,6 +57,7 @@ impl Control {
         let mut recovered = Recovered::default();
         // No task may run before it is known who may talk to it.
         self.tell_network().await;
+        self.recover_discovery().await?;
         for (_, found) in scan_all(self.store(), &TASKS, &TASKS.prefix(&[])).await? {
             let task = found.value;
             let key = task.key();
@@ -62,8 +67,7 @@ impl Control {
                 continue;
             };
             if let Some(network) = &spec.value.network {
-                let (subnet, groups) = (&network.subnet, &network.groups);
-                self.shared.networks.addresses.note(key.clone(), network.address, subnet, groups);
+                self.shared.networks.addresses.note(key.clone(), network);
             }
             let assign = NodeCommand::Assign {
                 spec: Box::new(spec.value),
@@ -142,6 +146,9 @@ impl Control {
                 swept.tokens += 1;
             }
         }
+        let operations = self.old_operations(|at| is_over(at, retention.operations)).await?;
+        swept.operations = operations.len();
+        keys.extend(operations);
         let unused = self.unused_definitions().await?;
         swept.definitions = unused.len();
         keys.extend(unused);

@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
-use neargate_model::vpc::RESERVED_FIRST;
-use neargate_model::{Cidr, SecurityGroupId, SubnetId, TaskKey, Timestamp};
+use neargate_model::vpc::{RESERVED_FIRST, Vpc};
+use neargate_model::{Cidr, Region, SecurityGroupId, SubnetId, TaskKey, TaskNetwork, Timestamp, VpcId};
 
 /// How long an address rests: longer than most clients keep a name or a connection that is dead.
 const REST_MS: u64 = 60_000;
@@ -23,6 +23,15 @@ const SHORT_REST_MS: u64 = 1_000;
 pub(crate) struct Place<'a> {
     pub(crate) subnet: &'a SubnetId,
     pub(crate) block: Cidr,
+    pub(crate) vpc: &'a Vpc,
+}
+
+/// Where the task is that holds an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Whereabouts {
+    pub(crate) vpc: VpcId,
+    pub(crate) vpc_block: Cidr,
+    pub(crate) region: Region,
 }
 
 /// Why a task gets no address.
@@ -43,6 +52,8 @@ pub(crate) struct Addresses(Mutex<State>);
 #[derive(Default)]
 struct State {
     held: BTreeMap<TaskKey, Held>,
+    /// Whose each address is.
+    holders: HashMap<u32, TaskKey>,
     /// Addresses that are held or rest.
     busy: BTreeSet<u32>,
     /// Addresses that rest, and since when; the first one is ready first.
@@ -57,6 +68,8 @@ struct Held {
     address: u32,
     subnet: SubnetId,
     groups: Vec<SecurityGroupId>,
+    vpc: VpcId,
+    vpc_block: Cidr,
 }
 
 struct Pool {
@@ -109,22 +122,29 @@ impl Addresses {
                 places.iter().enumerate().map(free).max_by_key(|(free, index)| (*free, usize::MAX - index));
             let Some((1.., index)) = best else { return Err(NoAddress::Full) };
             let address = state.next_free(places[index].block).ok_or(NoAddress::Full)?;
-            let held = Held { address, subnet: places[index].subnet.clone(), groups: groups.to_vec() };
+            let Place { subnet, vpc, .. } = &places[index];
+            let (vpc, vpc_block) = (vpc.id.clone(), vpc.block);
+            let held = Held { address, subnet: (*subnet).clone(), groups: groups.to_vec(), vpc, vpc_block };
             state.hold(task.clone(), held);
             Ok((index, Ipv4Addr::from_bits(address)))
         })
     }
 
     /// Notes an address that a task was given earlier.
-    pub(crate) fn note(
-        &self,
-        task: TaskKey,
-        address: Ipv4Addr,
-        subnet: &SubnetId,
-        groups: &[SecurityGroupId],
-    ) {
-        let held = Held { address: address.to_bits(), subnet: subnet.clone(), groups: groups.to_vec() };
+    pub(crate) fn note(&self, task: TaskKey, network: &TaskNetwork) {
+        let TaskNetwork { address, subnet, groups, vpc, vpc_block, .. } = network.clone();
+        let held = Held { address: address.to_bits(), subnet, groups, vpc, vpc_block };
         self.with(|state| state.hold(task, held));
+    }
+
+    /// Where the task is that holds an address.
+    pub(crate) fn whereabouts(&self, address: Ipv4Addr) -> Option<Whereabouts> {
+        self.with(|state| {
+            let task = state.holders.get(&address.to_bits())?;
+            let Held { vpc, vpc_block, .. } = state.held.get(task)?;
+            let region = task.scope.region.clone();
+            Some(Whereabouts { vpc: vpc.clone(), vpc_block: *vpc_block, region })
+        })
     }
 
     /// Gives back what a task held, which then rests; the second time it does nothing.
@@ -206,14 +226,16 @@ impl State {
         }
         self.subnets.add(&held.subnet);
         held.groups.iter().for_each(|group| self.groups.add(group));
+        self.holders.insert(held.address, task.clone());
         self.held.insert(task, held);
     }
 
     /// Its address is still busy afterwards.
     fn let_go(&mut self, task: &TaskKey) -> Option<u32> {
-        let Held { address, subnet, groups } = self.held.remove(task)?;
+        let Held { address, subnet, groups, .. } = self.held.remove(task)?;
         self.subnets.remove(&subnet);
         groups.iter().for_each(|group| self.groups.remove(group));
+        self.holders.remove(&address);
         Some(address)
     }
 
@@ -291,7 +313,8 @@ fn usable(block: Cidr) -> RangeInclusive<u32> {
 #[cfg(test)]
 mod tests {
     use neargate_model::lifecycle::testing::scope;
-    use neargate_model::{ClusterName, TaskId};
+    use neargate_model::vpc::interface_id;
+    use neargate_model::{ClusterName, MacAddress, Tags, TaskId};
 
     use super::*;
 
@@ -312,10 +335,32 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn vpc() -> Vpc {
+        let id = VpcId::new(format!("vpc-{:017x}", 1)).unwrap();
+        let default_group = group();
+        Vpc { id, block: block("10.0.0.0/16"), is_default: false, default_group, tags: Tags::new() }
+    }
+
+    /// The interface of a task that was given an address earlier.
+    fn network(last: u8) -> TaskNetwork {
+        let address = Ipv4Addr::new(10, 0, 0, last);
+        TaskNetwork {
+            interface: interface_id(1),
+            attachment: String::new(),
+            vpc: vpc().id,
+            vpc_block: vpc().block,
+            subnet: subnet(9),
+            zone: String::new(),
+            address,
+            address_v6: None,
+            mac: MacAddress::of(address),
+            groups: Vec::new(),
+        }
+    }
+
     /// Takes an address in a `/28`, which has eleven.
     fn take(addresses: &Addresses, number: u32, at: i64) -> Result<u8, NoAddress> {
-        let subnet = subnet(1);
-        let place = Place { subnet: &subnet, block: block("10.0.0.16/28") };
+        let place = Place { subnet: &subnet(1), block: block("10.0.0.16/28"), vpc: &vpc() };
         let taken = addresses.take(&task(number), &[place], &[group()], Timestamp(at));
         taken.map(|(_, address)| address.octets()[3])
     }
@@ -353,8 +398,8 @@ mod tests {
         let (a, b) = (subnet(1), subnet(2));
         let take = |number| {
             let places = [
-                Place { subnet: &a, block: block("10.0.0.0/28") },
-                Place { subnet: &b, block: block("10.0.1.0/28") },
+                Place { subnet: &a, block: block("10.0.0.0/28"), vpc: &vpc() },
+                Place { subnet: &b, block: block("10.0.1.0/28"), vpc: &vpc() },
             ];
             addresses.take(&task(number), &places, &[], Timestamp(0)).unwrap()
         };
@@ -364,14 +409,29 @@ mod tests {
     #[test]
     fn blocks_that_overlap_share_their_addresses() {
         let addresses = Addresses::default();
-        addresses.note(task(1), Ipv4Addr::new(10, 0, 0, 20), &subnet(9), &[]);
+        addresses.note(task(1), &network(20));
         assert_eq!(addresses.free(block("10.0.0.0/24"), Timestamp(0)), 250);
         assert_eq!(take(&addresses, 2, 0), Ok(21));
         assert_eq!(addresses.free(block("10.0.0.0/24"), Timestamp(0)), 249);
         // One that another block keeps for itself counts only where it could be given.
-        addresses.note(task(3), Ipv4Addr::new(10, 0, 0, 31), &subnet(9), &[]);
+        addresses.note(task(3), &network(31));
         assert_eq!(addresses.free(block("10.0.0.16/28"), Timestamp(0)), 9);
         assert_eq!(addresses.free(block("10.0.0.0/24"), Timestamp(0)), 248);
+    }
+
+    #[test]
+    fn where_an_address_is_held_is_known_until_it_is_given_back() {
+        let addresses = Addresses::default();
+        let held_at = |last| addresses.whereabouts(Ipv4Addr::new(10, 0, 0, last));
+        assert_eq!(held_at(20), None);
+        take(&addresses, 1, 0).unwrap();
+        let (Vpc { id, block, .. }, region) = (vpc(), scope().region);
+        assert_eq!(held_at(20), Some(Whereabouts { vpc: id, vpc_block: block, region }));
+        addresses.note(task(2), &network(31));
+        assert!(held_at(31).is_some() && held_at(30).is_none());
+        addresses.give_back(&task(1), Timestamp(0));
+        addresses.forget(&task(2));
+        assert_eq!((held_at(20), held_at(31)), (None, None));
     }
 
     #[test]

@@ -69,8 +69,12 @@ impl Control {
         task: &TaskKey,
         assigned: &Assigned,
     ) -> Result<TaskNetwork, NotAssigned> {
-        let places: Vec<Place<'_>> =
-            assigned.subnets.iter().map(|subnet| Place { subnet: &subnet.id, block: subnet.block }).collect();
+        let vpc = &assigned.vpc;
+        let places: Vec<Place<'_>> = assigned
+            .subnets
+            .iter()
+            .map(|subnet| Place { subnet: &subnet.id, block: subnet.block, vpc })
+            .collect();
         let taken = self.shared.networks.addresses.take(task, &places, &assigned.groups, self.now());
         let (index, address) = taken.map_err(|why| match why {
             NoAddress::Full => NotAssigned::Refused(Refusal::Address),

@@ -25,7 +25,7 @@ use crate::tables::{
     too_contended,
 };
 
-pub(crate) use addresses::Addresses;
+pub(crate) use addresses::{Addresses, Whereabouts};
 pub use assign::WantedNetwork;
 pub(crate) use assign::{Assigned, NotAssigned};
 

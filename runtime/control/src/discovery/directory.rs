@@ -1,0 +1,239 @@
+//! The directory: all namespaces, services and instances in memory, as the store has them.
+//!
+//! ```text
+//!  load ──▶ follow ──▶ follow ──▶ …
+//!   ▲         │ the store has forgotten what comes next
+//!   └─────────┘
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use neargate_model::discovery::{Instance, Namespace, Registry};
+use neargate_model::{InstanceId, NamespaceId, RegistryId, VpcId};
+use neargate_store::{Entry, Key, Rev, Store, StoreError, Table, WatchItem};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::{INSTANCES, NAMESPACES, REGISTRIES, TABLES};
+use crate::tables::{NOW, PAGE};
+
+/// How long a change waits to be seen in the directory. It is committed already; whoever asks sees it a little later.
+const SEEN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long is waited before the store is read again after it failed.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The directory.
+pub(crate) struct Directory {
+    records: RwLock<Records>,
+    /// The revision up to which it is as the store.
+    reached: watch::Sender<Rev>,
+}
+
+/// What the directory holds.
+#[derive(Default)]
+pub(crate) struct Records {
+    namespaces: HashMap<NamespaceId, Arc<Namespace>>,
+    registries: HashMap<RegistryId, Arc<Registry>>,
+    instances: HashMap<RegistryId, BTreeMap<InstanceId, Arc<Instance>>>,
+    /// Namespaces that are zones, by their VPC and name.
+    zones: HashMap<VpcId, BTreeMap<String, NamespaceId>>,
+    /// Services by their namespace and name.
+    names: HashMap<NamespaceId, BTreeMap<String, RegistryId>>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self { records: RwLock::default(), reached: watch::Sender::new(Rev::ZERO) }
+    }
+}
+
+impl Directory {
+    /// What it holds now.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Records> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Records> {
+        self.records.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until it has what was committed at a revision.
+    pub(crate) async fn wait_for(&self, rev: Rev) {
+        let mut reached = self.reached.subscribe();
+        if tokio::time::timeout(SEEN_PATIENCE, reached.wait_for(|reached| *reached >= rev)).await.is_err() {
+            tracing::warn!(%rev, "a change of service discovery is not to be seen yet");
+        }
+    }
+
+    /// Does as the store does, for ever.
+    pub(crate) async fn follow(&self, store: &dyn Store) {
+        loop {
+            match self.load(store).await {
+                Ok(rev) => self.follow_from(store, rev).await,
+                Err(error) => {
+                    tracing::warn!(error = neargate_model::chain(&error), "service discovery cannot be read");
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Reads everything; gives the revision from which to follow.
+    pub(crate) async fn load(&self, store: &dyn Store) -> Result<Rev, StoreError> {
+        let mut records = Records::default();
+        let mut after = None;
+        let mut first = None;
+        loop {
+            let page = store.scan(&Key::from(TABLES), after.as_ref(), PAGE, NOW).await?;
+            // Later pages are of later revisions; what changed meanwhile is told again.
+            let rev = *first.get_or_insert(page.rev);
+            page.entries.iter().for_each(|entry| records.put(entry));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => {
+                    *self.write() = records;
+                    self.reached.send_replace(rev);
+                    return Ok(rev);
+                }
+            }
+        }
+    }
+
+    /// Follows until the store has forgotten what comes next.
+    async fn follow_from(&self, store: &dyn Store, rev: Rev) {
+        let mut watch = store.watch(Key::from(TABLES), rev);
+        loop {
+            match watch.next().await {
+                WatchItem::Put(entry) => self.write().put(&entry),
+                WatchItem::Delete(key, _) => self.write().delete(&key),
+                WatchItem::Progress(rev) => {
+                    self.reached.send_replace(rev);
+                }
+                WatchItem::Gone { .. } => return,
+            }
+        }
+    }
+}
+
+impl Records {
+    pub(crate) fn namespace(&self, id: &NamespaceId) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(id)
+    }
+
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.namespaces.values()
+    }
+
+    /// The zones of a VPC.
+    pub(crate) fn zone(&self, vpc: &VpcId, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(self.zones.get(vpc)?.get(name)?)
+    }
+
+    /// The service of a namespace with this name, as [`Registry::key_name`] has it.
+    pub(crate) fn registry(&self, namespace: &NamespaceId, name: &str) -> Option<&Arc<Registry>> {
+        self.registries.get(self.names.get(namespace)?.get(name)?)
+    }
+
+    /// Whether there is a name below this one in a namespace: then this one is there, too, without a record (RFC 8020).
+    pub(crate) fn has_below(&self, namespace: &NamespaceId, name: &str) -> bool {
+        let suffix = format!(".{name}");
+        self.names.get(namespace).is_some_and(|names| names.keys().any(|other| other.ends_with(&suffix)))
+    }
+
+    pub(crate) fn instances(&self, registry: &RegistryId) -> impl Iterator<Item = &Arc<Instance>> {
+        self.instances.get(registry).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The instance whose id is this in lower case, as names in DNS are.
+    pub(crate) fn instance_of_host(&self, registry: &RegistryId, host: &str) -> Option<&Arc<Instance>> {
+        self.instances(registry).find(|instance| instance.id.as_str().eq_ignore_ascii_case(host))
+    }
+
+    fn put(&mut self, entry: &Entry) {
+        if let Some(namespace) = decode(&NAMESPACES, entry) {
+            self.put_namespace(namespace);
+        } else if let Some(registry) = decode(&REGISTRIES, entry) {
+            self.put_registry(registry);
+        } else if let Some(instance) = decode(&INSTANCES, entry)
+            && let Some((registry, _)) = instance_ids(&entry.key)
+        {
+            self.instances.entry(registry).or_default().insert(instance.id.clone(), Arc::new(instance));
+        }
+    }
+
+    fn put_namespace(&mut self, namespace: Namespace) {
+        if let Some((vpc, _)) = namespace.zone() {
+            let zones = self.zones.entry(vpc.clone()).or_default();
+            zones.insert(zone_name(&namespace.name), namespace.id.clone());
+        }
+        self.namespaces.insert(namespace.id.clone(), Arc::new(namespace));
+    }
+
+    fn put_registry(&mut self, registry: Registry) {
+        let names = self.names.entry(registry.namespace.clone()).or_default();
+        names.insert(registry.key_name(), registry.id.clone());
+        self.registries.insert(registry.id.clone(), Arc::new(registry));
+    }
+
+    fn delete(&mut self, key: &Key) {
+        let last = |table: Option<Vec<String>>| table.and_then(|segments| segments.into_iter().next_back());
+        if let Some(id) = last(NAMESPACES.segments(key)).and_then(|id| NamespaceId::new(id).ok()) {
+            self.delete_namespace(&id);
+        } else if let Some(id) = last(REGISTRIES.segments(key)).and_then(|id| RegistryId::new(id).ok()) {
+            self.delete_registry(&id);
+        } else if let Some((registry, id)) = instance_ids(key)
+            && let Some(instances) = self.instances.get_mut(&registry)
+        {
+            instances.remove(&id);
+        }
+    }
+
+    fn delete_namespace(&mut self, id: &NamespaceId) {
+        self.names.remove(id);
+        let Some(namespace) = self.namespaces.remove(id) else { return };
+        if let Some((vpc, _)) = namespace.zone()
+            && let Some(zones) = self.zones.get_mut(vpc)
+        {
+            zones.remove(&zone_name(&namespace.name));
+            if zones.is_empty() {
+                self.zones.remove(vpc);
+            }
+        }
+    }
+
+    fn delete_registry(&mut self, id: &RegistryId) {
+        self.instances.remove(id);
+        let Some(registry) = self.registries.remove(id) else { return };
+        if let Some(names) = self.names.get_mut(&registry.namespace) {
+            names.remove(&registry.key_name());
+        }
+    }
+}
+
+/// The name of a zone as it is looked up.
+pub(super) fn zone_name(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+/// A record of this table; one that cannot be read is as if it were not there, which the API says of it as well.
+fn decode<T: Serialize + DeserializeOwned>(table: &Table<T>, entry: &Entry) -> Option<T> {
+    table.segments(&entry.key)?;
+    match table.decode(entry) {
+        Ok(found) => Some(found.value),
+        Err(error) => {
+            tracing::error!(
+                error = neargate_model::chain(&error),
+                "a record of service discovery is left out"
+            );
+            None
+        }
+    }
+}
+
+fn instance_ids(key: &Key) -> Option<(RegistryId, InstanceId)> {
+    let [_, _, registry, instance] = INSTANCES.segments(key)?.try_into().ok()?;
+    Some((RegistryId::new(registry).ok()?, InstanceId::new(instance).ok()?))
+}

@@ -1,0 +1,134 @@
+//! Service discovery: namespaces, services and instances.
+//!
+//! A service counts the instances it has and a namespace its services, in their own records, which every change below
+//! them rewrites: so nothing is removed that something was just put into, and no limit is passed by two at once.
+//! Whoever asks for names or instances is answered from the [`Directory`], a copy in memory that follows the store, and
+//! a change is acknowledged when it is in there.
+
+mod directory;
+mod instances;
+mod lookup;
+mod namespaces;
+mod operations;
+mod registries;
+mod tags;
+#[cfg(test)]
+mod tests;
+
+use neargate_model::discovery::{DiscoveryError, Instance, Namespace, Operation, OperationKind, Registry};
+use neargate_model::{InstanceId, NamespaceId, OperationId, RegistryId, Scope, Timestamp};
+use neargate_store::{Key, StoreError, Table, Txn};
+use serde::{Deserialize, Serialize};
+
+use crate::Control;
+use crate::tables::{commit_at, too_contended};
+
+pub(crate) use directory::Directory;
+pub use instances::{DiscoverWanted, Discovered, NewInstance};
+pub use namespaces::NewNamespace;
+pub use registries::{NewRegistry, RegistryChange};
+pub use tags::DiscoveryResource;
+
+/// What the names of all tables here begin with, so that one watch follows them.
+const TABLES: &str = "discovery-";
+/// Namespaces, by scope and id.
+pub(crate) const NAMESPACES: Table<Namespace> = Table::new("discovery-namespace", "neargate-control", 1);
+/// Services, by scope and id.
+pub(crate) const REGISTRIES: Table<Registry> = Table::new("discovery-registry", "neargate-control", 1);
+/// Instances, by scope, service and id.
+pub(crate) const INSTANCES: Table<Instance> = Table::new("discovery-instance", "neargate-control", 1);
+/// Who has a name, by scope, what the name is in, and the name: so that it is given once.
+pub(crate) const NAMES: Table<NameRecord> = Table::new("discovery-name", "neargate-control", 1);
+/// What was done, by scope and id, until it is forgotten. Not among what is followed.
+pub(crate) const OPERATIONS: Table<Operation> = Table::new("past-discovery", "neargate-control", 1);
+
+/// Who has a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NameRecord {
+    /// A namespace or a service.
+    pub(crate) id: String,
+}
+
+/// Why service discovery was not changed, or has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoveryChangeError {
+    /// It breaks a rule, or is about what does not exist.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<neargate_model::discovery::Invalid> for DiscoveryChangeError {
+    fn from(invalid: neargate_model::discovery::Invalid) -> Self {
+        Self::Discovery(invalid.into())
+    }
+}
+
+/// What an operation was about.
+#[derive(Default)]
+struct Target<'a> {
+    namespace: Option<&'a NamespaceId>,
+    registry: Option<&'a RegistryId>,
+    instance: Option<&'a InstanceId>,
+}
+
+impl Control {
+    /// Commits a change together with a note of it; `None` if somebody else was quicker.
+    async fn commit_operation(
+        &self,
+        scope: &Scope,
+        txn: Txn,
+        id: &OperationId,
+        kind: OperationKind,
+        target: Target<'_>,
+    ) -> Result<Option<OperationId>, StoreError> {
+        let operation = Operation {
+            id: id.clone(),
+            kind,
+            namespace: target.namespace.cloned(),
+            registry: target.registry.cloned(),
+            instance: target.instance.cloned(),
+            at: self.now(),
+        };
+        let txn = OPERATIONS.put(txn, &key(&OPERATIONS, scope, &[id.as_str()]), &operation)?;
+        Ok(self.commit_followed(txn).await?.then(|| id.clone()))
+    }
+
+    /// Commits a change and waits until the directory has it; `false` if somebody else was quicker.
+    async fn commit_followed(&self, txn: Txn) -> Result<bool, StoreError> {
+        let Some(rev) = commit_at(self.store(), txn).await? else { return Ok(false) };
+        self.shared.directory.wait_for(rev).await;
+        Ok(true)
+    }
+
+    /// Reads the directory, so that whoever asks first is told.
+    pub(crate) async fn recover_discovery(&self) -> Result<(), StoreError> {
+        self.shared.directory.load(self.store()).await.map(drop)
+    }
+
+    /// Keeps the directory as the store is. Runs as long as the server.
+    pub async fn follow_discovery(&self) {
+        self.shared.directory.follow(self.store()).await;
+    }
+
+    /// Forgets operations that nobody asks for any more.
+    pub(crate) async fn old_operations(
+        &self,
+        is_over: impl Fn(Timestamp) -> bool,
+    ) -> Result<Vec<Key>, StoreError> {
+        let all = crate::tables::scan_all(self.store(), &OPERATIONS, &OPERATIONS.prefix(&[])).await?;
+        Ok(all.into_iter().filter(|(_, found)| is_over(found.value.at)).map(|(key, _)| key).collect())
+    }
+}
+
+/// The key of a record of a scope.
+fn key<T>(table: &Table<T>, scope: &Scope, rest: &[&str]) -> Key {
+    let segments = [&[scope.account.as_str(), scope.region.as_str()], rest].concat();
+    table.key(&segments)
+}
+
+fn contended() -> DiscoveryChangeError {
+    too_contended().into()
+}
