@@ -1,7 +1,7 @@
 //! The gateway: one listener for all AWS services.
 //!
 //! ```text
-//! bytes ─▶ http.rs ─▶ pipeline.rs: identify ─▶ authenticate ─▶ services.rs: dispatch ─▶ ec2/, ecs/, logs/, sts.rs
+//! bytes ─▶ http.rs ─▶ pipeline.rs: identify ─▶ authenticate ─▶ services.rs: dispatch ─▶ discovery/, ec2/, ecs/, …
 //! ```
 //!
 //! Only this crate turns wire types into domain types and back. AWS services are modules; they do not call
@@ -12,12 +12,14 @@
 mod access;
 mod body;
 mod context;
+pub mod discovery;
 pub mod ec2;
 pub mod ecs;
 mod face;
 mod http;
 pub mod logs;
 mod native;
+mod page;
 mod pipeline;
 mod services;
 mod sts;

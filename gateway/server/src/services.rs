@@ -1,8 +1,9 @@
 //! One row for each AWS service.
 
-use neargate_wire::{Call, DispatchError, Service, ec2, ecs, logs, sts};
+use neargate_wire::{Call, DispatchError, Service, ec2, ecs, logs, servicediscovery, sts};
 
 use crate::RequestContext;
+use crate::discovery::DiscoveryApi;
 use crate::ec2::Ec2Api;
 use crate::ecs::EcsApi;
 use crate::logs::LogsApi;
@@ -10,6 +11,8 @@ use crate::sts::StsApi;
 
 /// The AWS services that this server has.
 pub struct Apis {
+    /// AWS Cloud Map.
+    pub discovery: DiscoveryApi,
     /// Amazon EC2.
     pub ec2: Ec2Api,
     /// Amazon ECS.
@@ -30,6 +33,7 @@ impl Apis {
             "ec2" => ec2::dispatch(&self.ec2, cx, call).await,
             "ecs" => ecs::dispatch(&self.ecs, cx, call).await,
             "logs" => logs::dispatch(&self.logs, cx, call).await,
+            "servicediscovery" => servicediscovery::dispatch(&self.discovery, cx, call).await,
             "sts" => sts::dispatch(&StsApi, cx, call).await,
             _ => Err(call.refuse(service)),
         }

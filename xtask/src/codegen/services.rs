@@ -56,6 +56,14 @@ const VPC_NOTE: &str = "IPv4 only; blocks do not overlap, as all VPCs share one 
 const SUBNET_NOTE: &str = "IPv4 only; subnets of a VPC reach each other, availability zones are names";
 const RULE_NOTE: &str = "enforced for tasks of the mode awsvpc; prefix lists and peered VPCs are refused";
 const INTERFACE_NOTE: &str = "those of tasks; RunTask makes them and the end of a task removes them";
+const NAMESPACE_NOTE: &str = "names have at most 253 characters";
+const ZONE_NOTE: &str = "answered by the resolver of tasks in its VPC; there is no Route 53, so the hosted zone has an id and nothing else";
+const OPERATION_NOTE: &str =
+    "everything is done when it is answered, so that every operation is SUCCESS; known for a day";
+const REGISTRY_NOTE: &str =
+    "health is told by HealthCheckCustomConfig; HealthCheckConfig, by which Route 53 would ask, is refused";
+const INSTANCE_NOTE: &str = "AWS_ALIAS_DNS_NAME and AWS_EC2_INSTANCE_ID are refused: there are neither load balancers nor instances of EC2";
+const HEALTH_NOTE: &str = "takes effect at once, not after 30 seconds";
 const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
 
 /// All AWS services that Neargate knows.
@@ -149,6 +157,38 @@ pub(crate) const SERVICES: &[Input] = &[
         ],
     },
     Input {
+        module: "servicediscovery",
+        trait_name: "ServiceDiscovery",
+        folder: "servicediscovery/2017-03-14",
+        invalid_code: "InvalidInput",
+        unsupported_code: None,
+        operations: &[
+            noted("CreateHttpNamespace", NAMESPACE_NOTE),
+            noted("CreatePrivateDnsNamespace", ZONE_NOTE),
+            real("GetNamespace"),
+            real("ListNamespaces"),
+            real("DeleteNamespace"),
+            noted("GetOperation", OPERATION_NOTE),
+            real("ListOperations"),
+            noted("CreateService", REGISTRY_NOTE),
+            real("GetService"),
+            noted("UpdateService", REGISTRY_NOTE),
+            real("ListServices"),
+            real("DeleteService"),
+            noted("RegisterInstance", INSTANCE_NOTE),
+            real("DeregisterInstance"),
+            real("GetInstance"),
+            real("ListInstances"),
+            noted("UpdateInstanceCustomHealthStatus", HEALTH_NOTE),
+            real("GetInstancesHealthStatus"),
+            real("DiscoverInstances"),
+            real("DiscoverInstancesRevision"),
+            real("TagResource"),
+            real("UntagResource"),
+            real("ListTagsForResource"),
+        ],
+    },
+    Input {
         module: "sts",
         trait_name: "Sts",
         folder: "sts/2011-06-15",
@@ -192,6 +232,13 @@ const fn keep(shape: &'static str, members: &'static [&'static str]) -> Patch {
     }
 }
 
+/// A pattern of Cloud Map that looks ahead, as no regular language does.
+const fn look_ahead(shape: &'static str) -> Patch {
+    let reason =
+        "it looks ahead, which the crate `regex` does not; the rule is in `neargate_model::discovery`";
+    Patch { module: "servicediscovery", shape, change: Change::SkipPattern, reason }
+}
+
 /// All deviations from the models.
 pub(crate) const PATCHES: &[Patch] = &[
     Patch {
@@ -200,6 +247,9 @@ pub(crate) const PATCHES: &[Patch] = &[
         change: Change::SkipPattern,
         reason: "it writes U+10000 as \\u10000, which Java reads as U+1000 and a zero; it is only in output",
     },
+    look_ahead("NamespaceNameHttp"),
+    look_ahead("NamespaceNamePrivate"),
+    look_ahead("ServiceName"),
     Patch {
         module: "ec2",
         shape: "ResourceType",

@@ -126,10 +126,10 @@ pub(super) async fn describe_attribute(
     let value = |value| Some(AttributeBooleanValue { value: Some(value) });
     let answer = DescribeVpcAttributeResult { vpc_id: Some(id.to_string()), ..Default::default() };
     Ok(match input.attribute {
-        // Tasks are given no resolver of their VPC, and no names in it.
         VpcAttributeName::EnableDnsSupport => {
-            DescribeVpcAttributeResult { enable_dns_support: value(false), ..answer }
+            DescribeVpcAttributeResult { enable_dns_support: value(true), ..answer }
         }
+        // It is about public names, of which tasks have none.
         VpcAttributeName::EnableDnsHostnames => {
             DescribeVpcAttributeResult { enable_dns_hostnames: value(false), ..answer }
         }

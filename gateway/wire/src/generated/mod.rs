@@ -8,7 +8,10 @@ pub mod ecs;
 #[allow(missing_docs, rustdoc::bare_urls)]
 pub mod logs;
 #[allow(missing_docs, rustdoc::bare_urls)]
+pub mod servicediscovery;
+#[allow(missing_docs, rustdoc::bare_urls)]
 pub mod sts;
 
 /// All AWS services.
-pub static SERVICES: &[&crate::Service] = &[&ec2::SERVICE, &ecs::SERVICE, &logs::SERVICE, &sts::SERVICE];
+pub static SERVICES: &[&crate::Service] =
+    &[&ec2::SERVICE, &ecs::SERVICE, &logs::SERVICE, &servicediscovery::SERVICE, &sts::SERVICE];
