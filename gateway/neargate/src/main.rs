@@ -17,6 +17,7 @@ mod notify;
 mod policy;
 mod progress;
 mod report;
+mod resolver;
 mod run;
 mod serve;
 mod sessions;

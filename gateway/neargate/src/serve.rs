@@ -16,6 +16,7 @@ use neargate_driver::ProcessUser;
 use neargate_image::ImageStore;
 use neargate_model::{AccountId, Cidr, Policy, Region, TaskId};
 use neargate_node::{Artifacts, LocalImages, LogStdio, Starts};
+use neargate_server::discovery::DiscoveryApi;
 use neargate_server::ec2::Ec2Api;
 use neargate_server::ecs::EcsApi;
 use neargate_server::logs::LogsApi;
@@ -35,6 +36,7 @@ use crate::keeper::Files;
 use crate::link_local;
 use crate::notify;
 use crate::policy;
+use crate::resolver;
 use crate::sessions::NodeSessions;
 use crate::user::HostUser;
 use crate::vpc_blocks;
@@ -82,6 +84,9 @@ pub(crate) struct ServeArgs {
     /// first use of networks.
     #[arg(long, value_name = "CIDR", env = "NEARGATE_VPC_BLOCK")]
     vpc_block: Option<Cidr>,
+    /// A resolver that is asked for names that are not of tasks; may be repeated [default: those of /etc/resolv.conf].
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = resolver::parse_server)]
+    dns_server: Vec<SocketAddr>,
     /// How many instances a Wasm worker may hold at a time; an account has one worker for each core.
     #[arg(long, default_value_t = 1000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=6000))]
     wasm_instances: u32,
@@ -251,6 +256,7 @@ async fn serve(
         false => Access::signed(AccountKeys { account, root: data.root_key()? }),
     };
     let apis = Apis {
+        discovery: DiscoveryApi::new(control.clone()),
         ec2: Ec2Api::new(control.clone()),
         ecs: EcsApi::new(control.clone(), policy),
         logs: LogsApi::new(logs.clone()),
@@ -271,7 +277,13 @@ async fn serve(
         .clone()
         .map(|host| tokio::spawn(async move { link_local::supply(&host, answerers).await }));
     // Nobody answers there yet, so that who asks is refused.
-    drop(supplies);
+    drop(supplies.metadata);
+    let servers = resolver::servers(&args.dns_server);
+    let resolving = tokio::spawn(resolver::answer(supplies.resolver, control.clone(), servers, end.clone()));
+    let following = tokio::spawn({
+        let (control, end) = (control.clone(), end.clone());
+        async move { end.run_until_cancelled(control.follow_discovery()).await }
+    });
     let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), artifacts, end.clone()));
     let watching = tokio::spawn({
         let end = end.clone();
@@ -292,6 +304,8 @@ async fn serve(
         supplying.abort();
     }
     let _ = serving.await;
+    let _ = resolving.await;
+    let _ = following.await;
     let _ = sweeping.await;
     let _ = watching.await;
     let kept = match &containers {
