@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arn;
+mod bridge;
 pub mod capability;
 mod chain;
 mod cluster;
@@ -24,6 +25,7 @@ pub mod validate;
 pub mod vpc;
 
 pub use arn::{Arn, InvalidArn};
+pub use bridge::{BridgeEndpoint, BridgeNetwork, HostPort, Link, PortProtocol};
 pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};
@@ -39,8 +41,9 @@ pub use task::{
     Task, TaskKey, TaskSpec, TaskStatus,
 };
 pub use task_definition::{
-    Condition, ContainerDefinition, DefinitionStatus, Dependency, DeviceMapping, HealthCheck, IpcMode,
-    LaunchType, LogConfiguration, MountPoint, NetworkMode, PidMode, PortMapping, RestartPolicy, SharedVolume,
-    Tags, TaskDefinition, TaskShape, Tmpfs, TmpfsOptions, UlimitSetting, Volume, WasmIsolation, WasmOptions,
+    Condition, ContainerDefinition, DefinitionStatus, Dependency, DeviceMapping, ExtraHost, HealthCheck,
+    IpcMode, LaunchType, LogConfiguration, MountPoint, NetworkMode, PidMode, PortMapping, RestartPolicy,
+    SharedVolume, Tags, TaskDefinition, TaskShape, Tmpfs, TmpfsOptions, UlimitSetting, Volume, WasmIsolation,
+    WasmOptions,
 };
 pub use time::Timestamp;

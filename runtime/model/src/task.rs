@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cidr, ClusterName, ContainerId, ContainerName, Family, LaunchType, Scope, SecurityGroupRules, Tags,
-    TaskId, TaskNetwork, TaskShape, Timestamp,
+    BridgeNetwork, Cidr, ClusterName, ContainerId, ContainerName, Family, LaunchType, Scope,
+    SecurityGroupRules, Tags, TaskId, TaskNetwork, TaskShape, Timestamp,
 };
 
 /// A task as it stands: written by control alone, small, and rewritten on every transition.
@@ -80,6 +80,9 @@ pub struct TaskSpec {
     /// Its interface in a VPC; `None` of tasks that have none.
     #[serde(default)]
     pub network: Option<TaskNetwork>,
+    /// Its network under `bridge`; `None` of tasks that have loopback only.
+    #[serde(default)]
+    pub bridge: Option<BridgeNetwork>,
     /// What the API that accepted the task wants to show again, opaque to everyone else.
     pub face: String,
 }

@@ -1,11 +1,12 @@
 //! Task definitions: what a task is made of. Revisions are immutable but for their status and tags.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::{ContainerName, Family, Timestamp};
+use crate::{ContainerName, Family, Link, PortProtocol, Timestamp};
 
 /// Tags of a resource, by key.
 pub type Tags = BTreeMap<String, String>;
@@ -218,6 +219,21 @@ pub struct ContainerDefinition {
     /// Ports that are reachable from outside.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
+    /// Other containers of the task that it reaches by name; under `bridge` only.
+    #[serde(default)]
+    pub links: Vec<Link>,
+    /// Its host name; one of the task's where it has none.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Names that its `/etc/hosts` has besides its own.
+    #[serde(default)]
+    pub extra_hosts: Vec<ExtraHost>,
+    /// The name servers of its `/etc/resolv.conf`; those of every task where there are none.
+    #[serde(default)]
+    pub dns_servers: Vec<IpAddr>,
+    /// Domains in which its resolver looks for short names.
+    #[serde(default)]
+    pub dns_search_domains: Vec<String>,
     /// What only a Wasm image looks at.
     #[serde(default)]
     pub wasm: WasmOptions,
@@ -236,9 +252,21 @@ pub struct DeviceMapping {
     pub write: bool,
 }
 
-/// One entry of `portMappings`; TCP.
+/// One entry of `extraHosts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraHost {
+    /// The name.
+    pub hostname: String,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// One entry of `portMappings`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
+    /// What is spoken there.
+    #[serde(default)]
+    pub protocol: PortProtocol,
     /// The port in the container.
     pub container_port: u16,
     /// The port of the host; `None` and 0 take any free one.

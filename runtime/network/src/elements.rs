@@ -33,10 +33,7 @@ pub struct Member<'a> {
 
 /// The batch by which a task becomes known to the filter, all of it or nothing.
 pub fn enter(member: Member<'_>) -> Batch {
-    change(member, "add task to packet filter", |set, key, value| {
-        let message = SetElementMessage { attributes: element(set, key, value) };
-        (NLM_F_CREATE, NfTablesMessage::NewSetElement(message))
-    })
+    batch(Table(TABLE), "add task to packet filter", Verb::Add, member.elements())
 }
 
 impl Netlink {
@@ -54,37 +51,62 @@ impl Netlink {
 
 /// The batch by which it becomes unknown. Refused if it was not known as it is said to be.
 pub fn leave(member: Member<'_>) -> Batch {
-    change(member, "remove task from packet filter", |set, key, _| {
-        let message = SetElementMessage { attributes: element(set, key, None) };
-        (0, NfTablesMessage::DeleteSetElement(message))
-    })
+    batch(Table(TABLE), "remove task from packet filter", Verb::Delete, member.elements())
 }
 
-fn change(
-    member: Member<'_>,
+impl Member<'_> {
+    fn elements(self) -> impl Iterator<Item = Element> {
+        let key = move || self.address.octets().to_vec();
+        // As the mark of a packet: in the machine's order.
+        let mark = self.policy.mark().to_ne_bytes().to_vec();
+        let policy = Element { set: rules::POLICIES.to_owned(), key: key(), value: Some(mark) };
+        let of_group = move |group| Element { set: rules::set_of(group), key: key(), value: None };
+        std::iter::once(policy).chain(self.groups.iter().map(of_group))
+    }
+}
+
+/// The name of a table of the family `inet`.
+#[derive(Clone, Copy)]
+pub(crate) struct Table<'a>(pub(crate) &'a str);
+
+/// What is done with elements.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Add,
+    Delete,
+}
+
+/// An element of a set, or of a map if it has a value.
+pub(crate) struct Element {
+    pub(crate) set: String,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// A batch that adds or deletes all of these elements, or none.
+pub(crate) fn batch(
+    table: Table<'_>,
     step: &'static str,
-    message: impl Fn(String, Vec<u8>, Option<Vec<u8>>) -> (u16, NfTablesMessage),
+    verb: Verb,
+    elements: impl Iterator<Item = Element>,
 ) -> Batch {
-    let key = || member.address.octets().to_vec();
-    // As the mark of a packet: in the machine's order.
-    let mark = member.policy.mark().to_ne_bytes().to_vec();
-    let policy = (rules::POLICIES.to_owned(), Some(mark));
-    let groups = member.groups.iter().map(|group| (rules::set_of(group), None));
     let mut batch = Batch::default();
     batch.push_silent(step, control(ControlMessage::BatchBegin));
-    for (set, value) in std::iter::once(policy).chain(groups) {
-        let (flags, message) = message(set, key(), value);
-        batch.push(step, flags, inet(message));
+    for Element { set, key, value } in elements {
+        let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(key))];
+        // A key is enough to delete by.
+        let value = value.filter(|_| verb == Verb::Add);
+        attributes.extend(value.map(|value| SetElementAttribute::Data(DataAttribute::Value(value))));
+        let elements = SetElementList::Elements(vec![ListAttribute::Element(attributes)]);
+        let named = vec![SetElementList::Table(table.0.to_owned()), SetElementList::Set(set), elements];
+        let message = SetElementMessage { attributes: named };
+        match verb {
+            Verb::Add => batch.push(step, NLM_F_CREATE, inet(NfTablesMessage::NewSetElement(message))),
+            Verb::Delete => batch.push(step, 0, inet(NfTablesMessage::DeleteSetElement(message))),
+        }
     }
     batch.push_silent(step, control(ControlMessage::BatchEnd));
     batch
-}
-
-fn element(set: String, key: Vec<u8>, value: Option<Vec<u8>>) -> Vec<SetElementList> {
-    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(key))];
-    attributes.extend(value.map(|value| SetElementAttribute::Data(DataAttribute::Value(value))));
-    let elements = SetElementList::Elements(vec![ListAttribute::Element(attributes)]);
-    vec![SetElementList::Table(TABLE.to_owned()), SetElementList::Set(set), elements]
 }
 
 fn inet(message: NfTablesMessage) -> NetfilterMessage {

@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 mod conntrack;
 pub mod elements;
 pub mod link;

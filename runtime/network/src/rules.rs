@@ -16,6 +16,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use neargate_model::{Cidr, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, Traffic};
 
+use crate::bridge::{self, Bridged};
+
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "neargate";
 /// The map from addresses to policies.
@@ -78,6 +80,8 @@ pub struct Picture {
     pub vpcs: BTreeSet<Cidr>,
     /// The addresses of the host, which no task reaches.
     pub hosts: BTreeSet<Ipv4Addr>,
+    /// Containers under `bridge`, by their addresses.
+    pub bridged: BTreeMap<Ipv4Addr, Bridged>,
 }
 
 impl Picture {
@@ -105,6 +109,7 @@ impl Picture {
         for (address, policy) in members {
             let _ = writeln!(text, "add element inet {TABLE} {POLICIES} {{ {address} : {:#x} }}", policy.0);
         }
+        self.bridged.values().for_each(|bridged| bridged.render(&mut text));
         text
     }
 
@@ -131,6 +136,7 @@ impl Picture {
     }
 
     fn skeleton(&self, text: &mut String) {
+        let (bridge, (from_bridged, to_bridged)) = (bridge::chains(), bridge::jumps());
         let _ = write!(
             text,
             r#"table inet {TABLE} {{
@@ -140,7 +146,7 @@ impl Picture {
     set vpcs {{ type ipv4_addr; flags interval; auto-merge; }}
     set hosts {{ type ipv4_addr; }}
     set connections {{ type ipv4_addr; size 65535; flags dynamic; }}
-
+{bridge}
     chain prerouting {{
         type filter hook prerouting priority raw; policy accept;
         iifname "{LINK_PREFIX}*" fib saddr . iif oif missing drop
@@ -150,11 +156,13 @@ impl Picture {
         ip daddr {{ {UNREACHABLE} }} drop
         ct state new add @connections {{ ip saddr ct count over {CONNECTIONS_MAX} }} drop
         ip daddr @hosts drop
+        {from_bridged}
         meta mark set ip saddr map @{POLICIES}
         meta mark vmap @egress
         drop
     }}
     chain to_task {{
+        {to_bridged}
         meta mark set 0
         meta mark set ip daddr map @{POLICIES}
         meta mark vmap @ingress
@@ -240,13 +248,20 @@ impl Picture {
 /// nothing of the host's own and no other server's tasks. `uplink` and `table` are names of ours.
 ///
 /// With `alone`, nobody but Neargate wants the host to forward packets, and it forwards no others.
-pub fn render_host(table: &str, uplink: &str, vpcs: &BTreeSet<Cidr>, alone: bool) -> String {
+pub fn render_host<'a>(
+    (table, uplink): (&str, &str),
+    vpcs: &BTreeSet<Cidr>,
+    bridged: impl Iterator<Item = &'a Bridged>,
+    alone: bool,
+) -> String {
     let mut text = format!("add table inet {table}\ndelete table inet {table}\n");
     let policy = if alone { "drop" } else { "accept" };
+    let ports = bridge::host_chains(UPLINK_PREFIX);
     let _ = write!(
         text,
         r#"table inet {table} {{
     set vpcs {{ type ipv4_addr; flags interval; auto-merge; }}
+{ports}
     chain input {{
         type filter hook input priority filter; policy accept;
         iifname "{uplink}" ct state vmap {{ established : accept, related : accept }}
@@ -258,6 +273,7 @@ pub fn render_host(table: &str, uplink: &str, vpcs: &BTreeSet<Cidr>, alone: bool
         iifname "{UPLINK_PREFIX}*" oifname "{UPLINK_PREFIX}*" drop
         iifname "{UPLINK_PREFIX}*" accept
         oifname "{UPLINK_PREFIX}*" ct state vmap {{ established : accept, related : accept }}
+        oifname "{uplink}" ct status dnat accept
         oifname "{UPLINK_PREFIX}*" drop
     }}
     chain postrouting {{
@@ -270,6 +286,7 @@ pub fn render_host(table: &str, uplink: &str, vpcs: &BTreeSet<Cidr>, alone: bool
     for vpc in vpcs.iter().filter(|vpc| vpc.is_v4()) {
         let _ = writeln!(text, "add element inet {table} vpcs {{ {vpc} }}");
     }
+    bridged.for_each(|bridged| bridged.render_host(&mut text, table));
     text
 }
 

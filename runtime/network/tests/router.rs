@@ -14,7 +14,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use neargate_model::{Cidr, MacAddress, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, Traffic};
+use neargate_model::{
+    Cidr, HostPort, MacAddress, Peer, PortProtocol, SecurityGroupId, SecurityGroupRules, SecurityRule,
+    Traffic,
+};
+use neargate_network::bridge::Bridged;
 use neargate_network::elements::{self, Member};
 use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, Subsystem};
@@ -158,6 +162,7 @@ fn groups_hold() {
         policies: BTreeMap::from([policy(&clients), policy(&servers)]),
         vpcs: BTreeSet::from([VPC.parse().unwrap()]),
         hosts: BTreeSet::from([Ipv4Addr::new(10, 9, 8, 7)]),
+        bridged: BTreeMap::new(),
     };
     let (of_clients, of_servers) =
         (PolicyId::of(std::slice::from_ref(&clients)), PolicyId::of(std::slice::from_ref(&servers)));
@@ -261,6 +266,49 @@ fn connections_end_with_their_owner() {
     let next = router.link(3, A);
     router.enter(member(A));
     assert!(!is_heard(&next));
+}
+
+/// Containers under `bridge`: they reach whom they are linked to and the ports of the host that lead to others.
+#[test]
+fn bridged_containers_are_apart_but_for_links_and_ports() {
+    let host = Ipv4Addr::new(10, 9, 8, 7);
+    let port = HostPort { protocol: PortProtocol::Tcp, host_port: 8080, container_port: 80 };
+    let with = |address, ports: &[HostPort], links: &[Ipv4Addr]| Bridged {
+        address,
+        ports: ports.to_vec(),
+        links: links.to_vec(),
+    };
+    let (a_is, b_is, c_is) = (with(A, &[], &[B]), with(B, &[], &[]), with(C, &[port], &[]));
+    let mut picture = Picture {
+        vpcs: BTreeSet::from([VPC.parse().unwrap()]),
+        hosts: BTreeSet::from([host]),
+        ..Picture::default()
+    };
+    let router = Router::new();
+    let (a, b, c) = (router.link(1, A), router.link(2, B), router.link(3, C));
+    router.load(&picture.render(&BTreeMap::new()));
+    let all = [&a_is, &b_is, &c_is];
+    all.iter().for_each(|bridged| router.filter.exchange(bridged.enter()).expect("enter"));
+    // By elements one by one, and then by the text that brings all of them back.
+    for _ in 0..2 {
+        assert!(connects(&a, &b, B, 5000), "a link leads to every port");
+        assert!(!connects(&b, &a, A, 5000), "and not back");
+        assert!(!connects(&a, &c, C, 80), "the port is open to the host alone");
+        let server = c.within(|| TcpListener::bind((C, 80)).unwrap());
+        let by_host_port = |from: &Namespace, port| {
+            from.within(|| TcpStream::connect_timeout(&(host, port).into(), DROPPED)).is_ok()
+        };
+        assert!(by_host_port(&a, 8080) && by_host_port(&b, 8080), "it leads to the container");
+        assert!(!by_host_port(&a, 80));
+        drop(server);
+        picture.bridged = all.iter().map(|bridged| (bridged.address, (*bridged).clone())).collect();
+        router.load(&picture.render(&BTreeMap::new()));
+    }
+    router.filter.exchange(c_is.leave()).expect("leave");
+    let again = router.filter.exchange(c_is.leave()).unwrap_err();
+    assert_eq!(again.source.kind(), ErrorKind::NotFound, "{again}");
+    let _server = c.within(|| TcpListener::bind((C, 80)).unwrap());
+    assert!(a.within(|| TcpStream::connect_timeout(&(host, 8080).into(), DROPPED)).is_err());
 }
 
 /// Connects from an address, where there are several.

@@ -51,6 +51,11 @@ pub fn container(text: &str) -> ContainerDefinition {
         swap_mib: None,
         swappiness: None,
         port_mappings: Vec::new(),
+        links: Vec::new(),
+        hostname: None,
+        extra_hosts: Vec::new(),
+        dns_servers: Vec::new(),
+        dns_search_domains: Vec::new(),
         wasm: Default::default(),
     }
 }
@@ -91,6 +96,7 @@ pub fn spec(containers: Vec<ContainerDefinition>) -> TaskSpec {
         own_workers: false,
         deadline: None,
         network: None,
+        bridge: None,
         face: String::new(),
     }
 }

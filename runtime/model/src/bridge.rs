@@ -1,0 +1,76 @@
+//! The network mode `bridge`: containers with an address each, behind ports of the host.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Cidr, ContainerName};
+
+/// The network of one task under `bridge`, decided when the task is accepted and the same until it has stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeNetwork {
+    /// The addresses of all such tasks.
+    pub block: Cidr,
+    /// What each container has, in the order of the definition.
+    pub containers: Vec<BridgeEndpoint>,
+}
+
+/// What one container has of its task's network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeEndpoint {
+    /// Its address, in a network namespace of its own.
+    pub address: Ipv4Addr,
+    /// The ports of the host that lead to it, in the order of its port mappings.
+    pub ports: Vec<HostPort>,
+}
+
+/// A port of the host that leads to one of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// What is spoken there.
+    pub protocol: PortProtocol,
+    /// The host's port.
+    pub host_port: u16,
+    /// The container's.
+    pub container_port: u16,
+}
+
+/// The protocol of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PortProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl PortProtocol {
+    /// Its number (IANA, "Protocol Numbers").
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+impl fmt::Display for PortProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// One entry of `links`: another container of the task that may be reached, and by which name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The other container.
+    pub container: ContainerName,
+    /// Its name besides its own.
+    pub alias: String,
+}
