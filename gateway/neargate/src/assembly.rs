@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, Disk, Host, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
-use neargate_model::{Cidr, Policy, TaskId, Timestamp};
+use neargate_model::{Cidr, Policy, Region, TaskId, Timestamp};
 use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, Starts, StdioSource, TaskFiles};
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::link::{COMMANDS_MAX, ChannelLink, ControlSink};
+use crate::ports::HostPorts;
 
 /// Tasks that one machine may hold at once: far above what its memory allows for any real task, and a
 /// bound for what control keeps of them.
@@ -40,8 +41,11 @@ pub(crate) struct Ingredients {
     pub(crate) listen_on: IpAddr,
     pub(crate) policy: Policy,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) region: Region,
     /// Blocks for default VPCs, the best first.
     pub(crate) default_vpcs: Vec<Cidr>,
+    /// Blocks for tasks under `bridge`, the best first.
+    pub(crate) bridge_blocks: Vec<Cidr>,
 }
 
 /// Control and its node, running.
@@ -76,10 +80,13 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         listen_on,
         policy,
         disk,
+        region,
         default_vpcs,
+        bridge_blocks,
     } = ingredients;
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let host = Host { clock: Arc::new(SystemClock), disk, default_vpcs };
+    let (clock, ports) = (Arc::new(SystemClock), Arc::new(HostPorts));
+    let host = Host { clock, disk, region, default_vpcs, bridge_blocks, ports };
     let control = Control::new(store, Arc::new(ChannelLink { commands }), host, capacity);
     let sessions = Sessions::default();
     let agent = Agent::new(Parts {

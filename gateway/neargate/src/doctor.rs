@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::client::{Output, table};
 use crate::data_dir;
 use crate::disk::Space;
+use crate::firewall;
 use crate::policy;
 
 /// How long the launcher may take to say which fences there are.
@@ -74,6 +75,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         cgroup_controllers(),
         device_fence(),
         packet_filter(),
+        forwarding(),
         memory(),
         space(&data),
         loopback_port(),
@@ -206,9 +208,18 @@ fn device_fence() -> Check {
     }
 }
 
-/// What tasks of network mode `awsvpc` need.
+/// Whether tasks reach what is beyond this host.
+fn forwarding() -> Check {
+    match firewall::drops_forwarded() {
+        Some(true) => check("forwarding", Status::Warn, "iptables drops what is forwarded", firewall::HINT),
+        Some(false) => check("forwarding", Status::Ok, "iptables lets packets of tasks through", ""),
+        None => check("forwarding", Status::Ok, "no iptables that could be asked", ""),
+    }
+}
+
+/// What tasks with an interface need.
 fn packet_filter() -> Check {
-    let hint = "container tasks of network mode awsvpc, which all of Fargate have, need it: install nftables";
+    let hint = "container tasks of network modes awsvpc, which all of Fargate have, and bridge need it: install nftables";
     let places = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft", "/usr/local/sbin/nft"];
     match places.into_iter().find(|place| Path::new(place).exists()) {
         Some(place) => check("packet filter", Status::Ok, place, hint),

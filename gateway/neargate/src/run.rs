@@ -115,7 +115,10 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
             policy: policy::of_invoker(),
             disk: Arc::new(AnyDisk),
+            region: region()?,
             default_vpcs: vpc_blocks::candidates(None),
+            // A router would outlive no more than this one task, and takes longer to make than most of these run.
+            bridge_blocks: Vec::new(),
         });
         let code = run_task(args, shape, &machine, &artifacts, timeout).await;
         match containers {
@@ -331,8 +334,13 @@ fn is_of_a_limit(stop: &Stop) -> bool {
     stop.code == StopCode::UserInitiated && stop.reason != ASKED_TO_END
 }
 
+/// The region of the one task.
+fn region() -> Result<Region> {
+    Ok(Region::new("local")?)
+}
+
 async fn submit(shape: TaskShape, control: &Control, timeout: Option<Duration>) -> Result<TaskKey> {
-    let scope = Scope { account: AccountId::new(ACCOUNT)?, region: Region::new("local")? };
+    let scope = Scope { account: AccountId::new(ACCOUNT)?, region: region()? };
     let (cluster, family) = (ClusterName::new("run")?, Family::new("run")?);
     control.create_cluster(&scope, &cluster, Tags::new(), String::new()).await?;
     let new = NewDefinition {

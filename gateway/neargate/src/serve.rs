@@ -32,6 +32,7 @@ use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
 use crate::containers;
 use crate::data_dir::DataDir;
 use crate::disk::{DataDisk, RESERVE_BYTES, Space};
+use crate::firewall;
 use crate::keeper::Files;
 use crate::link_local;
 use crate::notify;
@@ -124,6 +125,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     let user = user(args)?;
     let server_uid = user.map_or_else(own_uid, |user| user.uid);
     let containers = containers::attach(&data, server_uid, &policy)?;
+    if containers.is_some() && firewall::drops_forwarded() == Some(true) {
+        eprintln!("warning: iptables drops what tasks send beyond this host; {}", firewall::HINT);
+    }
     let invoker = user.map(|user| (user.uid, user.gid));
     let kept = vec![data.images(), data.scratch(), data.volumes()];
     let launcher = wasm::launch_beside(containers.as_ref(), LauncherPolicy { invoker, kept })?;
@@ -235,7 +239,9 @@ async fn serve(
         listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         policy: policy.clone(),
         disk: disk.clone(),
+        region: region.clone(),
         default_vpcs: vpc_blocks::candidates(args.vpc_block),
+        bridge_blocks: vpc_blocks::for_bridge(args.vpc_block),
     });
     for allowed in policy::describe(&policy) {
         tracing::info!(allowed, "the policy allows tasks more than usual");

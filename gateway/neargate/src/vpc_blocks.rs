@@ -17,6 +17,11 @@ pub(crate) fn candidates(wanted: Option<Cidr>) -> Vec<Cidr> {
     wanted.into_iter().chain(private().filter(is_free)).collect()
 }
 
+/// Blocks for tasks under `bridge`: the same but for the first, which the default VPC gets.
+pub(crate) fn for_bridge(wanted: Option<Cidr>) -> Vec<Cidr> {
+    candidates(wanted).into_iter().skip(1).collect()
+}
+
 fn private() -> impl Iterator<Item = Cidr> {
     let usual = block(USUAL.0, USUAL.1);
     let of_172 = (16..31).rev().map(|second| block(Ipv4Addr::new(172, second, 0, 0), 16));

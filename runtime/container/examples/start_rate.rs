@@ -17,7 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use neargate_container::{Supervisor, SupervisorClient, SupervisorConfig};
-use neargate_driver::{ContainerSpec, Driver, Limits, Rootfs, Sandbox, SandboxHost, SandboxSpec, Stdio};
+use neargate_driver::{
+    ContainerNames, ContainerSpec, Driver, Limits, Rootfs, Sandbox, SandboxHost, SandboxSpec, Stdio,
+};
 use neargate_model::{ContainerId, ContainerName, TaskId};
 
 struct Bench {
@@ -148,6 +150,7 @@ impl Bench {
             init: false,
             stdio: Stdio { stdin: null(), stdout: null(), stderr: null(), readers: None },
             scratch: scratch.clone(),
+            names: ContainerNames::default(),
             wasm: None,
         };
         let begun = Instant::now();

@@ -26,12 +26,12 @@ use neargate_driver::{
 use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::bridge::BridgedPlan;
 use crate::config::SupervisorConfig;
 use crate::failure::Failure;
+use crate::interface::groups_requests;
 use crate::peer;
-use crate::protocol::{
-    BlockPlan, End, ExecPlan, GroupPlan, InterfacePlan, LendPlan, NetworkPlan, Request, Response,
-};
+use crate::protocol::{BlockPlan, End, ExecPlan, InterfacePlan, LendPlan, NetworkPlan, Request, Response};
 use crate::spawn::{self, SpawnError};
 use crate::steward::Succession;
 use neargate_ipc::channel::{self, Frame};
@@ -99,8 +99,8 @@ struct Shared {
     state: Mutex<State>,
     /// Of a supervisor that outlives this process.
     seat: Option<SeatClient>,
-    /// The security groups as they were last told, for the next supervisor.
-    groups: Mutex<Option<Vec<u8>>>,
+    /// The security groups as they were last told, for the next supervisor: messages, in order.
+    groups: Mutex<Vec<Vec<u8>>>,
     /// Whether there is a network with interfaces in VPCs.
     is_routed: watch::Sender<bool>,
     /// Whether nobody wants the supervisor any more, so that no other one is looked for.
@@ -240,8 +240,10 @@ impl Shared {
                     "another supervisor has found the containers"
                 );
                 // First of all: what is prepared before has no rules.
-                if let Some(groups) = &*self.groups.lock().unwrap_or_else(PoisonError::into_inner)
-                    && let Err(error) = channel::send(socket.as_fd(), 0, groups, &[], true)
+                let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let mut parts = groups.iter();
+                if let Err(error) =
+                    parts.try_for_each(|part| channel::send(socket.as_fd(), 0, part, &[], true))
                 {
                     tracing::error!(%error, "tell another supervisor the security groups");
                 }
@@ -628,6 +630,11 @@ impl SandboxHost for SupervisorClient {
                 SandboxNetwork::Vpc { interface, managed } => {
                     NetworkPlan::Vpc { interface: InterfacePlan::of(interface), managed: *managed }
                 }
+                SandboxNetwork::Bridge { block, containers, managed } => NetworkPlan::Bridge {
+                    containers: containers.iter().map(BridgedPlan::of).collect(),
+                    block: BlockPlan::of(block),
+                    managed: *managed,
+                },
             },
             sharing: plan::sharing_of(&spec.sharing),
         };
@@ -640,23 +647,23 @@ impl SandboxHost for SupervisorClient {
     }
 
     async fn set_groups(&self, groups: &[SecurityGroupRules], vpcs: &[Cidr]) -> Result<(), SandboxError> {
-        let groups = groups.iter().map(GroupPlan::of).collect();
-        let request = Request::Groups { groups, vpcs: vpcs.iter().map(BlockPlan::of).collect() };
+        let requests = groups_requests(groups, vpcs);
         let shared = &self.connection.shared;
-        *shared.groups.lock().unwrap_or_else(PoisonError::into_inner) = Some(encode(&request));
+        *shared.groups.lock().unwrap_or_else(PoisonError::into_inner) = requests.iter().map(encode).collect();
         let unavailable = |source| SandboxError::Unavailable { source };
-        match self.connection.call(&request, &[]).await.map_err(unavailable)? {
-            Response::Done {} => {
-                shared.is_routed.send_if_modified(|is_routed| {
-                    let is_first = !*is_routed && !vpcs.is_empty();
-                    *is_routed |= is_first;
-                    is_first
-                });
-                Ok(())
+        for request in &requests {
+            match self.connection.call(request, &[]).await.map_err(unavailable)? {
+                Response::Done {} => {}
+                Response::Failed { failure } => return Err(failure.into_sandbox()),
+                _ => return Err(unavailable(unexpected())),
             }
-            Response::Failed { failure } => Err(failure.into_sandbox()),
-            _ => Err(unavailable(unexpected())),
         }
+        shared.is_routed.send_if_modified(|is_routed| {
+            let is_first = !*is_routed && !vpcs.is_empty();
+            *is_routed |= is_first;
+            is_first
+        });
+        Ok(())
     }
 
     async fn network_after(&self, turn: NetworkTurn) -> NetworkTurn {

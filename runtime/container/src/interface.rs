@@ -2,12 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use neargate_ipc::channel::MESSAGE_MAX;
+use neargate_model::vpc::RULES_MAX;
 use neargate_model::{
     Cidr, MacAddress, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic,
 };
 
 use crate::failure::Failure;
-use crate::protocol::{BlockPlan, GroupPlan, InterfacePlan, NetworkPlan, PeerPlan, RulePlan, TrafficPlan};
+use crate::protocol::{
+    BlockPlan, GroupPlan, InterfacePlan, NetworkPlan, PeerPlan, Request, RulePlan, TrafficPlan,
+};
 
 /// An interface as the supervisor uses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,19 +25,27 @@ pub(crate) struct Interface {
 impl NetworkPlan {
     /// Whether the task's user namespace owns it.
     pub(crate) fn is_managed(&self) -> bool {
-        matches!(self, Self::Managed {} | Self::Vpc { managed: true, .. })
+        matches!(
+            self,
+            Self::Managed {} | Self::Vpc { managed: true, .. } | Self::Bridge { managed: true, .. }
+        )
     }
 
     /// Whether it is like that of most tasks, one that can be made before it is known for which.
     pub(crate) fn is_usual(&self) -> bool {
-        matches!(self, Self::Own {} | Self::Vpc { managed: false, .. })
+        matches!(self, Self::Own {} | Self::Vpc { managed: false, .. } | Self::Bridge { managed: false, .. })
     }
 
-    /// The interface of one that has one.
+    /// Whether it leads to the router.
+    pub(crate) fn is_linked(&self) -> bool {
+        matches!(self, Self::Vpc { .. } | Self::Bridge { .. })
+    }
+
+    /// The interface of one that has one for all containers.
     pub(crate) fn interface(&self) -> Result<Option<Interface>, Failure> {
         match self {
             Self::Vpc { interface, .. } => interface.read().map(Some),
-            Self::Own {} | Self::Managed {} | Self::Host {} => Ok(None),
+            Self::Own {} | Self::Managed {} | Self::Host {} | Self::Bridge { .. } => Ok(None),
         }
     }
 }
@@ -76,6 +88,27 @@ impl BlockPlan {
         let block = u8::try_from(self.prefix).ok().and_then(|prefix| Cidr::containing(first, prefix));
         block.filter(|block| block.first() == first).ok_or_else(malformed)
     }
+}
+
+/// Security groups in one message: a rule takes less than 50 bytes, and a group has [`RULES_MAX`] of them each way, so
+/// that a message takes as many whatever is in them.
+const GROUPS_MAX: usize = MESSAGE_MAX / (2 * RULES_MAX + 2) / 50;
+
+/// What the supervisor is told of all groups and blocks, in as many messages as it takes.
+pub(crate) fn groups_requests(groups: &[SecurityGroupRules], vpcs: &[Cidr]) -> Vec<Request> {
+    let count = groups.len().div_ceil(GROUPS_MAX).max(1);
+    let part = |number: usize| {
+        let groups = groups.chunks(GROUPS_MAX).nth(number).unwrap_or_default();
+        let more = number + 1 < count;
+        let vpcs = if more { &[] } else { vpcs };
+        Request::Groups {
+            part: u32::try_from(number).unwrap_or(u32::MAX),
+            groups: groups.iter().map(GroupPlan::of).collect(),
+            vpcs: vpcs.iter().map(BlockPlan::of).collect(),
+            more,
+        }
+    };
+    (0..count).map(part).collect()
 }
 
 impl GroupPlan {
@@ -141,12 +174,14 @@ fn group_id(text: &str) -> Result<SecurityGroupId, Failure> {
     SecurityGroupId::new(text).map_err(|_| malformed())
 }
 
-fn malformed() -> Failure {
+pub(crate) fn malformed() -> Failure {
     Failure::System { step: "read the network of a task".to_owned(), errno: libc::EBADMSG }
 }
 
 #[cfg(test)]
 mod tests {
+    use neargate_ipc::wire::encode;
+
     use super::*;
 
     #[test]
@@ -167,6 +202,32 @@ mod tests {
         ];
         let rules = SecurityGroupRules { group: group('a'), ingress, egress };
         assert_eq!(GroupPlan::of(&rules).read().unwrap(), rules);
+    }
+
+    #[test]
+    fn however_many_groups_there_are_every_message_can_be_sent() {
+        let block = |number: usize| {
+            Peer::Block(Cidr::containing(Ipv6Addr::from(number as u128).into(), 128).unwrap())
+        };
+        let rule =
+            |number| SecurityRule { traffic: Traffic::Icmp(Some(255), Some(255)), peer: block(number) };
+        let rules: Vec<SecurityRule> = (0..RULES_MAX).map(rule).collect();
+        let group = |number: usize| SecurityGroupRules {
+            group: SecurityGroupId::new(format!("sg-{number:017x}")).unwrap(),
+            ingress: rules.clone(),
+            egress: rules.clone(),
+        };
+        let groups: Vec<SecurityGroupRules> = (0..2 * GROUPS_MAX + 1).map(group).collect();
+        let requests = groups_requests(&groups, &[Cidr::ANYWHERE_V4]);
+        let mut told = 0;
+        for (number, request) in requests.iter().enumerate() {
+            assert!(encode(request).len() <= MESSAGE_MAX, "part {number}");
+            let Request::Groups { groups, vpcs, more, .. } = request else { panic!("another request") };
+            assert_eq!((*more, vpcs.len()), if number < 2 { (true, 0) } else { (false, 1) });
+            told += groups.len();
+        }
+        assert_eq!((requests.len(), told), (3, groups.len()));
+        assert_eq!(groups_requests(&[], &[]).len(), 1, "that there are none is told as well");
     }
 
     #[test]

@@ -50,6 +50,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("containers need Linux");
 
+mod bridge;
 mod capabilities;
 mod cgroup;
 mod client;
@@ -64,6 +65,7 @@ mod init;
 mod interface;
 mod launcher;
 mod launchpad;
+mod names;
 mod pause;
 mod peer;
 mod protocol;

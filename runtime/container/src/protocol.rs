@@ -5,7 +5,9 @@
 use neargate_driver::{Limits, Stats};
 use neargate_ipc::{wire_enum, wire_struct};
 
+use crate::bridge::BridgedPlan;
 use crate::failure::Failure;
+use crate::names::NamesPlan;
 
 /// Both sides must agree on this number.
 pub(crate) const VERSION: u32 = 8;
@@ -86,6 +88,8 @@ wire_enum! {
         2 => Host {},
         /// Its own, with an interface in a VPC; `managed` if it belongs to the task's user namespace.
         3 => Vpc { interface: InterfacePlan, managed: bool },
+        /// One of its own for each container, with an interface in this block; `managed` as above.
+        4 => Bridge { containers: Vec<BridgedPlan>, block: BlockPlan, managed: bool },
     }
 }
 
@@ -274,6 +278,8 @@ wire_struct! {
         init: bool,
         /// Directory for the overlay's upper and work directories.
         scratch: Vec<u8>,
+        /// Its own name, and those of others.
+        names: NamesPlan,
     }
 }
 
@@ -352,8 +358,9 @@ wire_enum! {
         /// This server, which is root, becomes another user's: from now on it reaches no further than that one may, and
         /// mounts of the host's directories no others than these, and no set-up allows more than this.
         13 => Resign { server_uid: u32, allowed: Allowed },
-        /// Enforce these security groups from now on, in the place of all before, and route these VPCs.
-        14 => Groups { groups: Vec<GroupPlan>, vpcs: Vec<BlockPlan> },
+        /// Enforce these security groups from now on, in the place of all before, and route these VPCs. They come in
+        /// parts, the first of which is 0; nothing is done before one without `more` has come.
+        14 => Groups { part: u32, groups: Vec<GroupPlan>, vpcs: Vec<BlockPlan>, more: bool },
         /// Make sockets of the link-local addresses in the network with the VPCs, and hand them over.
         15 => LinkLocal {},
     }
@@ -411,6 +418,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use neargate_driver::ContainerNames;
     use neargate_ipc::wire::{Malformed, decode, encode};
 
     use super::*;
@@ -488,6 +496,10 @@ mod tests {
                 devices,
                 init,
                 scratch,
+                names: NamesPlan::of(&ContainerNames {
+                    dns_search_domains: vec!["a.test".to_owned()],
+                    ..ContainerNames::default()
+                }),
             };
             Request::Start { plan }
         })

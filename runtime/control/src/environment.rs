@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use neargate_model::{Cidr, NodeCommand, Timestamp};
+use neargate_model::{Cidr, NodeCommand, PortProtocol, Region, Timestamp};
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
@@ -47,9 +47,21 @@ pub struct Host {
     pub clock: Arc<dyn Clock>,
     /// The disk of its store and its tasks.
     pub disk: Arc<dyn Disk>,
+    /// Where every account has a default VPC from the start.
+    pub region: Region,
     /// Blocks for default VPCs, the best first: addresses that it can route to its tasks. Each scope takes the first that
     /// no other one has.
     pub default_vpcs: Vec<Cidr>,
+    /// Blocks for tasks under `bridge`, the best first; where there are none, such tasks have loopback only.
+    pub bridge_blocks: Vec<Cidr>,
+    /// Its ports.
+    pub ports: Arc<dyn Ports>,
+}
+
+/// Looks at the ports of the host; asked whenever one is to lead to a container.
+pub trait Ports: Send + Sync + 'static {
+    /// Whether no other program has it, as far as can be told.
+    fn is_free(&self, protocol: PortProtocol, port: u16) -> bool;
 }
 
 /// The way to the node: a channel on one machine, a stream on many.

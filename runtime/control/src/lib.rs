@@ -37,7 +37,7 @@ pub use discovery::{
     DiscoverWanted, Discovered, DiscoveryChangeError, DiscoveryResource, NewInstance, NewNamespace,
     NewRegistry, RegistryChange,
 };
-pub use environment::{Clock, Disk, DiskRoom, Host, NodeLink, NodeLinkError, SystemClock};
+pub use environment::{Clock, Disk, DiskRoom, Host, NodeLink, NodeLinkError, Ports, SystemClock};
 pub use network::{NetworkChangeError, WantedNetwork};
 pub use place::{Capacity, Refusal};
 pub use recover::{Recovered, RetentionConfig, Swept};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use neargate_model::TaskKey;
+use neargate_model::{PortProtocol, TaskKey};
 
 use crate::DiskRoom;
 
@@ -32,8 +32,24 @@ pub enum Refusal {
     Tasks,
     /// The disk is nearly full.
     Disk,
-    /// Its subnets have no free address.
+    /// Its subnets have no free address, or the network mode has none.
     Address,
+    /// Another task has this port of the host.
+    Port {
+        /// The protocol.
+        protocol: PortProtocol,
+        /// The port.
+        port: u16,
+    },
+    /// A program on the host has this port.
+    PortInUse {
+        /// The protocol.
+        protocol: PortProtocol,
+        /// The port.
+        port: u16,
+    },
+    /// All ports that may be given are taken.
+    NoPort,
 }
 
 /// What one task asks for.

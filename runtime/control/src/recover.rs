@@ -69,6 +69,7 @@ impl Control {
             if let Some(network) = &spec.value.network {
                 self.shared.networks.addresses.note(key.clone(), network);
             }
+            self.shared.networks.bridge.note(key.clone(), &spec.value);
             let assign = NodeCommand::Assign {
                 spec: Box::new(spec.value),
                 status: Box::new(task.status),

@@ -43,6 +43,7 @@ impl Control {
                     self.memos().tasks.forget(&at);
                     self.shared.ledger.give_back(&report.task);
                     self.shared.networks.addresses.give_back(&report.task, self.now());
+                    self.shared.networks.bridge.give_back(&report.task, self.now());
                     tracing::info!(task = %task.id, reason = stop_reason(&task.status), "task stopped");
                 }
                 return Ok(());

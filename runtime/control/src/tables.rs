@@ -2,8 +2,8 @@
 
 use neargate_model::vpc::{NetworkInterface, SecurityGroup, Subnet, Vpc};
 use neargate_model::{
-    AccountSetting, Cluster, ClusterName, Family, Scope, Task, TaskDefinition, TaskId, TaskKey, TaskSpec,
-    Timestamp,
+    AccountSetting, Cidr, Cluster, ClusterName, Family, Scope, Task, TaskDefinition, TaskId, TaskKey,
+    TaskSpec, Timestamp,
 };
 use neargate_store::{
     Consistency, Key, Rev, Settled, Store, StoreError, Table, Txn, Versioned, commit_retrying,
@@ -46,6 +46,16 @@ pub(crate) const SUBNETS: Table<Subnet> = Table::new("subnet", "neargate-control
 pub(crate) const GROUPS: Table<SecurityGroup> = Table::new("security-group", "neargate-control", 1);
 /// Network interfaces of tasks that have not stopped; the keys are the tasks'.
 pub(crate) const INTERFACES: Table<NetworkInterface> = Table::new("network-interface", "neargate-control", 1);
+
+/// The addresses of tasks under `bridge`, one record.
+pub(crate) const BRIDGE: Table<BridgeRecord> = Table::new("bridge", "neargate-control", 1);
+
+/// See [`BRIDGE`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BridgeRecord {
+    /// The block, the same as long as there are tasks that may have it.
+    pub(crate) block: Cidr,
+}
 
 /// What is known of the networks of a scope as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use neargate_model::vpc::{NetworkError, NetworkInterface};
 use neargate_model::{
-    ClusterName, ContainerDefinition, ContainerId, ContainerName, DefinitionStatus, Family, LastStatus,
-    LaunchType, NodeCommand, Scope, Stop, StopCode, Tags, Task, TaskDefinition, TaskId, TaskKey, TaskNetwork,
-    TaskShape, TaskSpec, TaskStatus, Timestamp,
+    BridgeNetwork, Cidr, ClusterName, ContainerDefinition, ContainerId, ContainerName, DefinitionStatus,
+    Family, LastStatus, LaunchType, NodeCommand, Scope, Stop, StopCode, Tags, Task, TaskDefinition, TaskId,
+    TaskKey, TaskNetwork, TaskShape, TaskSpec, TaskStatus, Timestamp,
 };
 use neargate_store::{Key, StoreError, Txn, Versioned, WatchItem};
 use uuid::Uuid;
@@ -117,6 +117,8 @@ struct MadeOf<'a> {
     shape: &'a TaskShape,
     own_workers: bool,
     network: Option<&'a Assigned>,
+    /// The block of tasks under `bridge`.
+    bridge: Option<Cidr>,
 }
 
 /// Why no task was accepted.
@@ -248,8 +250,9 @@ impl Control {
             let shape = apply_changes(&definition.shape, &request.changes)?;
             let own_workers = cluster.value.has_own_workers();
             let network = self.find_network(&request.scope, &shape, request.network.as_ref()).await?;
-            let made_of =
-                MadeOf { definition: &definition, shape: &shape, own_workers, network: network.as_ref() };
+            let bridge = self.bridge_block(&shape).await?;
+            let network = network.as_ref();
+            let made_of = MadeOf { definition: &definition, shape: &shape, own_workers, network, bridge };
             let (tasks, refused) = self.place_tasks(request, &made_of)?;
             if tasks.is_empty() {
                 return Ok(Accepted { tasks, refused });
@@ -330,7 +333,12 @@ impl Control {
         room.map_err(NotAssigned::Refused)?;
         let network = network.map(|network| self.assign_network(&key, network)).transpose();
         let network = network.inspect_err(|_| self.shared.ledger.give_back(&key))?;
-        Ok(self.new_task(request, made_of, id, demand.memory_mib, network))
+        let bridge = self.assign_bridge(&key, shape, made_of.bridge).map_err(|refusal| {
+            self.shared.ledger.give_back(&key);
+            self.shared.networks.addresses.forget(&key);
+            NotAssigned::Refused(refusal)
+        })?;
+        Ok(self.new_task(request, made_of, id, demand.memory_mib, (network, bridge)))
     }
 
     fn new_task(
@@ -339,7 +347,7 @@ impl Control {
         made_of: &MadeOf<'_>,
         id: TaskId,
         memory_reserved_mib: u32,
-        network: Option<TaskNetwork>,
+        (network, bridge): (Option<TaskNetwork>, Option<BridgeNetwork>),
     ) -> DescribedTask {
         let MadeOf { definition, shape, own_workers, .. } = *made_of;
         let names: Vec<_> = shape.containers.iter().map(|container| container.name.clone()).collect();
@@ -375,6 +383,7 @@ impl Control {
             own_workers,
             deadline: request.deadline,
             network,
+            bridge,
             face: request.face.clone(),
         };
         DescribedTask { task: Arc::new(task), spec: Arc::new(spec) }
@@ -420,6 +429,7 @@ impl Control {
         self.forget_room(tasks);
         for described in tasks {
             self.shared.networks.addresses.forget(&described.task.key());
+            self.shared.networks.bridge.forget(&described.task.key());
         }
     }
 

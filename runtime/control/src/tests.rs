@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use neargate_model::lifecycle::testing::{container, scope, shape};
 use neargate_model::{
-    ClusterName, Family, LastStatus, LaunchType, NetworkMode, NodeCommand, NodeReport, Stop, StopCode, Tags,
-    Task, TaskShape, TaskStatus, Timestamp,
+    ClusterName, Family, LastStatus, LaunchType, NetworkMode, NodeCommand, NodeReport, PortProtocol, Stop,
+    StopCode, Tags, Task, TaskShape, TaskStatus, Timestamp,
 };
 use neargate_store::testing::{Faulty, ManualClock};
 use neargate_store::{MemoryStore, Store};
@@ -47,6 +47,15 @@ impl Disk for TestDisk {
     }
 }
 
+/// Ports that nobody has.
+struct FreePorts;
+
+impl Ports for FreePorts {
+    fn is_free(&self, _: PortProtocol, _: u16) -> bool {
+        true
+    }
+}
+
 pub(crate) struct Bench {
     pub(crate) control: Control,
     disk: Arc<TestDisk>,
@@ -65,7 +74,10 @@ pub(crate) fn bench_on(store: Arc<dyn Store>) -> Bench {
     let host = Host {
         clock: clock.clone(),
         disk: disk.clone(),
+        region: scope().region,
         default_vpcs: vec!["172.31.0.0/16".parse().unwrap(), "172.30.0.0/16".parse().unwrap()],
+        bridge_blocks: vec!["172.31.0.0/16".parse().unwrap(), "172.29.0.0/16".parse().unwrap()],
+        ports: Arc::new(FreePorts),
     };
     let control = Control::new(store.clone(), node.clone(), host, CAPACITY);
     Bench { control, disk, node, clock, store }

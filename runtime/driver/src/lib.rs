@@ -9,6 +9,7 @@
 
 mod error;
 mod link_local;
+mod names;
 mod process;
 mod session;
 pub mod sim;
@@ -22,15 +23,16 @@ use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 
 pub use error::{ExecError, RecoverError, SandboxError, SignalError, StartError, StatsError};
 pub use link_local::{LinkLocalError, LinkLocalSockets, NetworkTurn, ResolverSockets};
+pub use names::ContainerNames;
 pub use process::{
     Process, ProcessError, ProcessExit, ProcessHost, ProcessMount, ProcessNetwork, ProcessRole, ProcessSpec,
     ProcessUser, SandboxProcessHost, ThreadSlot,
 };
 pub use session::{Session, SessionSpec, SessionStreams};
 pub use spec::{
-    ContainerSpec, Device, ExecSpec, Exit, Limits, Mount, MountSource, Privileges, Rootfs, Sandbox,
-    SandboxNetwork, SandboxSpec, Sharing, Signal, Stats, Stdio, Ulimit, VOLUME_ID_BASE, WasmModule, WasmSpec,
-    WasmTimes,
+    BridgedContainer, ContainerSpec, Device, ExecSpec, Exit, Limits, Mount, MountSource, Privileges, Rootfs,
+    Sandbox, SandboxNetwork, SandboxSpec, Sharing, Signal, Stats, Stdio, Ulimit, VOLUME_ID_BASE, WasmModule,
+    WasmSpec, WasmTimes,
 };
 
 /// Runs one container inside a prepared sandbox.

@@ -1,15 +1,17 @@
 //! What a driver is told, and what it tells.
 
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use neargate_ipc::wire_fields;
 use neargate_model::{
-    ContainerId, ContainerName, IpcMode, PidMode, TaskId, TaskNetwork, TmpfsOptions, WasmOptions,
+    Cidr, ContainerId, ContainerName, HostPort, IpcMode, PidMode, TaskId, TaskNetwork, TmpfsOptions,
+    WasmOptions,
 };
 
-use crate::ProcessUser;
+use crate::{ContainerNames, ProcessUser};
 
 /// All that a driver needs to run one container. A container gets nothing that is not named here.
 #[derive(Debug)]
@@ -55,6 +57,8 @@ pub struct ContainerSpec {
     /// An empty directory of the container's own on the host, for what it writes to its root file
     /// system. The node makes and removes it.
     pub scratch: PathBuf,
+    /// Its own name, and those of others.
+    pub names: ContainerNames,
     /// What only a Wasm container has; `None` for others.
     pub wasm: Option<WasmSpec>,
 }
@@ -245,6 +249,28 @@ pub enum SandboxNetwork {
         /// Whether containers have power over it.
         managed: bool,
     },
+    /// One for each container, with an interface; ports of the host lead to it. Those that are not named here have none.
+    Bridge {
+        /// The addresses of all such sandboxes.
+        block: Cidr,
+        /// The containers.
+        containers: Vec<BridgedContainer>,
+        /// Whether containers have power over their networks.
+        managed: bool,
+    },
+}
+
+/// What a container has in [`SandboxNetwork::Bridge`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BridgedContainer {
+    /// The container.
+    pub id: ContainerId,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The ports of the host that lead to it.
+    pub ports: Vec<HostPort>,
+    /// Addresses of containers that it may reach.
+    pub links: Vec<Ipv4Addr>,
 }
 
 /// A prepared sandbox.

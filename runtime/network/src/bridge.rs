@@ -151,7 +151,7 @@ pub(crate) fn host_chains(uplinks: &str) -> String {
         iifname != "{uplinks}*" fib daddr type local {LEAD}
     }}
     chain output {{
-        type nat hook output priority dstnat; policy accept;
+        type nat hook output priority -100; policy accept;
         ip daddr != 127.0.0.0/8 fib daddr type local {LEAD}
     }}
 "#,

@@ -28,9 +28,14 @@ impl Netlink {
     /// Forgets every connection of an address in the socket's namespace, so that nobody who has the address next goes on
     /// with one that was let through for its last owner.
     pub fn forget_connections(&self, address: Ipv4Addr) -> Result<(), NetlinkError> {
+        self.forget_connections_of(|one| one == address)
+    }
+
+    /// The same of many addresses. The kernel tells all connections to whoever asks for some.
+    pub fn forget_connections_of(&self, is_one: impl Fn(Ipv4Addr) -> bool) -> Result<(), NetlinkError> {
         let question = message(ConntrackMessage::Get(Vec::new()));
         let found =
-            self.list("list connections", question, CONNECTION, |payload| original_of(payload, address))?;
+            self.list("list connections", question, CONNECTION, |payload| original_of(payload, &is_one))?;
         for original in found {
             let original = DefaultNla::new(CTA_TUPLE_ORIG | NLA_F_NESTED, original);
             let delete = ConntrackMessage::Delete(vec![ConntrackAttribute::Other(original)]);
@@ -51,13 +56,14 @@ fn message(message: ConntrackMessage) -> NetfilterMessage {
     NetfilterMessage::new(header, NetfilterMessageInner::Conntrack(message))
 }
 
-/// The original direction of a connection in which an address takes part, as the kernel tells it.
-fn original_of(payload: &[u8], address: Ipv4Addr) -> Option<Vec<u8>> {
+/// The original direction of a connection in which one of these addresses takes part, as the kernel tells it.
+fn original_of(payload: &[u8], is_one: impl Fn(Ipv4Addr) -> bool) -> Option<Vec<u8>> {
     let tuples = attributes(payload.get(HEADER_BYTES..)?);
     let is_of = |tuple: &[u8]| {
         let addresses = attributes(tuple).into_iter().filter(|(kind, _)| *kind == CTA_TUPLE_IP);
         addresses.flat_map(|(_, addresses)| attributes(addresses)).any(|(kind, value)| {
-            (kind == CTA_IP_V4_SRC || kind == CTA_IP_V4_DST) && value == address.octets()
+            let address = <[u8; 4]>::try_from(value).map(Ipv4Addr::from);
+            (kind == CTA_IP_V4_SRC || kind == CTA_IP_V4_DST) && address.is_ok_and(&is_one)
         })
     };
     let takes_part = tuples

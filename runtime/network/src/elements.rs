@@ -1,20 +1,18 @@
 //! Elements of sets and maps of the packet filter: what a task adds, while rules stay as they are.
 
-use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
 use neargate_model::SecurityGroupId;
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_netfilter::nftables::{
     DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList, SetElementMessage,
-    TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
 
-use crate::netlink::{Batch, Netlink, NetlinkError};
+use crate::netlink::Batch;
 use crate::rules::{self, PolicyId, TABLE};
 
 /// The packet filter's number among the subsystems of netfilter (`NFNL_SUBSYS_NFTABLES`).
@@ -34,19 +32,6 @@ pub struct Member<'a> {
 /// The batch by which a task becomes known to the filter, all of it or nothing.
 pub fn enter(member: Member<'_>) -> Batch {
     batch(Table(TABLE), "add task to packet filter", Verb::Add, member.elements())
-}
-
-impl Netlink {
-    /// Whether the packet filter of the socket's namespace has a table, in the family `inet`.
-    pub fn has_table(&self, name: &str) -> Result<bool, NetlinkError> {
-        let attributes = vec![TableAttribute::Name(name.to_owned())];
-        let mut batch = Batch::default();
-        batch.push("find table", 0, inet(NfTablesMessage::GetTable(TableMessage { attributes })));
-        match self.exchange(batch) {
-            Err(error) if error.source.kind() == ErrorKind::NotFound => Ok(false),
-            asked => asked.map(|()| true),
-        }
-    }
 }
 
 /// The batch by which it becomes unknown. Refused if it was not known as it is said to be.

@@ -7,8 +7,7 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, netlink, recv,
-    send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv, send, socket_with,
 };
 
 /// Room for the answers that the kernel has put together.
@@ -17,9 +16,15 @@ const ANSWER_BYTES: usize = 64 << 10;
 const HEADER_BYTES: usize = 16;
 /// An answer that tells whether a request has succeeded.
 const ERROR: u16 = 2;
-/// Multicast groups (rtnetlink(7), `linux/netfilter/nfnetlink.h`): the first is a mask, the second a number.
+/// Multicast groups (rtnetlink(7), `linux/netfilter/nfnetlink.h`): the first are masks, the last a number.
+const RTMGRP_LINK: u32 = 0x1;
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
+const RTMGRP_IPV4_ROUTE: u32 = 0x40;
 const NFNLGRP_NFTABLES: u32 = 7;
+/// Bytes before the attributes of a message of the packet filter (`struct nfgenmsg`).
+const NETFILTER_HEADER_BYTES: usize = 4;
+/// The attribute with the name of a table, of whatever kind the message is.
+const TABLE_NAME: u16 = 1;
 /// The end of an answer of many messages.
 const DONE: u16 = 3;
 
@@ -35,8 +40,8 @@ pub enum Subsystem {
 /// What a socket can be told without asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// An IPv4 address of an interface has come or gone.
-    Addresses,
+    /// An interface, an IPv4 address of one or an IPv4 route has come, changed or gone.
+    Ways,
     /// Something of the packet filter has changed.
     Rules,
 }
@@ -56,8 +61,6 @@ pub struct NetlinkError {
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
-    /// What the kernel calls the socket, in the news of what it has done.
-    port: u32,
 }
 
 impl Netlink {
@@ -67,37 +70,54 @@ impl Netlink {
             Subsystem::Route => None,
             Subsystem::Netfilter => Some(netlink::NETFILTER),
         };
-        Self::bound(protocol, 0)
-    }
-
-    /// A socket of groups of news, none of which is 0.
-    fn bound(protocol: Option<Protocol>, groups: u32) -> io::Result<Self> {
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        bind(&socket, &netlink::SocketAddrNetlink::new(0, groups))?;
-        let port = netlink::SocketAddrNetlink::try_from(getsockname(&socket)?)?.pid();
-        Ok(Self { socket, port })
+        Ok(Self { socket })
     }
 
     /// Opens a socket that becomes readable when there is news of the caller's network namespace.
     pub fn listen(news: News) -> io::Result<Self> {
-        match news {
-            News::Addresses => Self::bound(None, RTMGRP_IPV4_IFADDR),
-            News::Rules => Self::bound(Some(netlink::NETFILTER), 1 << (NFNLGRP_NFTABLES - 1)),
+        let (subsystem, group) = match news {
+            News::Ways => (Subsystem::Route, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE),
+            News::Rules => (Subsystem::Netfilter, 1 << (NFNLGRP_NFTABLES - 1)),
+        };
+        let opened = Self::open(subsystem)?;
+        bind(&opened.socket, &netlink::SocketAddrNetlink::new(0, group))?;
+        Ok(opened)
+    }
+
+    /// Forgets the news that have come so far; tells whether there were any.
+    pub fn drain(&self) -> bool {
+        let (mut buffer, mut is_news) = ([0; 4096], false);
+        loop {
+            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+                // What has overrun the socket is news as well.
+                Ok(_) | Err(rustix::io::Errno::NOBUFS) => is_news = true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return is_news,
+            }
         }
     }
 
-    /// Forgets the news that have come so far; tells whether there were any besides what was done by way of `own`.
-    pub fn drain(&self, own: &Self) -> bool {
-        let (mut buffer, mut is_news) = ([0; 4096], false);
+    /// Takes the news of the packet filter that have come so far; tells whether any is of this table or was lost. Every
+    /// message of a table begins with its name (`linux/netfilter/nf_tables.h`).
+    pub fn tells_of(&self, table: &str) -> bool {
+        let is_of = |payload: &[u8]| {
+            let attribute = payload.get(NETFILTER_HEADER_BYTES..).unwrap_or_default();
+            let word = |at: usize| Some(u16::from_ne_bytes(*attribute.get(at..)?.first_chunk()?));
+            // Its length, which covers these two words, its type, and the name with a zero at its end.
+            let (length, kind) = (word(0).unwrap_or_default(), word(2).unwrap_or_default());
+            let name = attribute.get(4..usize::from(length)).and_then(<[u8]>::split_last);
+            kind == TABLE_NAME && name.is_some_and(|(_, name)| name == table.as_bytes())
+        };
+        let (mut buffer, mut is_told) = (vec![0; ANSWER_BYTES], false);
         loop {
             match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((length, _)) => {
-                    is_news |= Messages(&buffer[..length]).any(|(header, _)| header.port != own.port);
+                    is_told |= Messages(&buffer[..length]).any(|(_, payload)| is_of(payload));
                 }
-                // What has overrun the socket is news as well.
-                Err(rustix::io::Errno::NOBUFS) => is_news = true,
+                Err(rustix::io::Errno::NOBUFS) => is_told = true,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return is_news,
+                Err(_) => return is_told,
             }
         }
     }
@@ -223,8 +243,6 @@ struct Messages<'a>(&'a [u8]);
 struct Header {
     message_type: u16,
     sequence_number: u32,
-    /// The socket whose request it is about; 0 is the kernel.
-    port: u32,
 }
 
 impl<'a> Iterator for Messages<'a> {
@@ -238,6 +256,6 @@ impl<'a> Iterator for Messages<'a> {
         let payload = self.0.get(HEADER_BYTES..length)?;
         let message_type = u16::from_ne_bytes([header[4], header[5]]);
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((Header { message_type, sequence_number: word(8), port: word(12) }, payload))
+        Some((Header { message_type, sequence_number: word(8) }, payload))
     }
 }

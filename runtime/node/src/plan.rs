@@ -1,13 +1,16 @@
 //! What a driver is told, worked out purely from a task's specification and an image.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use neargate_driver::{
-    Device, Limits, Mount, MountSource, Privileges, Rootfs, SandboxNetwork, SandboxSpec, Sharing, Ulimit,
+    BridgedContainer, ContainerNames, Device, Limits, Mount, MountSource, Privileges, Rootfs, SandboxNetwork,
+    SandboxSpec, Sharing, Ulimit,
 };
 use neargate_model::vpc::private_dns_name;
 use neargate_model::{
-    ContainerDefinition, DeviceMapping, LaunchType, NetworkMode, TaskSpec, UlimitSetting, capability,
+    BridgeEndpoint, ContainerDefinition, ContainerId, ContainerName, DeviceMapping, LaunchType, Link,
+    NetworkMode, TaskSpec, UlimitSetting, capability,
 };
 
 use crate::TaskImage;
@@ -24,7 +27,7 @@ const FARGATE_STORAGE_GIB: u32 = 20;
 const MIB: u64 = 1 << 20;
 
 /// The sandbox of a task.
-pub(crate) fn sandbox(spec: &TaskSpec, linux: bool) -> SandboxSpec {
+pub(crate) fn sandbox(spec: &TaskSpec, linux: bool, has_root: impl Fn(usize) -> bool) -> SandboxSpec {
     let limits = Limits {
         cpu_millis: spec.shape.cpu_units.map(cpu_millis),
         cpu_shares: spec.shape.cpu_units,
@@ -34,7 +37,7 @@ pub(crate) fn sandbox(spec: &TaskSpec, linux: bool) -> SandboxSpec {
         swappiness: None,
         pids_max: Some(TASK_PIDS_MAX),
     };
-    let (network, sharing) = (network(spec), sharing(spec));
+    let (network, sharing) = (network(spec, has_root), sharing(spec));
     SandboxSpec { task: spec.id.clone(), hostname: hostname(spec), limits, linux, network, sharing }
 }
 
@@ -47,7 +50,7 @@ fn sharing(spec: &TaskSpec) -> Sharing {
 }
 
 /// Which network a task has. One that containers have power over is made only where one of them needs it.
-fn network(spec: &TaskSpec) -> SandboxNetwork {
+fn network(spec: &TaskSpec, has_root: impl Fn(usize) -> bool) -> SandboxNetwork {
     let is_of_network = |name: &String| {
         name == capability::EVERY || capability::bit(name).is_some_and(|bit| bit & capability::NETWORK != 0)
     };
@@ -60,11 +63,64 @@ fn network(spec: &TaskSpec) -> SandboxNetwork {
         (NetworkMode::Awsvpc, Some(interface)) => {
             SandboxNetwork::Vpc { interface: Box::new(interface.clone()), managed }
         }
+        (NetworkMode::Bridge, _) if spec.bridge.is_some() => bridge(spec, managed, has_root),
         (NetworkMode::Awsvpc | NetworkMode::Bridge | NetworkMode::None, _) if managed => {
             SandboxNetwork::Managed
         }
         (NetworkMode::Awsvpc | NetworkMode::Bridge | NetworkMode::None, _) => SandboxNetwork::Own,
     }
+}
+
+/// The network of each container that has a root; Wasm listens on the host's ports itself.
+fn bridge(spec: &TaskSpec, managed: bool, has_root: impl Fn(usize) -> bool) -> SandboxNetwork {
+    let Some(network) = &spec.bridge else { return SandboxNetwork::Own };
+    let address = |name: &ContainerName| {
+        let index = spec.shape.containers.iter().position(|container| container.name == *name)?;
+        Some(network.containers.get(index)?.address)
+    };
+    let endpoints = network.containers.iter().zip(&spec.shape.containers).zip(&spec.container_ids);
+    let container =
+        |((endpoint, definition), id): ((&BridgeEndpoint, &ContainerDefinition), &ContainerId)| {
+            BridgedContainer {
+                id: id.clone(),
+                address: endpoint.address,
+                ports: endpoint.ports.clone(),
+                links: definition.links.iter().filter_map(|link| address(&link.container)).collect(),
+            }
+        };
+    let rooted = endpoints.enumerate().filter(|(index, _)| has_root(*index));
+    let containers: Vec<_> = rooted.map(|(_, endpoint)| container(endpoint)).collect();
+    SandboxNetwork::Bridge { block: network.block, containers, managed }
+}
+
+/// The names that a container knows: its own, those of `extraHosts`, and those of containers that it is linked to.
+pub(crate) fn names(spec: &TaskSpec, container: &ContainerDefinition) -> ContainerNames {
+    let extra = container.extra_hosts.iter().map(|host| (host.address, host.hostname.clone()));
+    let linked = |link: &Link| {
+        let index = spec.shape.containers.iter().position(|other| other.name == link.container)?;
+        let address = spec.bridge.as_ref()?.containers.get(index)?.address;
+        let names = match link.container.as_str() {
+            name if name == link.alias => name.to_owned(),
+            name => format!("{} {name}", link.alias),
+        };
+        Some((IpAddr::V4(address), names))
+    };
+    ContainerNames {
+        hostname: container.hostname.clone(),
+        hosts: extra.chain(container.links.iter().filter_map(linked)).collect(),
+        dns_servers: container.dns_servers.clone(),
+        dns_search_domains: container.dns_search_domains.clone(),
+    }
+}
+
+/// The ports of the host that lead to a container with a root, in the order of its port mappings.
+pub(crate) fn host_ports(spec: &TaskSpec, container: usize) -> Vec<u16> {
+    if spec.shape.network_mode == NetworkMode::Host {
+        let mappings = &spec.shape.containers[container].port_mappings;
+        return mappings.iter().map(|mapping| mapping.container_port).collect();
+    }
+    let endpoint = spec.bridge.as_ref().and_then(|bridge| bridge.containers.get(container));
+    endpoint.map(|endpoint| endpoint.ports.iter().map(|port| port.host_port).collect()).unwrap_or_default()
 }
 
 /// What the operator has allowed a container beyond what all have.
@@ -187,7 +243,9 @@ mod tests {
     use std::sync::Arc;
 
     use neargate_model::lifecycle::testing::{container, spec};
-    use neargate_model::{IpcMode, PidMode};
+    use std::net::Ipv4Addr;
+
+    use neargate_model::{BridgeNetwork, HostPort, IpcMode, PidMode, PortProtocol};
 
     use super::*;
 
@@ -267,7 +325,7 @@ mod tests {
         let check = |change: fn(&mut TaskSpec), expect| {
             let mut task = spec(vec![container("a"), container("b")]);
             change(&mut task);
-            assert_eq!(network(&task), expect);
+            assert_eq!(network(&task, |_| true), expect);
         };
         let adds = |task: &mut TaskSpec, name: &str| {
             task.shape.containers[1].capabilities_add.push(name.to_owned());
@@ -282,8 +340,34 @@ mod tests {
         ] {
             let mut task = spec(vec![container("a"), container("b")]);
             adds(&mut task, name);
-            assert_eq!(network(&task), expect, "{name}");
+            assert_eq!(network(&task, |_| true), expect, "{name}");
         }
+    }
+
+    #[test]
+    fn under_bridge_each_container_has_its_own() {
+        let mut task = spec(vec![container("a"), container("b"), container("wasm")]);
+        task.shape.network_mode = NetworkMode::Bridge;
+        assert_eq!(network(&task, |_| true), SandboxNetwork::Own, "loopback only where there is no router");
+        let port = HostPort { protocol: PortProtocol::Udp, host_port: 61_000, container_port: 53 };
+        let endpoint = |last| BridgeEndpoint { address: Ipv4Addr::new(172, 30, 0, last), ports: vec![port] };
+        let containers = (16..19).map(endpoint).collect();
+        task.bridge = Some(BridgeNetwork { block: "172.30.0.0/16".parse().unwrap(), containers });
+        task.shape.containers[0].links =
+            vec![Link { container: ContainerName::new("b").unwrap(), alias: "db".to_owned() }];
+        let SandboxNetwork::Bridge { containers, managed: false, .. } = network(&task, |index| index < 2)
+        else {
+            panic!("a network of another kind");
+        };
+        assert_eq!(containers.len(), 2);
+        assert_eq!(
+            (&containers[0].links[..], &containers[1].links[..]),
+            (&[containers[1].address][..], &[][..])
+        );
+        assert_eq!(containers[1].ports, [port]);
+        assert_eq!(host_ports(&task, 1), [61_000]);
+        let names = names(&task, &task.shape.containers[0]);
+        assert_eq!(names.hosts, [(containers[1].address.into(), "db b".to_owned())]);
     }
 
     #[test]
@@ -295,13 +379,13 @@ mod tests {
         task.shape.containers[0].shared_memory_mib = Some(8);
         task.shape.containers[1].shared_memory_mib = Some(100);
         let expect = Sharing { pids: PidMode::Task, ipc: IpcMode::Task, shm_bytes: Some(100 << 20) };
-        assert_eq!(sandbox(&task, true).sharing, expect);
+        assert_eq!(sandbox(&task, true, |_| true).sharing, expect);
     }
 
     #[test]
     fn limits_come_from_the_definition() {
         let spec = spec(vec![container("a")]);
-        let sandbox = sandbox(&spec, true);
+        let sandbox = sandbox(&spec, true, |_| true);
         assert_eq!(sandbox.limits.cpu_millis, Some(250));
         assert_eq!(sandbox.limits.memory_bytes, Some(512 << 20));
         assert_eq!(sandbox.hostname, "000000000000");
@@ -315,8 +399,11 @@ mod tests {
             (limits(&swapping(3)).swap_bytes, limits(&swapping(3)).swappiness),
             (Some(3 << 20), Some(10))
         );
-        let both =
-            super::sandbox(&neargate_model::lifecycle::testing::spec(vec![swapping(3), swapping(4)]), true);
+        let both = super::sandbox(
+            &neargate_model::lifecycle::testing::spec(vec![swapping(3), swapping(4)]),
+            true,
+            |_| true,
+        );
         assert_eq!(
             both.limits.swap_bytes,
             Some(7 << 20),

@@ -104,7 +104,7 @@ impl Start {
         let definition = &self.spec.shape.containers[self.container];
         if matches!(self.image.rootfs, Rootfs::Layers(_)) {
             return match definition.wasm == WasmOptions::default() {
-                true => Ok((None, Vec::new())),
+                true => Ok((None, plan::host_ports(&self.spec, self.container))),
                 false => Err(Failed::ours(
                     "the labels neargate.wasm.… say how a Wasm image is run, and this is none; take them away",
                 )),
@@ -115,8 +115,10 @@ impl Start {
         definition.wasm.host_network |= self.spec.shape.network_mode == NetworkMode::Host;
         let definition = &definition;
         wasm::check(definition, self.parts.sandboxes.is_some()).map_err(Failed::ours)?;
+        let assigned = plan::host_ports(&self.spec, self.container);
+        let earlier = Some(&self.earlier.host_ports).filter(|ports| !ports.is_empty()).unwrap_or(&assigned);
         let Listeners { sockets, ports } =
-            wasm::listen(self.parts.listen_on, &definition.port_mappings, &self.earlier.host_ports)
+            wasm::listen(self.parts.listen_on, &definition.port_mappings, earlier)
                 .map_err(|error| Failed::of(&error))?;
         let own_port = |(mapping, port): (&PortMapping, &u16)| mapping.container_port == *port;
         let own_ports = definition.port_mappings.iter().zip(&ports).all(own_port);
@@ -165,6 +167,7 @@ impl Start {
             init: definition.init,
             stdio,
             scratch: dir,
+            names: plan::names(spec, definition),
             wasm,
         };
         if plan.argv.is_empty() {

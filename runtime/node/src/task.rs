@@ -176,7 +176,7 @@ impl Owner {
     /// What became of the containers; `None` when the sandbox is gone, and everything with it.
     async fn find_again(&mut self) -> Option<Vec<Found>> {
         let (host, driver) = (self.parts.sandboxes.clone()?, self.parts.containers.clone()?);
-        self.sandbox = Some(host.find(&plan::sandbox(&self.spec, true)).await?);
+        self.sandbox = Some(host.find(&plan::sandbox(&self.spec, true, |_| true)).await?);
         let mut found = Vec::new();
         for (container, id) in self.spec.clone().container_ids.iter().enumerate() {
             let image = self.parts.images.resolve(&self.spec.shape.containers[container].image).await;
@@ -340,7 +340,9 @@ impl Owner {
             return;
         }
         self.sandbox_is_hosted |= linux;
-        let (spec, parts) = (plan::sandbox(&self.spec, linux), self.parts.clone());
+        let has_root =
+            |container| self.image(container).is_some_and(|image| matches!(image.rootfs, Rootfs::Layers(_)));
+        let (spec, parts) = (plan::sandbox(&self.spec, linux, has_root), self.parts.clone());
         let first = self.first_to_start();
         self.jobs.spawn(async move {
             let mut furnishings = Vec::new();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
 use neargate_driver::ProcessUser;
-use neargate_model::{ContainerDefinition, PortMapping, TaskSpec, WasmIsolation};
+use neargate_model::{ContainerDefinition, PortMapping, PortProtocol, TaskSpec, WasmIsolation};
 use nix::sys::socket::{Backlog, listen as set_backlog};
 
 /// Ports below this one need a privilege (ip(7), `ip_unprivileged_port_start`).
@@ -102,6 +102,9 @@ pub(crate) fn check(container: &ContainerDefinition, has_sandboxes: bool) -> Res
             "isolation {class} needs a cgroup of its own, and so root: start `neargate` as root, or use isolation shared"
         ));
     }
+    if container.port_mappings.iter().any(|mapping| mapping.protocol == PortProtocol::Udp) {
+        return Err("a Wasm container listens by TCP only; map no port of udp to it".to_owned());
+    }
     if container.privileged || !container.devices.is_empty() {
         return Err("a Wasm container can neither be privileged nor have devices; take that away, or use another image"
             .to_owned());
@@ -139,7 +142,7 @@ mod tests {
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn mapping(host_port: Option<u16>) -> PortMapping {
-        PortMapping { container_port: 80, host_port, name: None }
+        PortMapping { protocol: PortProtocol::Tcp, container_port: 80, host_port, name: None }
     }
 
     #[test]

@@ -47,7 +47,7 @@ const fn stored(name: &'static str, note: &'static str) -> Listed {
 }
 
 const CLUSTER_NOTE: &str = "settings and configuration are stored only";
-const DEFINITION_NOTE: &str = "port mappings work for Wasm HTTP handlers and are stored only for other images; \
+const DEFINITION_NOTE: &str = "port mappings lead to containers under bridge, and to Wasm HTTP handlers; under awsvpc those of other images are stored only; \
      dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; \
      swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, \
      host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them";
@@ -64,6 +64,7 @@ const REGISTRY_NOTE: &str =
     "health is told by HealthCheckCustomConfig; HealthCheckConfig, by which Route 53 would ask, is refused";
 const INSTANCE_NOTE: &str = "AWS_ALIAS_DNS_NAME and AWS_EC2_INSTANCE_ID are refused: there are neither load balancers nor instances of EC2";
 const HEALTH_NOTE: &str = "takes effect at once, not after 30 seconds";
+const RUN_NOTE: &str = "assignPublicIp is stored only: tasks leave by the address of the host";
 const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
 
 /// All AWS services that Neargate knows.
@@ -123,7 +124,7 @@ pub(crate) const SERVICES: &[Input] = &[
             real("ListTaskDefinitionFamilies"),
             real("DeregisterTaskDefinition"),
             real("DeleteTaskDefinitions"),
-            real("RunTask"),
+            noted("RunTask", RUN_NOTE),
             real("StopTask"),
             real("DescribeTasks"),
             real("ListTasks"),

@@ -30,6 +30,7 @@ const MODULES: [&str; 23] = [
     "nf_nat",
     "nft_ct",
     "nft_masq",
+    "nft_nat",
     "nft_chain_nat",
     "nft_fib",
     "nft_fib_ipv4",

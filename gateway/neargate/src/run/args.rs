@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use neargate_model::{
-    ContainerDefinition, ContainerName, IpcMode, MountPoint, NetworkMode, PidMode, PortMapping, TaskShape,
-    Volume, WasmIsolation, WasmOptions,
+    ContainerDefinition, ContainerName, IpcMode, MountPoint, NetworkMode, PidMode, PortMapping, PortProtocol,
+    TaskShape, Volume, WasmIsolation, WasmOptions,
 };
 
 use super::container::ContainerArgs;
@@ -233,6 +233,11 @@ impl RunArgs {
             swap_mib: None,
             swappiness: None,
             port_mappings: self.wasm.http.iter().map(mapping).collect(),
+            links: Vec::new(),
+            hostname: None,
+            extra_hosts: Vec::new(),
+            dns_servers: Vec::new(),
+            dns_search_domains: Vec::new(),
             wasm: if is_wasm { self.wasm_options()? } else { WasmOptions::default() },
         };
         self.container.apply(&mut definition)?;
@@ -269,7 +274,7 @@ impl RunArgs {
 fn mapping(address: &SocketAddr) -> PortMapping {
     let [usual, other] = HTTP_PORTS;
     let container_port = if address.port() == usual { other } else { usual };
-    PortMapping { container_port, host_port: Some(address.port()), name: None }
+    PortMapping { protocol: PortProtocol::Tcp, container_port, host_port: Some(address.port()), name: None }
 }
 
 fn duration(option: &str, seconds: f64) -> Result<Duration> {

@@ -6,6 +6,7 @@ mod clusters;
 mod definitions;
 mod devices;
 mod error;
+mod hosts;
 mod labels;
 mod names;
 mod page;

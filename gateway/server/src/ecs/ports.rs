@@ -1,6 +1,6 @@
 //! Port mappings: ECS's rules for each network mode (API reference, PortMapping).
 
-use neargate_model::{ContainerDefinition, NetworkMode, PortMapping};
+use neargate_model::{ContainerDefinition, NetworkMode, PortMapping, PortProtocol};
 use neargate_wire::ecs;
 use neargate_wire::ecs::EcsError;
 
@@ -43,13 +43,11 @@ fn refusal(container: &str, why: &str) -> EcsError {
 }
 
 fn mapping(input: &ecs::PortMapping, mode: NetworkMode) -> Result<PortMapping, String> {
-    match &input.protocol {
-        None | Some(ecs::TransportProtocol::Tcp) => {}
-        Some(ecs::TransportProtocol::Udp) => {
-            return Err("protocol udp is not supported by Neargate yet; only tcp is".to_owned());
-        }
+    let protocol = match &input.protocol {
+        None | Some(ecs::TransportProtocol::Tcp) => PortProtocol::Tcp,
+        Some(ecs::TransportProtocol::Udp) => PortProtocol::Udp,
         Some(other) => return Err(format!("there is no protocol {:.32}", other.as_str())),
-    }
+    };
     if input.container_port_range.is_some() {
         return Err("containerPortRange is not supported by Neargate; map each port".to_owned());
     }
@@ -67,19 +65,22 @@ fn mapping(input: &ecs::PortMapping, mode: NetworkMode) -> Result<PortMapping, S
         (NetworkMode::Awsvpc | NetworkMode::Host, _) => Some(container_port),
         (NetworkMode::Bridge | NetworkMode::None, port) => port,
     };
-    Ok(PortMapping { container_port, host_port, name: input.name.clone().filter(|name| !name.is_empty()) })
+    let name = input.name.clone().filter(|name| !name.is_empty());
+    Ok(PortMapping { protocol, container_port, host_port, name })
 }
 
 /// Two containers of one task cannot have the same port of the host.
 pub(super) fn check_host_ports(containers: &[ContainerDefinition]) -> Result<(), EcsError> {
-    let mut taken: Vec<u16> = Vec::new();
+    let mut taken: Vec<(PortProtocol, u16)> = Vec::new();
     for container in containers {
-        for port in container.port_mappings.iter().filter_map(|mapping| mapping.host_port) {
-            if taken.contains(&port) {
+        let ports = container.port_mappings.iter();
+        let ports = ports.filter_map(|mapping| Some((mapping.protocol, mapping.host_port?)));
+        for (protocol, port) in ports {
+            if taken.contains(&(protocol, port)) {
                 let why = format!("port {port} of the host is mapped twice");
                 return Err(refusal(container.name.as_str(), &why));
             }
-            taken.push(port);
+            taken.push((protocol, port));
         }
     }
     Ok(())
@@ -126,7 +127,7 @@ mod tests {
         check(Bridge, tcp(65_536, None), Err("containerPort must be"));
         check(Bridge, tcp(80, Some(-1)), Err("hostPort must be"));
         let udp = ecs::PortMapping { protocol: Some(ecs::TransportProtocol::Udp), ..tcp(53, None) };
-        check(Bridge, udp, Err("udp is not supported"));
+        check(Bridge, udp, Ok((53, None)));
         let range = ecs::PortMapping { container_port_range: Some("1-5".to_owned()), ..Default::default() };
         check(Bridge, range, Err("containerPortRange"));
     }
@@ -142,6 +143,9 @@ mod tests {
         assert!(check_host_ports(&[with("a", Some(80)), with("b", Some(81))]).is_ok());
         let twice = check_host_ports(&[with("a", Some(80)), with("b", Some(80))]).unwrap_err();
         assert!(message(twice).contains("container 'b': port 80 of the host is mapped twice"));
+        let mut udp = with("b", Some(80));
+        udp.port_mappings[0].protocol = PortProtocol::Udp;
+        assert!(check_host_ports(&[with("a", Some(80)), udp]).is_ok());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use neargate_wire::ecs;
 use neargate_wire::ecs::{EcsError, RegisterTaskDefinitionRequest};
 
 use super::error::{self, client};
-use super::{devices, labels, ports, volume_options, volumes};
+use super::{devices, hosts, labels, ports, volume_options, volumes};
 
 /// Seconds a restarted container must have run for unless its definition says otherwise (API reference).
 const RESTART_PERIOD_S_DEFAULT: i32 = 300;
@@ -37,6 +37,7 @@ pub(super) fn shape(
     let timeouts = input.container_definitions.iter().zip(&containers);
     let timeouts = timeouts.map(|(input, c)| labels::timeout_s(input.docker_labels.as_ref(), &c.name));
     let timeout_s = timeouts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().min();
+    hosts::order_by_links(&mut containers)?;
     volumes::inherit(&input.container_definitions, &mut containers)?;
     let volumes_input = input.volumes.as_deref().unwrap_or_default();
     let mut volumes = volumes::volumes(volumes_input, policy)?;
@@ -164,6 +165,8 @@ fn container(
     let environment = input.environment.iter().flatten();
     let own_labels = input.docker_labels.clone().unwrap_or_default();
     let ports = input.port_mappings.as_deref().unwrap_or_default();
+    let hosts::Names { links, hostname, extra_hosts, dns_servers, dns_search_domains } =
+        hosts::names(input, &name, network_mode)?;
     Ok(ContainerDefinition {
         image: input.image.clone().unwrap_or_default(),
         cpu_units: unsigned(input.cpu.unwrap_or(0), "cpu")?,
@@ -202,6 +205,11 @@ fn container(
         swap_mib: linux.and_then(|linux| linux.max_swap).map(|mib| unsigned(mib, "maxSwap")).transpose()?,
         swappiness: swappiness(linux)?,
         port_mappings: ports::mappings(ports, name.as_str(), network_mode)?,
+        links,
+        hostname,
+        extra_hosts,
+        dns_servers,
+        dns_search_domains,
         privileged: input.privileged.unwrap_or(false),
         devices: devices::devices(linux, &name)?,
         wasm: labels::wasm_options(&own_labels, &name, policy)?,
@@ -219,9 +227,6 @@ fn refuse_container_settings(input: &ecs::ContainerDefinition, name: &ContainerN
     }
     if input.environment_files.iter().flatten().next().is_some() {
         return refuse("environmentFiles", "there is no object store here");
-    }
-    if input.links.iter().flatten().next().is_some() {
-        return refuse("links", "containers of a task reach each other on localhost");
     }
     if input.system_controls.iter().flatten().next().is_some() {
         return refuse("systemControls", "kernel settings of a task are fixed");

@@ -4,7 +4,7 @@ use neargate_control::DescribedTask;
 use neargate_model::vpc::private_dns_name;
 use neargate_model::{
     Arn, ContainerDefinition, ContainerLast, ContainerStatus, DefinitionStatus, Health, LastStatus,
-    LaunchType, Phases, PortMapping, Scope, StopCode, TaskDefinition, TaskNetwork, Timestamp,
+    LaunchType, Phases, PortMapping, PortProtocol, Scope, StopCode, TaskDefinition, TaskNetwork, Timestamp,
 };
 use neargate_wire::ecs;
 use neargate_wire::{Timestamp as WireTimestamp, ecs::Attribute};
@@ -250,7 +250,10 @@ fn bindings(definition: &ContainerDefinition, status: &ContainerStatus) -> Vec<e
         bind_ip: Some("0.0.0.0".to_owned()),
         container_port: Some(i32::from(mapping.container_port)),
         host_port: Some(i32::from(*host_port)),
-        protocol: Some(ecs::TransportProtocol::Tcp),
+        protocol: Some(match mapping.protocol {
+            PortProtocol::Tcp => ecs::TransportProtocol::Tcp,
+            PortProtocol::Udp => ecs::TransportProtocol::Udp,
+        }),
         ..ecs::NetworkBinding::default()
     };
     definition.port_mappings.iter().zip(&status.host_ports).map(binding).collect()

@@ -67,23 +67,32 @@ pub(super) async fn run_task(
 }
 
 fn failure(cx: &RequestContext, cluster: &neargate_model::ClusterName, refusal: Refusal) -> Failure {
+    let fixed = |reason: &'static str, detail: &str| (reason, detail.to_owned());
     let (reason, detail) = match refusal {
-        Refusal::Cpu => ("RESOURCE:CPU", "the task asks for more CPU than this machine has"),
-        Refusal::Memory => ("RESOURCE:MEMORY", "the memory promised to tasks would be above the limit"),
-        Refusal::Tasks => (
+        Refusal::Cpu => fixed("RESOURCE:CPU", "the task asks for more CPU than this machine has"),
+        Refusal::Memory => fixed("RESOURCE:MEMORY", "the memory promised to tasks would be above the limit"),
+        Refusal::Tasks => fixed(
             "You've reached the limit on the number of tasks you can run concurrently",
             "the node holds as many tasks as it may",
         ),
-        Refusal::Disk => (
+        Refusal::Disk => fixed(
             "Capacity is unavailable at this time. Please try again later or in a different availability zone",
             "the disk of the data directory is nearly full; `neargate doctor` says how much has to be free",
         ),
-        Refusal::Address => ("RESOURCE:ENI", "the subnets have no free address"),
+        Refusal::Address => fixed("RESOURCE:ENI", "there is no free address for the task"),
+        Refusal::Port { protocol, port } => {
+            ("RESOURCE:PORTS", format!("another task has port {port}/{protocol} of the host"))
+        }
+        Refusal::PortInUse { protocol, port } => (
+            "RESOURCE:PORTS",
+            format!("another program has port {port}/{protocol} of the host; `ss -lntup` says which"),
+        ),
+        Refusal::NoPort => fixed("RESOURCE:PORTS", "every port of the host that may be given is taken"),
     };
     Failure {
         arn: Some(Arn::cluster(&cx.scope, cluster).to_string()),
         reason: Some(reason.to_owned()),
-        detail: Some(detail.to_owned()),
+        detail: Some(detail),
     }
 }
 

@@ -7,6 +7,7 @@ use neargate_model::{IpcMode, PidMode};
 
 use crate::capabilities;
 use crate::init::NO_CORE;
+use crate::names::NamesPlan;
 use crate::protocol::{
     DevicePlan, IpcPlan, MountPlan, PidPlan, SharingPlan, SourcePlan, StartPlan, TmpfsPlan,
 };
@@ -143,5 +144,6 @@ pub(super) fn of(spec: &ContainerSpec) -> Result<StartPlan, StartError> {
         devices: spec.privileges.devices.iter().map(device_of).collect::<Result<_, _>>()?,
         init: spec.init,
         scratch: spec.scratch.as_os_str().as_bytes().to_vec(),
+        names: NamesPlan::of(&spec.names),
     })
 }

@@ -19,7 +19,7 @@ use super::cells::Namespaces;
 use super::host::{Container, Ended, Host, Process};
 use super::journal::{Entry, Known, KnownContainer, KnownSandbox};
 use super::pause::Pause;
-use super::router::{Place, Wiring};
+use super::router::{Site, Wiring};
 use super::sandbox::Sandbox;
 use super::{report, start};
 use crate::cgroup::Group;
@@ -88,6 +88,10 @@ impl Host {
             Some(pause) if matches!(sharing.ipc, IpcPlan::Task { .. }) => Some(SharedIpc::of(pause.pid())?),
             _ => None,
         };
+        let living_processes: HashMap<String, i32> = living
+            .iter()
+            .map(|(_, container, _)| (container.plan.container.clone(), container.pid))
+            .collect();
         let processes = living.iter().map(|(_, container, _)| container.pid);
         let found = find_namespaces(processes, &network)?;
         let is_connected = found.is_some() || pause.is_some();
@@ -108,6 +112,10 @@ impl Host {
         match self.wire_again(&sandbox, &network, is_connected) {
             Ok(wiring) => sandbox.wiring = wiring,
             Err(failure) => report(&format!("connect task {task} again"), &failure.into_start()),
+        }
+        let router = (&mut self.network, &self.launchpad);
+        if let Err(failure) = sandbox.connect_again(network.endpoints()?, &living_processes, router) {
+            report(&format!("connect containers of task {task} again"), &failure.into_start());
         }
         self.sandboxes.insert(task.to_owned(), sandbox);
         for (number, container, group) in ended {
@@ -139,8 +147,8 @@ impl Host {
         let wired = match is_connected {
             true => self.network.wire_again(sandbox.ids, &interface, namespace, &self.launchpad),
             false => {
-                let place = Place { namespace, linked: false, inside: None };
-                self.network.wire(sandbox.ids, &interface, place, &self.launchpad)
+                let site = Site { namespace, linked: false, inside: None };
+                self.network.wire(sandbox.ids, &interface, site, &self.launchpad)
             }
         };
         wired.map(Some)

@@ -10,9 +10,11 @@ use crate::seccomp::names_core;
 pub(super) fn check_network(allowed: &Allowed, network: &NetworkPlan) -> Result<(), Failure> {
     match network {
         NetworkPlan::Host {} if !allowed.host_network => Err(refuse("the host's network")),
-        NetworkPlan::Own {} | NetworkPlan::Managed {} | NetworkPlan::Host {} | NetworkPlan::Vpc { .. } => {
-            Ok(())
-        }
+        NetworkPlan::Own {}
+        | NetworkPlan::Managed {}
+        | NetworkPlan::Host {}
+        | NetworkPlan::Vpc { .. }
+        | NetworkPlan::Bridge { .. } => Ok(()),
     }
 }
 

@@ -143,6 +143,8 @@ pub(super) struct Host {
     pub(super) passing: LayerPassing,
     pub(super) cells: Cells,
     pub(super) network: Network,
+    /// Security groups that are told in parts, until the last one has come.
+    groups_told: Vec<Vec<GroupPlan>>,
     pub(super) sandboxes: HashMap<String, Sandbox>,
     pub(super) containers: HashMap<u64, Container>,
     pub(super) numbers: HashMap<String, u64>,
@@ -202,6 +204,7 @@ impl Host {
         let network = Network::open(directory, &setup.instance, &launchpad);
         let mut host = Self {
             network,
+            groups_told: Vec::new(),
             cells: Cells::start(ids, scratch, (&epoll, FACTORY), &launchpad, &groups, &ground),
             passing: if setup.layers_by_path { LayerPassing::Paths } else { LayerPassing::Descriptors },
             setup,
@@ -259,8 +262,8 @@ impl Host {
                 let prepared = self.prepare(task, hostname, &limits, (&network, sharing));
                 prepared.map(|()| Some(Response::Done {}))
             }
-            Request::Groups { groups, vpcs } => {
-                self.set_groups(&groups, &vpcs).map(|()| Some(Response::Done {}))
+            Request::Groups { part, groups, vpcs, more } => {
+                self.set_groups(part, groups, (&vpcs, more)).map(|()| Some(Response::Done {}))
             }
             Request::Release { task } => Ok(self.release(&task, Some(id))),
             Request::Start { plan } => self.start(id, plan, fds).map(|()| None),
@@ -290,7 +293,24 @@ impl Host {
         }
     }
 
-    fn set_groups(&mut self, groups: &[GroupPlan], vpcs: &[BlockPlan]) -> Result<(), Failure> {
+    fn set_groups(
+        &mut self,
+        part: u32,
+        groups: Vec<GroupPlan>,
+        (vpcs, more): (&[BlockPlan], bool),
+    ) -> Result<(), Failure> {
+        if part == 0 {
+            self.groups_told.clear();
+        }
+        // Somebody has told an earlier supervisor the others. To enforce a part would be to take the rest away.
+        if self.groups_told.len() != part as usize {
+            return Err(Failure::System { step: "read security groups".to_owned(), errno: libc::EBADMSG });
+        }
+        self.groups_told.push(groups);
+        if more {
+            return Ok(());
+        }
+        let groups: Vec<GroupPlan> = std::mem::take(&mut self.groups_told).into_iter().flatten().collect();
         let rules = groups.iter().map(|plan| plan.read().map(|rules| (rules.group.clone(), rules)));
         let vpcs = vpcs.iter().map(BlockPlan::read).collect::<Result<_, _>>()?;
         self.network.set_groups(rules.collect::<Result<_, _>>()?, vpcs, &self.launchpad)

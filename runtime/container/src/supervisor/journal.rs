@@ -24,7 +24,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::protocol::{End, NetworkPlan, SharingPlan, StartPlan};
 
 /// Both writer and reader must agree on this number; a journal of another version is not understood.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// Name of the file in the supervisor's directory.
 const FILE: &str = "journal";
@@ -302,7 +302,10 @@ fn apply(known: &mut Known, entry: Entry) {
 
 #[cfg(test)]
 pub(super) mod testing {
+    use neargate_driver::ContainerNames;
+
     use super::*;
+    use crate::names::NamesPlan;
 
     /// The plan of a container of a task.
     pub(in crate::supervisor) fn plan(task: &str, container: &str) -> StartPlan {
@@ -324,6 +327,7 @@ pub(super) mod testing {
             devices: Vec::new(),
             init: false,
             scratch: b"/scratch".to_vec(),
+            names: NamesPlan::of(&ContainerNames::default()),
         }
     }
 }

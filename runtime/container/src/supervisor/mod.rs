@@ -20,10 +20,13 @@
 mod adopt;
 mod allow;
 mod bounds;
+mod bridge;
 mod cells;
 mod exec;
 mod factory;
+mod filter;
 mod host;
+mod host_ports;
 mod inside;
 mod journal;
 mod lend;

@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 use neargate_model::{Cidr, SecurityGroupId, SecurityGroupRules};
 use neargate_network::elements::{self, Member};
 use neargate_network::link::{End, ROUTER_MAC, TASK_INTERFACE};
-use neargate_network::netlink::{Batch, Netlink, NetlinkError, News, Subsystem};
+use neargate_network::netlink::{Batch, Netlink, NetlinkError, Subsystem};
 use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER, TABLE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::filter::Filter;
 use super::inside::{Inside, Legacy, Tenancy};
 use super::journal::boot;
 use super::uplink::Uplink;
@@ -66,9 +67,9 @@ const SETTINGS: [(&str, &str); 11] = [
 
 /// Who may talk to whom, and the router that sees to it once there is one.
 pub(super) struct Network {
-    picture: Picture,
+    pub(super) picture: Picture,
     members: BTreeMap<Ipv4Addr, PolicyId>,
-    router: Option<Router>,
+    pub(super) router: Option<Router>,
     directory: Option<PathBuf>,
     instance: String,
     /// Whether a server has told the groups.
@@ -76,20 +77,18 @@ pub(super) struct Network {
     retry_at: Option<Instant>,
 }
 
-struct Router {
+pub(super) struct Router {
     namespace: OwnedFd,
     /// The process that it belongs to.
     holder: OwnedFd,
-    route: Netlink,
-    filter: Netlink,
+    pub(super) route: Netlink,
+    pub(super) filter: Filter,
     /// Whether the rules in the kernel are those of the picture.
-    is_current: bool,
+    pub(super) is_current: bool,
     /// Groups that have a set in the kernel.
     sets: BTreeSet<SecurityGroupId>,
-    uplink: Uplink,
-    /// News of the router's rules.
-    rules: Netlink,
-    /// Whether the supervisor hears them.
+    pub(super) uplink: Uplink,
+    /// Whether the supervisor hears of changes.
     is_watched: bool,
     /// Addresses that tasks have had. Whoever has one next must not have its connections.
     used: BTreeSet<Ipv4Addr>,
@@ -98,7 +97,7 @@ struct Router {
 }
 
 /// The network in which a task is to have an interface.
-pub(super) struct Place<'a> {
+pub(super) struct Site<'a> {
     pub(super) namespace: BorrowedFd<'a>,
     /// Whether its link may be there already.
     pub(super) linked: bool,
@@ -135,21 +134,16 @@ impl Network {
         &mut self,
         ids: u32,
         interface: &Interface,
-        place: Place<'_>,
+        site: Site<'_>,
         launchpad: &Launchpad,
     ) -> Result<Wiring, Failure> {
         self.make_router(launchpad)?;
-        if self.members.contains_key(&interface.address) {
-            let step = format!("give a task the address {}, which another one still has", interface.address);
-            return Err(Failure::System { step, errno: libc::EADDRINUSE });
-        }
+        self.check_unused(interface.address)?;
         let policy = self.admit(interface, launchpad)?;
         let router = self.router.as_mut().ok_or_else(no_router)?;
-        if router.is_inherited || !router.used.insert(interface.address) {
-            router.filter.forget_connections(interface.address).map_err(refused)?;
-        }
+        router.forget_earlier(interface.address)?;
         neargate_failpoint::reach("container::link::before");
-        let (index, inside) = router.link(ids, interface, place, launchpad)?;
+        let (index, inside) = router.link(&link_name(ids), interface, site, launchpad)?;
         neargate_failpoint::reach("container::link::after");
         let (address, tenancy) = (interface.address, Tenancy::of(interface));
         let wiring = Wiring { address, policy, tenancy, index, inside };
@@ -174,7 +168,7 @@ impl Network {
     ) -> Result<Wiring, Failure> {
         let found = self.router.as_ref().and_then(|router| router.route.index_of(&link_name(ids)).ok());
         let Some(index) = found else {
-            return self.wire(ids, interface, Place { namespace, linked: false, inside: None }, launchpad);
+            return self.wire(ids, interface, Site { namespace, linked: false, inside: None }, launchpad);
         };
         let inside = Inside::open(namespace, launchpad)?;
         let policy = PolicyId::of(&interface.groups);
@@ -192,14 +186,17 @@ impl Network {
         let router = self.router.as_mut()?;
         let named = router.named_of(&wiring);
         // What is not current is made anew without it.
-        if router.is_current
-            && let Err(error) = router.filter.exchange(elements::leave(wiring.member(&named)))
-        {
-            report("take a task out of the packet filter", &refused(error).into_start());
-            router.is_current = false;
-        }
+        let left = match router.is_current {
+            true => router.filter.exchange(elements::leave(wiring.member(&named))),
+            false => Ok(()),
+        };
         neargate_failpoint::reach("container::unlink::before");
-        let is_there = router.part(&wiring) && wiring.inside.clear(wiring.address).is_ok();
+        let is_there =
+            router.part(wiring.address, wiring.index) && wiring.inside.clear(wiring.address).is_ok();
+        if let Err(error) = left {
+            report("take a task out of the packet filter", &refused(error).into_start());
+            self.mistrust();
+        }
         is_there.then(|| Legacy { tenancy: wiring.tenancy, inside: wiring.inside })
     }
 
@@ -213,6 +210,9 @@ impl Network {
         self.is_told = true;
         let before = std::mem::replace(&mut self.picture.groups, groups);
         let is_new_vpc = std::mem::replace(&mut self.picture.vpcs, vpcs) != self.picture.vpcs;
+        if let Err(failure) = self.forget_strangers() {
+            report("forget connections of tasks that are gone", &failure.into_start());
+        }
         let changed = |group: &SecurityGroupId| before.get(group) != self.picture.groups.get(group);
         let policies: BTreeSet<PolicyId> = self
             .picture
@@ -253,7 +253,25 @@ impl Network {
         }
     }
 
-    fn make_router(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+    /// Refuses an address that somebody has.
+    pub(super) fn check_unused(&self, address: Ipv4Addr) -> Result<(), Failure> {
+        if self.members.contains_key(&address) || self.picture.bridged.contains_key(&address) {
+            let step = format!("give a task the address {address}, which another one still has");
+            return Err(Failure::System { step, errno: libc::EADDRINUSE });
+        }
+        Ok(())
+    }
+
+    /// Has a block led here, with the rules as they should be.
+    pub(super) fn know_block(&mut self, block: Cidr, launchpad: &Launchpad) -> Result<(), Failure> {
+        let is_new = self.picture.vpcs.insert(block);
+        match &self.router {
+            Some(router) if router.is_current && !is_new => Ok(()),
+            _ => self.render_all(None, launchpad),
+        }
+    }
+
+    pub(super) fn make_router(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
         if self.router.is_some() {
             return Ok(());
         }
@@ -270,6 +288,21 @@ impl Network {
         made
     }
 
+    /// Has nothing left of the connections of tasks that are gone, of a router that another supervisor has made: which
+    /// addresses they had nobody knows any more. Once all others are found again, so that theirs go on.
+    fn forget_strangers(&mut self) -> Result<(), Failure> {
+        let (members, picture) = (&self.members, &self.picture);
+        let Some(router) = self.router.as_mut().filter(|router| router.is_inherited) else { return Ok(()) };
+        let is_stranger = |address: Ipv4Addr| {
+            let is_ours = picture.vpcs.iter().any(|block| block.contains(address.into()));
+            is_ours && !members.contains_key(&address) && !picture.bridged.contains_key(&address)
+        };
+        router.filter.kernel().forget_connections_of(is_stranger).map_err(refused)?;
+        router.is_inherited = false;
+        router.used.extend(members.keys().chain(picture.bridged.keys()));
+        Ok(())
+    }
+
     fn note_and_enter(&self, holder: &OwnedFd, pid: i32, launchpad: &Launchpad) -> Result<Router, Failure> {
         const STEP: &str = "note the router";
         let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).step(STEP)?;
@@ -284,7 +317,7 @@ impl Network {
     /// Has the host lead here what is for tasks, and learns its addresses.
     fn connect_host(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
         let Some(router) = &mut self.router else { return Ok(()) };
-        let connected = router.uplink.connect(router.namespace.as_fd(), &self.picture.vpcs, launchpad);
+        let connected = router.uplink.connect(router.namespace.as_fd(), &self.picture, launchpad);
         let hosts = connected.and_then(|()| router.uplink.host_addresses());
         match hosts {
             Ok(hosts) => self.picture.hosts = hosts,
@@ -303,7 +336,7 @@ impl Network {
         };
         router.is_watched = true;
         let router = &*router;
-        vec![router.uplink.addresses.as_fd(), router.uplink.rules.as_fd(), router.rules.as_fd()]
+        [router.uplink.addresses.as_fd(), router.uplink.filter.as_fd(), router.filter.as_fd()].into()
     }
 
     /// Looks at what others have changed: rules that are gone come back, and new addresses of the host are kept from
@@ -315,42 +348,27 @@ impl Network {
     }
 
     fn look_after(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
-        let is_told = self.is_told;
         let Some(router) = &mut self.router else { return Ok(()) };
-        router.uplink.repair(launchpad)?;
-        // What an earlier supervisor has made holds until the groups are told.
-        if !router.is_current && is_told {
-            router.rules.drain(&router.filter);
-            return self.render_all(None, launchpad);
-        }
-        if router.rules.drain(&router.filter)
-            && router.is_current
-            && !router.filter.has_table(TABLE).map_err(refused)?
-        {
+        let Router { uplink, namespace, .. } = router;
+        let host = uplink.repair(namespace.as_fd(), &self.picture, launchpad);
+        let hosts = uplink.host_addresses()?;
+        if router.filter.take_change() && router.is_current {
             report(
                 "look after the rules of security groups",
-                &"somebody has removed them; they are put back",
+                &"somebody has changed them; they are put back",
             );
             router.is_current = false;
-            return self.render_all(None, launchpad);
         }
-        // What is not current is made anew with the addresses that there are then.
-        if !router.uplink.has_other_addresses() || !router.is_current {
-            return Ok(());
+        if !router.is_current {
+            // What an earlier supervisor has made holds until the groups are told.
+            return if self.is_told { host.and(self.render_all(None, launchpad)) } else { host };
         }
-        let hosts = match router.uplink.host_addresses() {
-            Ok(hosts) => hosts,
-            Err(failure) => {
-                self.mistrust();
-                return Err(failure);
-            }
-        };
         if hosts != self.picture.hosts {
             self.picture.hosts = hosts;
             let text = self.picture.render_blocks();
-            return self.load(&text, launchpad);
+            self.load(&text, launchpad)?;
         }
-        Ok(())
+        host
     }
 
     fn router_namespace(&self) -> Result<&OwnedFd, Failure> {
@@ -426,7 +444,8 @@ impl Network {
     /// Has `nft` carry out a text, all of it or nothing.
     fn load(&mut self, text: &str, launchpad: &Launchpad) -> Result<(), Failure> {
         neargate_failpoint::reach("container::rules::before");
-        let loaded = load(text, self.router_namespace()?.as_fd(), launchpad);
+        let Router { filter, namespace, .. } = self.router.as_mut().ok_or_else(no_router)?;
+        let loaded = filter.change(|_| load(text, namespace.as_fd(), launchpad));
         neargate_failpoint::reach("container::rules::after");
         if loaded.is_err() {
             self.mistrust();
@@ -435,7 +454,7 @@ impl Network {
     }
 
     /// Notes that the rules in the kernel may be others than they should be: they are made anew soon.
-    fn mistrust(&mut self) {
+    pub(super) fn mistrust(&mut self) {
         if let Some(router) = &mut self.router {
             router.is_current = false;
         }
@@ -444,7 +463,9 @@ impl Network {
 
     /// When something that has failed is to be tried again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.retry_at
+        let is_changed = |router: &Router| router.filter.is_changed() || router.uplink.filter.is_changed();
+        let now = self.router.as_ref().filter(|router| is_changed(router)).map(|_| Instant::now());
+        now.or(self.retry_at)
     }
 }
 
@@ -457,9 +478,7 @@ impl Router {
     ) -> Result<Self, Failure> {
         let open = |subsystem| move || Netlink::open(subsystem).step("open netlink");
         let route = launchpad.in_network(namespace.as_fd(), open(Subsystem::Route))?;
-        let filter = launchpad.in_network(namespace.as_fd(), open(Subsystem::Netfilter))?;
-        let listen = || Netlink::listen(News::Rules).step("open netlink");
-        let rules = launchpad.in_network(namespace.as_fd(), listen)?;
+        let filter = launchpad.in_network(namespace.as_fd(), || Filter::open(TABLE))?;
         let (sets, uplink) = (BTreeSet::new(), Uplink::new(instance, directory)?);
         Ok(Self {
             namespace,
@@ -469,37 +488,43 @@ impl Router {
             is_current: false,
             sets,
             uplink,
-            rules,
             is_watched: false,
             used: BTreeSet::new(),
             is_inherited: true,
         })
     }
 
-    /// Leads a task's interface here; returns the index of this end, and the other end.
-    fn link(
+    /// Has nothing left of the connections of whoever had an address before.
+    pub(super) fn forget_earlier(&mut self, address: Ipv4Addr) -> Result<(), Failure> {
+        if self.is_inherited || !self.used.insert(address) {
+            self.filter.kernel().forget_connections(address).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Leads an interface here by a link of this name; returns the index of this end, and the other end.
+    pub(super) fn link(
         &self,
-        ids: u32,
+        name: &str,
         interface: &Interface,
-        place: Place<'_>,
+        site: Site<'_>,
         launchpad: &Launchpad,
     ) -> Result<(u32, Inside), Failure> {
-        let Place { namespace, linked, inside } = place;
-        let name = link_name(ids);
-        let made_ahead = if linked { self.route.index_of(&name).ok() } else { None };
+        let Site { namespace, linked, inside } = site;
+        let made_ahead = if linked { self.route.index_of(name).ok() } else { None };
         let inside = inside.filter(|_| made_ahead.is_some());
         let index = match made_ahead {
             Some(index) => index,
             None => {
-                match add_pair(&self.route, &name, namespace) {
+                match add_pair(&self.route, name, namespace) {
                     Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => {
-                        self.remove_remains(&name, namespace, launchpad)?;
-                        add_pair(&self.route, &name, namespace)
+                        self.remove_remains(name, namespace, launchpad)?;
+                        add_pair(&self.route, name, namespace)
                     }
                     added => added,
                 }
                 .map_err(refused)?;
-                self.route.index_of(&name).map_err(refused)?
+                self.route.index_of(name).map_err(refused)?
             }
         };
         let linked = inside.map_or_else(|| Inside::open(namespace, launchpad), Ok).and_then(|inside| {
@@ -533,13 +558,13 @@ impl Router {
         Ok(())
     }
 
-    /// Leads nothing to a task any more; tells whether its link is still there. A link that is not used again goes with
-    /// its network namespace, which nobody has any more, because to remove it takes long; should that linger, because
-    /// of a connection for example, packets from it have a source that is not routed to it.
-    fn part(&self, wiring: &Wiring) -> bool {
+    /// Leads nothing to an address any more; tells whether its link is still there. A link that is not used again goes
+    /// with its network namespace, which nobody has any more, because to remove it takes long; should that linger,
+    /// because of a connection for example, packets from it have a source that is not routed to it.
+    pub(super) fn part(&self, address: Ipv4Addr, index: u32) -> bool {
         let mut batch = Batch::default();
-        batch.remove_route(single(wiring.address), wiring.index);
-        batch.remove_neighbour(wiring.index, wiring.address.into());
+        batch.remove_route(single(address), index);
+        batch.remove_neighbour(index, address.into());
         match self.route.exchange(batch) {
             Ok(()) => true,
             Err(error) => {
@@ -599,7 +624,7 @@ fn add_pair(route: &Netlink, name: &str, namespace: BorrowedFd<'_>) -> Result<()
 }
 
 /// The name of the router's end of a task's link; its range of ids is the task's alone while it lives.
-fn link_name(ids: u32) -> String {
+pub(super) fn link_name(ids: u32) -> String {
     format!("{LINK_PREFIX}{ids:x}")
 }
 
@@ -636,7 +661,7 @@ pub(super) fn load(text: &str, namespace: BorrowedFd<'_>, launchpad: &Launchpad)
     command.stdin(script).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = launchpad.in_network(namespace, || match command.spawn() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::Unsupported {
-            what: "network mode awsvpc".to_owned(),
+            what: "a task with an interface".to_owned(),
             why: "the program nft was not found; install the package nftables".to_owned(),
         }),
         spawned => spawned.step("run nft"),

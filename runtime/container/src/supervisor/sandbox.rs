@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use neargate_driver::Limits;
 
+use super::bridge::Place;
 use super::cells::{Cell, Namespaces, Parked, Used};
 use super::host::{Host, kill};
 use super::inside::{Legacy, Tenancy};
 use super::journal::{Entry, Journal};
 use super::pause::Pause;
-use super::router::{Place, Wiring};
+use super::router::{Site, Wiring};
 use super::{allow, report};
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
@@ -34,6 +35,8 @@ pub(super) struct Sandbox {
     pub(super) group: Group,
     /// Its place at the router.
     pub(super) wiring: Option<Wiring>,
+    /// Those of its containers, where each has a network of its own; the first one's is the sandbox's.
+    pub(super) places: Vec<Place>,
     /// The process that waits to become its first container's.
     pub(super) parked: Option<Parked>,
     /// Its containers and commands that have not been reaped.
@@ -81,7 +84,7 @@ impl Host {
         // From now on it is the task's, and goes as a task goes.
         let name = group.name().to_owned();
         // What waits in a network with a link is of no use to a task without an interface.
-        let is_fitting = !linked || tenancy.is_some();
+        let is_fitting = !linked || network.is_linked();
         let is_usual = network.is_usual() && is_fitting && sharing == SharingPlan::NONE;
         let sandbox = Sandbox::new(hostname.clone(), ids, namespaces, sharing.clone(), group, parked);
         let readied = self.ready(&task, sandbox, limits, (network, linked, legacy)).and_then(|()| {
@@ -110,13 +113,17 @@ impl Host {
     ) -> Result<(), Failure> {
         let sandbox = self.sandboxes.entry(task.to_owned()).insert_entry(sandbox).into_mut();
         sandbox.namespaces.replace_network(network, &self.launchpad)?;
-        if let Some(interface) = network.interface()? {
-            let namespace = sandbox.namespaces.network.as_fd();
+        if network.is_linked() {
             // A network of the task's own user namespace is another one than the cell's.
             let linked = linked && network.is_usual();
-            let inside = legacy.map(|legacy| legacy.inside).filter(|_| linked);
-            let place = Place { namespace, linked, inside };
-            sandbox.wiring = Some(self.network.wire(sandbox.ids, &interface, place, &self.launchpad)?);
+            let (router, launchpad) = (&mut self.network, &self.launchpad);
+            if let Some(interface) = network.interface()? {
+                let namespace = sandbox.namespaces.network.as_fd();
+                let inside = legacy.map(|legacy| legacy.inside).filter(|_| linked);
+                let site = Site { namespace, linked, inside };
+                sandbox.wiring = Some(router.wire(sandbox.ids, &interface, site, launchpad)?);
+            }
+            sandbox.connect(network.endpoints()?, linked, (router, launchpad))?;
             if !self.cells.are_linked() {
                 self.cells.link_to(self.network.namespace());
             }
@@ -228,6 +235,7 @@ impl Host {
             let Namespaces { network, owns_network, .. } = sandbox.namespaces;
             let legacy = sandbox.wiring.and_then(|wiring| self.network.unwire(wiring));
             let legacy = legacy.filter(|_| !owns_network);
+            sandbox.places.iter().for_each(|place| self.network.unwire_place(place));
             neargate_failpoint::reach("container::release::before");
             self.note_done(|| Entry::Released { task: task.to_owned() });
             neargate_failpoint::reach("container::release::after");
@@ -252,7 +260,7 @@ impl Sandbox {
         group: Group,
         parked: Option<Parked>,
     ) -> Self {
-        let (ipc, pause, wiring) = (None, None, None);
+        let (ipc, pause, wiring, places) = (None, None, None, Vec::new());
         let (live, leaving, releasing) = (HashSet::new(), 0, None);
         Self {
             hostname,
@@ -263,6 +271,7 @@ impl Sandbox {
             pause,
             group,
             wiring,
+            places,
             parked,
             live,
             leaving,

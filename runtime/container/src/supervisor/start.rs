@@ -5,7 +5,6 @@
 //! and [`init`](crate::init) does it.
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use neargate_ipc::channel;
@@ -16,7 +15,6 @@ use super::cells::Parked;
 use super::factory::{self, First, Shape};
 use super::host::{Container, Event, Host, Process};
 use super::journal::Entry;
-use super::router::Wiring;
 use super::sandbox::Sandbox;
 use super::{allow, watch};
 use crate::cgroup::Group;
@@ -101,7 +99,8 @@ impl Host {
             return None;
         }
         // A sandbox that shares more than most has none.
-        let parked = self.sandboxes.get_mut(&plan.task)?.parked.take()?;
+        let sandbox = self.sandboxes.get_mut(&plan.task)?;
+        let parked = sandbox.has_network_of_sandbox(&plan.container).then(|| sandbox.parked.take())??;
         if parked.is_waiting() {
             return Some(parked);
         }
@@ -152,7 +151,7 @@ impl Host {
             pids: self.pids_of(sandbox)?,
             joined: joins.then_some(namespaces.user.as_fd()),
         };
-        let network = namespaces.network.as_fd();
+        let network = sandbox.network_of(&plan.container);
         factory::clone_first(&self.launchpad, &self.ground(), network, group, sandbox.ids, shape)
     }
 
@@ -174,11 +173,12 @@ impl Host {
         let devices = devices::open(plan, &self.launchpad)?;
         let pipes = (pipe_inode(&stdio[1])?, pipe_inode(&stdio[2])?);
         let limits = resource_limits(plan);
+        let hostname = plan.names.hostname.as_ref().unwrap_or(&sandbox.hostname);
         let orders = Orders {
             plan: plan.clone(),
-            hostname: sandbox.hostname.clone(),
-            hosts: hosts(&sandbox.hostname, sandbox.wiring.as_ref().map(Wiring::address)),
-            resolv_conf: self.setup.resolv_conf.clone(),
+            hosts: plan.names.hosts(hostname, sandbox.address_of(&plan.container)),
+            hostname: hostname.clone(),
+            resolv_conf: plan.names.resolv_conf(&self.setup.resolv_conf),
             ulimits: limits.iter().map(|limit| (limit.resource, (limit.soft, limit.hard))).collect(),
             has_network_files: root.has_network_files,
             volumes: volumes.iter().map(|volume| (volume.mount.is_some(), volume.is_dir)).collect(),
@@ -246,13 +246,6 @@ fn streams_and_readers(mut fds: Vec<OwnedFd>) -> Result<([OwnedFd; 3], Option<[O
     const STREAMS: usize = 3;
     let readers = if fds.len() > STREAMS { fds.split_off(STREAMS) } else { Vec::new() };
     Ok((streams(fds)?, readers.try_into().ok()))
-}
-
-/// The content of `/etc/hosts`: a task's own name is that of its interface, if it has one.
-fn hosts(hostname: &str, address: Option<Ipv4Addr>) -> Vec<u8> {
-    let address = address.unwrap_or(Ipv4Addr::LOCALHOST);
-    let loopback = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
-    format!("{loopback}{address}\t{hostname}\n").into_bytes()
 }
 
 /// By what a pipe can be told from all others; 0 for what is no pipe.

@@ -10,11 +10,14 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use neargate_model::Cidr;
+use neargate_model::{Cidr, PortProtocol};
+use neargate_network::bridge::Bridged;
 use neargate_network::link::{End, HOST_GATEWAY, HOST_MAC, ROUTER_MAC, TASK_GATEWAY};
-use neargate_network::netlink::{Batch, Netlink, News, Subsystem};
-use neargate_network::rules::{UPLINK, UPLINK_PREFIX, render_host};
+use neargate_network::netlink::{Batch, Netlink, NetlinkError, News, Subsystem};
+use neargate_network::rules::{Picture, UPLINK, UPLINK_PREFIX, render_host};
 
+use super::filter::Filter;
+use super::host_ports::HostPorts;
 use super::report;
 use super::router::{load, refused};
 use crate::failure::{Failure, Step};
@@ -31,15 +34,17 @@ const DIGITS: usize = 10;
 pub(super) struct Uplink {
     /// The host's end of the link.
     name: String,
-    /// The host's table.
-    table: String,
     route: Netlink,
-    filter: Netlink,
-    /// News of the host's addresses and rules.
+    /// The host's table.
+    pub(super) filter: Filter,
+    /// News of the host's addresses, links and routes.
     pub(super) addresses: Netlink,
-    pub(super) rules: Netlink,
+    /// Whether this supervisor has seen to it that the link is there.
+    is_made: bool,
     /// VPCs that lead to the router.
     vpcs: BTreeSet<Cidr>,
+    /// Ports that lead to containers.
+    pub(super) ports: HostPorts,
     /// A file that is there if nobody but Neargate wanted the host to forward packets.
     alone: Option<PathBuf>,
     /// Whether the host's rules may be others than they should be.
@@ -53,12 +58,12 @@ impl Uplink {
         let digits: String = instance.chars().filter(char::is_ascii_hexdigit).take(DIGITS).collect();
         Ok(Self {
             name: format!("{UPLINK_PREFIX}{digits}"),
-            table: format!("neargate_{digits}"),
             route: Netlink::open(Subsystem::Route).step(STEP)?,
-            filter: Netlink::open(Subsystem::Netfilter).step(STEP)?,
-            addresses: Netlink::listen(News::Addresses).step(STEP)?,
-            rules: Netlink::listen(News::Rules).step(STEP)?,
+            filter: Filter::open(&format!("neargate_{digits}"))?,
+            addresses: Netlink::listen(News::Ways).step(STEP)?,
+            is_made: false,
             vpcs: BTreeSet::new(),
+            ports: HostPorts::default(),
             alone: directory.map(|directory| directory.join(ALONE)),
             is_doubtful: false,
         })
@@ -68,7 +73,7 @@ impl Uplink {
     pub(super) fn connect(
         &mut self,
         router: BorrowedFd<'_>,
-        vpcs: &BTreeSet<Cidr>,
+        picture: &Picture,
         launchpad: &Launchpad,
     ) -> Result<(), Failure> {
         let inside = launchpad.in_network(router, || Netlink::open(Subsystem::Route).step("open netlink"))?;
@@ -95,8 +100,19 @@ impl Uplink {
         batch.set_up(index, None);
         batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
         self.route.exchange(batch).map_err(refused)?;
-        self.route_vpcs(index, vpcs);
-        self.forward(launchpad)
+        self.route_vpcs(index, &picture.vpcs);
+        self.is_made = true;
+        self.forward(picture, launchpad)
+    }
+
+    /// Whether the link and the routes to it are there that were made.
+    fn is_whole(&self) -> Result<bool, Failure> {
+        if !self.is_made {
+            return Ok(true);
+        }
+        let Ok(index) = self.route.index_of(&self.name) else { return Ok(false) };
+        let routes = self.route.routes().map_err(refused)?;
+        Ok(self.vpcs.iter().all(|vpc| routes.contains(&(*vpc, index))))
     }
 
     fn remove_link(&self) {
@@ -141,13 +157,13 @@ impl Uplink {
 
     /// Has the host forward packets of tasks. Where it has forwarded none, it forwards no others: its rules say so
     /// before it begins.
-    fn forward(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+    fn forward(&mut self, picture: &Picture, launchpad: &Launchpad) -> Result<(), Failure> {
         const STEP: &str = "let the host forward packets of tasks";
         let is_off = fs::read_to_string(FORWARDING).step(STEP)?.trim() == "0";
         if is_off && let Some(alone) = &self.alone {
             fs::write(alone, "").step(STEP)?;
         }
-        self.load_rules(launchpad)?;
+        self.load_rules(picture, launchpad)?;
         if is_off {
             fs::write(FORWARDING, "1").step(STEP)?;
         }
@@ -159,36 +175,72 @@ impl Uplink {
     }
 
     /// Makes the host's rules anew.
-    fn load_rules(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+    fn load_rules(&mut self, picture: &Picture, launchpad: &Launchpad) -> Result<(), Failure> {
         self.is_doubtful = true;
-        let text = render_host(&self.table, &self.name, &self.vpcs, self.is_alone());
+        let names = (self.filter.table(), self.name.as_str());
+        let text = render_host(names, &self.vpcs, picture.bridged.values(), self.is_alone());
         let host = launchpad.host_network()?;
-        load(&text, host.as_fd(), launchpad)?;
+        self.filter.change(|_| load(&text, host.as_fd(), launchpad))?;
         self.is_doubtful = false;
         Ok(())
     }
 
-    /// Puts the host's rules back if they are gone; to be called when there is news of them.
-    pub(super) fn repair(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
-        if !self.rules.drain(&self.filter) && !self.is_doubtful {
-            return Ok(());
+    /// Puts back what others have taken from the host; to be called when there is news.
+    pub(super) fn repair(
+        &mut self,
+        router: BorrowedFd<'_>,
+        picture: &Picture,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        if !self.is_whole()? {
+            report("look after the link to the host", &"somebody has removed a part of it; it is made anew");
+            self.vpcs.clear();
+            return self.connect(router, picture, launchpad);
         }
-        if !self.is_doubtful {
-            if self.filter.has_table(&self.table).map_err(refused)? {
-                return Ok(());
+        match (self.filter.take_change(), self.is_doubtful) {
+            (false, false) => return Ok(()),
+            (true, false) => {
+                report("look after the rules of the host", &"somebody has changed them; they are put back");
             }
-            report("look after the rules of the host", &"somebody has removed them; they are put back");
+            (_, true) => {}
         }
-        self.load_rules(launchpad)
+        self.load_rules(picture, launchpad)
     }
 
-    /// Whether others have changed the host's addresses since this was asked last.
-    pub(super) fn has_other_addresses(&self) -> bool {
-        self.addresses.drain(&self.route)
+    /// Leads ports of the host to a container, which is in the picture.
+    pub(super) fn publish(
+        &mut self,
+        bridged: &Bridged,
+        picture: &Picture,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        if bridged.ports.is_empty() {
+            return Ok(());
+        }
+        // Refused if somebody has just removed the table.
+        let publish = bridged.publish(self.filter.table());
+        self.filter.exchange(publish).or_else(|_| self.load_rules(picture, launchpad))
+    }
+
+    /// Takes that back, and lets go of the ports.
+    pub(super) fn withdraw(&mut self, bridged: &Bridged) -> Result<(), NetlinkError> {
+        if bridged.ports.is_empty() {
+            return Ok(());
+        }
+        let withdraw = bridged.withdraw(self.filter.table());
+        let withdrawn = self.filter.exchange(withdraw);
+        self.is_doubtful |= withdrawn.is_err();
+        self.ports.let_go(&bridged.ports);
+        // Datagrams that go on coming keep their connection alive, and would never reach the next one that has the port.
+        let has_datagrams = bridged.ports.iter().any(|port| port.protocol == PortProtocol::Udp);
+        let forgotten =
+            if has_datagrams { self.filter.kernel().forget_connections(bridged.address) } else { Ok(()) };
+        withdrawn.and(forgotten)
     }
 
     /// The host's own addresses.
     pub(super) fn host_addresses(&self) -> Result<BTreeSet<Ipv4Addr>, Failure> {
+        self.addresses.drain();
         Ok(self.route.addresses().map_err(refused)?.into_iter().collect())
     }
 
@@ -202,7 +254,7 @@ impl Uplink {
             let _ = fs::write(FORWARDING, "0");
         }
         let _ = self.alone.as_ref().map(fs::remove_file);
-        let table = &self.table;
+        let table = self.filter.table();
         let text = format!("add table inet {table}\ndelete table inet {table}\n");
         let removed = launchpad.host_network().and_then(|host| load(&text, host.as_fd(), launchpad));
         if let Err(failure) = removed {

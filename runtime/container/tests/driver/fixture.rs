@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use neargate_container::{LauncherClient, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
-    ContainerSpec, Driver, ExecSpec, Exit, Handle, Limits, Rootfs, Sandbox, SandboxHost, SandboxNetwork,
-    SandboxSpec, Sharing, StartError, Stdio,
+    ContainerNames, ContainerSpec, Driver, ExecSpec, Exit, Handle, Limits, Rootfs, Sandbox, SandboxHost,
+    SandboxNetwork, SandboxSpec, Sharing, StartError, Stdio,
 };
 use neargate_model::{ContainerId, ContainerName, TaskId};
 
@@ -246,6 +246,7 @@ impl Task<'_> {
             init: false,
             stdio,
             scratch: self.fixture.new_dir(),
+            names: ContainerNames::default(),
             wasm: None,
         };
         (spec, streams)

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attended;
+mod bridge;
 mod cases;
 mod faults;
 mod fixture;
@@ -95,6 +96,7 @@ fn main() -> ExitCode {
     let cases: Vec<&Case> = [
         cases::CASES,
         attended::CASES,
+        bridge::CASES,
         isolation::CASES,
         limits::CASES,
         privileges::CASES,

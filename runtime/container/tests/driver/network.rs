@@ -85,7 +85,7 @@ const SERVER: &str = "while :; do nc -l -p 5432 -e echo hello; done & while :; d
     echo ready; wait";
 
 /// Says whether a server answers. One that is between two connections refuses, and is asked again.
-fn reach(address: &str, port: u16) -> String {
+pub(crate) fn reach(address: &str, port: u16) -> String {
     let ask = format!("nc -w 1 {address} {port} < /dev/null | grep -q hello");
     format!("for i in 1 2 3; do {ask} && echo reached && exit; sleep 0.1; done; echo dropped")
 }
@@ -212,12 +212,12 @@ async fn host_reaches_what_groups_let_in(fixture: &Fixture) {
 }
 
 /// A network beyond the host, and a server in it that says by which address it is reached.
-struct Beyond(std::process::Child);
+pub(crate) struct Beyond(std::process::Child);
 
 impl Beyond {
-    const ADDRESS: &str = "198.51.100.2";
+    pub(crate) const ADDRESS: &str = "198.51.100.2";
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let child = Command::new("unshare")
             .args(["-n", "busybox", "nc", "-ll", "-p", "80", "-e", "busybox", "echo", "hello"])
             .stdout(Stdio::null())
@@ -237,6 +237,14 @@ impl Beyond {
         beyond.ip("addr add 198.51.100.2/30 dev eth0", true);
         beyond.ip("link set eth0 up", true);
         beyond
+    }
+
+    /// What a server says to somebody who is there.
+    pub(crate) fn asks(&self, address: &str, port: u16) -> String {
+        let pid = self.0.id().to_string();
+        let ask = ["busybox", "nc", "-w", "2", address, &port.to_string()].map(str::to_owned);
+        let output = Command::new("nsenter").args(["-t", &pid, "-n"]).args(ask).stdin(Stdio::null()).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
     }
 
     fn ip(&self, arguments: &str, inside: bool) {
@@ -307,6 +315,49 @@ async fn removed_rules_come_back(fixture: &Fixture) {
     };
     eventually("the router's rules come back", || !list().stdout.is_empty()).await;
     assert!(contents(router).contains("10.77.0.16 : 0x"), "with who is there");
+    // A part is noticed as well as the whole.
+    let in_router = |words: &str| {
+        let pid = router.to_string();
+        let nft = Command::new("nsenter").args(["-t", &pid, "-n", "nft"]).args(words.split(' ')).status();
+        assert!(nft.unwrap().success(), "nft {words}");
+    };
+    for (part, lost) in [
+        ("flush map inet neargate policies", "10.77.0.16 : 0x"),
+        ("flush chain inet neargate forward", "jump from_task"),
+        ("flush set inet neargate vpcs", "elements = { 10.77.0.0/16"),
+    ] {
+        in_router(part);
+        eventually(part, || contents(router).contains(lost)).await;
+    }
+    for table in &ours {
+        let table = table.trim_start_matches("table inet ");
+        let postrouting = || nft(&["list", "chain", "inet", table, "postrouting"]).contains("masquerade");
+        if !postrouting() {
+            continue;
+        }
+        nft(&["flush", "chain", "inet", table, "postrouting"]);
+        eventually("the host's chain comes back", postrouting).await;
+    }
+    let uplinks = || {
+        let output = Command::new("ip").args(["-o", "link"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let names = text.lines().filter_map(|line| line.split(": ").nth(1));
+        let names = names.filter(|name| name.starts_with("ngu")).map(|name| name.split('@').next().unwrap());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let routed = || {
+        let output = Command::new("ip").args(["route"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().any(|line| line.starts_with(&format!("{VPC} via 169.254.1.1 dev ngu")))
+    };
+    assert!(routed());
+    for uplink in uplinks() {
+        assert!(Command::new("ip").args(["link", "del", &uplink]).status().unwrap().success());
+        eventually("the link comes back", || uplinks().contains(&uplink)).await;
+    }
+    eventually("and the route", routed).await;
+    assert!(Command::new("ip").args(["route", "del", VPC]).status().unwrap().success());
+    eventually("the route comes back", routed).await;
     task.release().await;
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use neargate_container::{Launcher, Roles, Supervisor, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
-    ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxHost, SandboxSpec, Sharing,
-    Signal, Stdio,
+    BridgedContainer, ContainerNames, ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox,
+    SandboxHost, SandboxNetwork, SandboxSpec, Sharing, Signal, Stdio,
 };
 use neargate_model::policy::HostPath;
 use neargate_model::{ContainerId, ContainerName, IpcMode, PidMode, Policy, TaskId, Traffic};
 
+use crate::bridge::{answers, tcp};
 use crate::cases;
 use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec, group_of};
 use crate::network::{from_anywhere, rules, vpc, vpcs};
@@ -38,10 +40,14 @@ cases![
     many_are_found_again,
     another_user_reaches_no_further,
     interfaces_outlive_all,
+    host_ports_outlive_all,
     what_is_shared_survives,
     a_shared_end_without_either,
     what_is_shared_survives_its_containers,
 ];
+
+/// The block of tasks from 256 on, which are under `bridge`.
+const BRIDGE: &str = "10.79.0.0/16";
 
 /// Tasks from this number to 255 have an interface in a VPC, whose address ends in the number.
 const CONNECTED: u8 = 200;
@@ -390,6 +396,44 @@ async fn interfaces_outlive_all(fixture: &Fixture) {
     until(|| !Path::new(&format!("/proc/{router}")).exists());
 }
 
+async fn host_ports_outlive_all(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    fs::write(directory.join("port"), port.to_string()).unwrap();
+    drop(listener);
+    let host = Ipv4Addr::new(10, 79, 0, 1);
+    let mut server = Server::start(fixture, &directory);
+    server.check("groups open", "told");
+    server.check("serve 300", "started");
+    let reached = async || {
+        for _ in 0..20 {
+            if answers(host, port).await {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    };
+    assert!(reached().await);
+    server.kill();
+    assert!(reached().await, "without a server");
+    kill_supervisor(&directory);
+    assert!(reached().await, "without a supervisor");
+    let mut server = Server::start(fixture, &directory);
+    assert!(reached().await);
+    until(|| TcpListener::bind(("0.0.0.0", port)).is_err());
+    server.check("groups open", "told");
+    assert!(reached().await, "the rules made anew lead there, too");
+    kill(router_of(&directory));
+    kill_supervisor(&directory);
+    server.check("stats 300", "some");
+    assert!(reached().await, "by another router");
+    server.check("release 300", "released");
+    assert!(TcpListener::bind(("0.0.0.0", port)).is_ok());
+    server.shut_down(&directory);
+}
+
 /// The process that holds the router of a directory.
 fn router_of(directory: &Path) -> i32 {
     let noted = fs::read_to_string(directory.join("router")).unwrap();
@@ -592,7 +636,8 @@ impl Role {
                     "open" => vec![from_anywhere(Traffic::Tcp(80, 80))],
                     _ => vec![],
                 };
-                self.client.set_groups(&[rules('a', ingress)], &vpcs()).await.unwrap();
+                let blocks = [vpcs(), vec![BRIDGE.parse().unwrap()]].concat();
+                self.client.set_groups(&[rules('a', ingress)], &blocks).await.unwrap();
                 "told".to_owned()
             }
             "serve" => {
@@ -609,6 +654,11 @@ impl Role {
                 if exit.code == Some(0) { "reached" } else { "dropped" }.to_owned()
             }
             "count" => self.client.found().len().to_string(),
+            "release" => {
+                let task = self.sandbox(number.parse().unwrap()).await.task;
+                self.client.release(&task).await.unwrap();
+                "released".to_owned()
+            }
             attempt if attempt.starts_with("try-") => self.attempt(number.parse().unwrap(), attempt).await,
             "shut" => {
                 self.client.shut_down().await;
@@ -732,6 +782,7 @@ impl Role {
             init: false,
             stdio: Stdio { stdin, stdout, stderr, readers: Some([out, err]) },
             scratch,
+            names: ContainerNames::default(),
             wasm: None,
         }
     }
@@ -750,6 +801,7 @@ impl Role {
             linux: true,
             network: match u8::try_from(number) {
                 Ok(number @ CONNECTED..) => vpc([10, 77, 2, number], &['a'], false),
+                Err(_) => self.bridge(number),
                 _ => Default::default(),
             },
             sharing,
@@ -758,6 +810,18 @@ impl Role {
             Some(sandbox) => sandbox,
             None => SandboxHost::prepare(&self.client, &spec).await.unwrap(),
         }
+    }
+
+    /// A container under `bridge`, and the port of the host that is noted in the directory.
+    fn bridge(&self, number: usize) -> SandboxNetwork {
+        let port = fs::read_to_string(self.directory.join("port")).unwrap().parse().unwrap();
+        let only = BridgedContainer {
+            id: container(number),
+            address: Ipv4Addr::new(10, 79, 0, 20),
+            ports: vec![tcp(port)],
+            links: vec![],
+        };
+        SandboxNetwork::Bridge { block: BRIDGE.parse().unwrap(), containers: vec![only], managed: false }
     }
 
     /// The reader of the last start by this server.

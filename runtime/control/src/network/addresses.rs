@@ -301,7 +301,7 @@ impl<Id: Clone + Eq + std::hash::Hash> Uses<Id> {
 }
 
 /// The addresses of a subnet's block that interfaces may have; none of a block of IPv6.
-fn usable(block: Cidr) -> RangeInclusive<u32> {
+pub(super) fn usable(block: Cidr) -> RangeInclusive<u32> {
     match (block.first(), block.last()) {
         (IpAddr::V4(first), IpAddr::V4(last)) => {
             first.to_bits().saturating_add(RESERVED_FIRST)..=last.to_bits().saturating_sub(1)

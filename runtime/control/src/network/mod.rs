@@ -6,10 +6,12 @@
 
 mod addresses;
 mod assign;
+mod bridge;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use neargate_model::vpc::{NetworkError, NetworkInterface, Networks, NewIds, Subnet, change_tags};
@@ -28,6 +30,7 @@ use crate::tables::{
 pub(crate) use addresses::{Addresses, Whereabouts};
 pub use assign::WantedNetwork;
 pub(crate) use assign::{Assigned, NotAssigned};
+use bridge::Bridge;
 
 /// How often the rules are read again for the node when the store fails, and how long is waited between.
 const TELL_ATTEMPTS: usize = 5;
@@ -45,7 +48,8 @@ pub enum NetworkChangeError {
 }
 
 impl Control {
-    /// The networks of a scope. The default VPC is made when they are looked at for the first time.
+    /// The networks of a scope. In the region of this server the default VPC is made when they are looked at for the first
+    /// time; elsewhere looking makes nothing, and there is one once somebody has made it.
     pub async fn networks(&self, scope: &Scope) -> Result<Networks, StoreError> {
         Ok(self.load_networks(scope).await?.0)
     }
@@ -67,7 +71,11 @@ impl Control {
             let _turn = self.shared.networks.blocks.lock().await;
             self.check_blocks(scope, &before, &after).await?;
             let root = root_key(scope);
-            if self.commit_networks(scope, &before, &after, Txn::fresh().at_rev(&root, rev)).await? {
+            let txn = match rev {
+                Some(rev) => Txn::fresh().at_rev(&root, rev),
+                None => Txn::fresh().absent(root),
+            };
+            if self.commit_networks(scope, &before, &after, txn).await? {
                 return Ok(value);
             }
         }
@@ -133,11 +141,15 @@ impl Control {
         Err(too_contended().into())
     }
 
-    /// All of a scope at one moment, and the revision that a change of it has to find again.
-    async fn load_networks(&self, scope: &Scope) -> Result<(Networks, Rev), StoreError> {
+    /// All of a scope at one moment, and the revision that a change of it has to find again; none of a scope that has
+    /// nothing.
+    async fn load_networks(&self, scope: &Scope) -> Result<(Networks, Option<Rev>), StoreError> {
         let root = root_key(scope);
         for _ in 0..WRITE_ATTEMPTS {
             let Some(found) = NETWORKS.get(self.store(), &root, NOW).await? else {
+                if scope.region != self.shared.host.region {
+                    return Ok((Networks::default(), None));
+                }
                 self.make_default(scope).await?;
                 continue;
             };
@@ -148,7 +160,7 @@ impl Control {
             };
             let again = NETWORKS.get(self.store(), &root, NOW).await?;
             if again.is_some_and(|again| again.rev == found.rev) {
-                return Ok((networks, found.rev));
+                return Ok((networks, Some(found.rev)));
             }
         }
         Err(too_contended())
@@ -181,6 +193,11 @@ impl Control {
         if new.is_empty() {
             return Ok(());
         }
+        let bridge = self.known_bridge_block().await?;
+        if let Some(block) = new.iter().find(|block| bridge.is_some_and(|bridge| bridge.overlaps(block))) {
+            let rule = "tasks with networkMode bridge have it";
+            return Err(NetworkError::VpcBlock { block: *block, rule }.into());
+        }
         for (other, vpc) in self.blocks_elsewhere(scope).await? {
             if let Some(block) = new.iter().find(|block| block.overlaps(&other)) {
                 return Err(NetworkError::VpcOverlap { block: *block, other, vpc }.into());
@@ -199,14 +216,15 @@ impl Control {
 
     /// The block that a default VPC of a scope gets: the first that no other scope has.
     pub async fn default_vpc_block(&self, scope: &Scope) -> Result<Cidr, StoreError> {
-        let taken = self.blocks_elsewhere(scope).await?;
+        let (taken, bridge) = (self.blocks_elsewhere(scope).await?, self.known_bridge_block().await?);
         let blocks = &self.shared.host.default_vpcs;
-        let is_free = |block: &&Cidr| !taken.iter().any(|(other, _)| other.overlaps(block));
+        let others: Vec<Cidr> = taken.into_iter().map(|(block, _)| block).chain(bridge).collect();
+        let is_free = |block: &&Cidr| !others.iter().any(|other| other.overlaps(block));
         // Where all are taken, the error that follows says by whom.
         Ok(blocks.iter().find(is_free).or(blocks.first()).copied().unwrap_or(Cidr::ANYWHERE_V4))
     }
 
-    /// Makes what every scope has at first, unless somebody else was quicker.
+    /// Makes what a scope has at first, unless somebody else was quicker.
     async fn make_default(&self, scope: &Scope) -> Result<(), StoreError> {
         let mut networks = Networks::default();
         let _turn = self.shared.networks.blocks.lock().await;
@@ -273,7 +291,9 @@ impl Control {
         let groups = scan_all(self.store(), &GROUPS, &GROUPS.prefix(&[])).await?;
         let vpcs = scan_all(self.store(), &VPCS, &VPCS.prefix(&[])).await?;
         let groups = groups.iter().map(|(_, found)| found.value.enforced()).collect();
-        Ok(NodeCommand::Network { groups, vpcs: vpcs.iter().map(|(_, found)| found.value.block).collect() })
+        let blocks = vpcs.iter().map(|(_, found)| found.value.block);
+        let bridge = self.known_bridge_block().await?;
+        Ok(NodeCommand::Network { groups, vpcs: blocks.chain(bridge).collect() })
     }
 }
 
@@ -312,6 +332,9 @@ pub(crate) fn random() -> u128 {
 #[derive(Default)]
 pub(crate) struct NetworkState {
     pub(crate) addresses: Addresses,
+    pub(crate) bridge: Bridge,
+    /// The block of tasks under `bridge`, once it is known.
+    bridge_block: OnceLock<Cidr>,
     /// Held while the node is told of groups.
     telling: tokio::sync::Mutex<()>,
     /// Held while VPCs are made.

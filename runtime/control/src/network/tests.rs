@@ -6,7 +6,8 @@ use std::sync::{Arc, LazyLock};
 use neargate_model::lifecycle::testing::{container, scope, shape};
 use neargate_model::vpc::{DEFAULT_GROUP, Direction, NewRule};
 use neargate_model::{
-    NetworkMode, NodeReport, Peer, Region, SecurityRule, Task, TaskNetwork, TaskShape, Traffic,
+    ContainerDefinition, NetworkMode, NodeReport, Peer, PortMapping, PortProtocol, Region, SecurityRule,
+    Task, TaskNetwork, TaskShape, Traffic,
 };
 use neargate_store::testing::Faulty;
 use neargate_store::{MemoryStore, Store};
@@ -61,7 +62,7 @@ async fn subnet_in(bench: &Bench, vpc: &VpcId, block: &str) -> SubnetId {
 }
 
 #[tokio::test]
-async fn every_scope_has_a_default_vpc_once() {
+async fn every_account_has_a_default_vpc_once() {
     let bench = ready().await;
     let mut racers = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -72,6 +73,17 @@ async fn every_scope_has_a_default_vpc_once() {
     assert!(seen.iter().all(|networks| *networks == seen[0]));
     assert_eq!((seen[0].vpcs.len(), seen[0].subnets.len(), seen[0].groups.len()), (1, 2, 1));
     let elsewhere = Scope { region: Region::new("eu-west-1").unwrap(), ..HERE.clone() };
+    assert_eq!(bench.control.networks(&elsewhere).await.unwrap(), Networks::default());
+    assert_eq!(
+        told(&bench),
+        Some(seen[0].groups.keys().cloned().collect()),
+        "to look makes nothing elsewhere"
+    );
+    let block = bench.control.default_vpc_block(&elsewhere).await.unwrap();
+    let made = bench.control.change_networks(&elsewhere, |networks, ids| {
+        networks.create_default_vpc(block, &elsewhere.region, ids)
+    });
+    made.await.unwrap();
     let other = bench.control.networks(&elsewhere).await.unwrap();
     assert!(other.subnets.values().all(|subnet| subnet.zone.starts_with("eu-west-1")));
     let all = seen[0].groups.keys().chain(other.groups.keys()).cloned().collect();
@@ -251,6 +263,40 @@ async fn other_modes_have_no_interface() {
         assert_eq!(accepted.tasks[0].spec.network, None, "{mode:?}");
     }
     assert!(bench.control.network_interfaces(&HERE).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn tasks_under_bridge_have_a_block_that_no_vpc_gets() {
+    let bench = ready().await;
+    let control = &bench.control;
+    control.networks(&HERE).await.unwrap();
+    let mapping =
+        PortMapping { protocol: PortProtocol::Tcp, container_port: 80, host_port: Some(8080), name: None };
+    let container = ContainerDefinition { port_mappings: vec![mapping], ..container("a") };
+    let shape = TaskShape { network_mode: NetworkMode::Bridge, ..shape(vec![container]) };
+    control.register_definition(&HERE, NewDefinition { shape, ..definition() }).await.unwrap();
+    let accepted = control.run_tasks(&run(2)).await.unwrap();
+    let network = accepted.tasks[0].spec.bridge.clone().unwrap();
+    assert_eq!(network.block, "172.29.0.0/16".parse().unwrap(), "not the default VPC's");
+    assert_eq!(accepted.refused, [Refusal::Port { protocol: PortProtocol::Tcp, port: 8080 }]);
+    let told = bench.node.0.lock().unwrap().iter().rev().find_map(|command| match command {
+        NodeCommand::Network { vpcs, .. } => Some(vpcs.contains(&network.block)),
+        _ => None,
+    });
+    assert_eq!(told, Some(true), "the node routes it");
+    let taken = control.change_networks(&HERE, |networks, ids| {
+        networks.create_vpc("172.29.128.0/17".parse().unwrap(), Tags::new(), ids)
+    });
+    assert!(matches!(taken.await, Err(NetworkChangeError::Network(NetworkError::VpcBlock { .. }))));
+    // Another control over the same store knows what is held, and gives it when the task has stopped.
+    let again = bench_on(bench.store.clone());
+    again.control.recover().await.unwrap();
+    assert!(again.control.run_tasks(&run(1)).await.unwrap().tasks.is_empty());
+    let task = &accepted.tasks[0].task;
+    let report = NodeReport { task: task.key(), status: stopped(task) };
+    again.control.apply_report(&report).await.unwrap();
+    let next = again.control.run_tasks(&run(1)).await.unwrap();
+    assert_eq!(next.tasks[0].spec.bridge.as_ref().unwrap().block, network.block);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, Exit, Handle, Limits, Mount, ProcessUser, Rootfs, Sandbox, StartError, Stdio,
-    WasmModule, WasmSpec,
+    ContainerNames, ContainerSpec, Driver, Exit, Handle, Limits, Mount, ProcessUser, Rootfs, Sandbox,
+    StartError, Stdio, WasmModule, WasmSpec,
 };
 use neargate_model::{ContainerId, ContainerName, TaskId, WasmOptions};
 use neargate_wasm::{Config, KeyPage, KeyValueError, KeyValues, Parts, WasmDriver};
@@ -93,6 +93,7 @@ impl Bench {
             id: ContainerId::new("0a1b2c3d-0000-4000-8000-0123456789ab").unwrap(),
             task,
             name: ContainerName::new("guest").unwrap(),
+            names: ContainerNames::default(),
             rootfs: Rootfs::Wasm(self.image(wasm)),
             argv: setup.argv,
             env: Vec::new(),

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, Handle, Limits, Mount, MountSource, ProcessUser, Rootfs, Sandbox, StartError,
-    Stdio, WasmModule, WasmSpec,
+    ContainerNames, ContainerSpec, Driver, Handle, Limits, Mount, MountSource, ProcessUser, Rootfs, Sandbox,
+    StartError, Stdio, WasmModule, WasmSpec,
 };
 use neargate_model::{ContainerId, ContainerName, TaskId, WasmOptions};
 use neargate_wasm::{Config, KeyPage, KeyValueError, KeyValues, Parts, WasmDriver};
@@ -188,6 +188,7 @@ impl Task {
                 readers: None,
             },
             scratch: PathBuf::new(),
+            names: ContainerNames::default(),
             wasm: Some(WasmSpec {
                 options: self.options,
                 tenant: self.tenant,
