@@ -176,6 +176,12 @@ impl Fixture {
         self.task_in(client, limits, SandboxNetwork::Own, Sharing::default()).await
     }
 
+    /// What names on the host of each supervisor's network end with.
+    pub(crate) fn digits(&self) -> impl Iterator<Item = String> {
+        let digits = |instance: &String| instance.chars().filter(char::is_ascii_hexdigit).take(10).collect();
+        self.instances.iter().map(digits)
+    }
+
     /// A task whose operator allows it everything.
     pub(crate) async fn allowed_task(&self, network: SandboxNetwork) -> Task<'_> {
         self.task_in(&self.allowing_client, Limits::default(), network, Sharing::default()).await

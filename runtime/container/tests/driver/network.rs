@@ -294,7 +294,10 @@ async fn removed_rules_come_back(fixture: &Fixture) {
         String::from_utf8(output.stdout).unwrap()
     };
     let ours = nft(&["list", "tables"]);
-    let ours = ours.lines().filter(|line| line.starts_with("table inet neargate_")).collect::<Vec<_>>();
+    // Others on this machine may have theirs.
+    let is_ours =
+        |line: &&str| fixture.digits().any(|digits| line.ends_with(&format!("inet neargate_{digits}")));
+    let ours = ours.lines().filter(is_ours).collect::<Vec<_>>();
     assert!(!ours.is_empty());
     for table in &ours {
         let name = table.trim_start_matches("table ").split(' ').collect::<Vec<_>>();
@@ -342,8 +345,9 @@ async fn removed_rules_come_back(fixture: &Fixture) {
         let output = Command::new("ip").args(["-o", "link"]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let names = text.lines().filter_map(|line| line.split(": ").nth(1));
-        let names = names.filter(|name| name.starts_with("ngu")).map(|name| name.split('@').next().unwrap());
-        names.map(str::to_owned).collect::<Vec<_>>()
+        let names = names.map(|name| name.split('@').next().unwrap());
+        let is_ours = |name: &&str| fixture.digits().any(|digits| *name == format!("ngu{digits}"));
+        names.filter(is_ours).map(str::to_owned).collect::<Vec<_>>()
     };
     let routed = || {
         let output = Command::new("ip").args(["route"]).output().unwrap();
