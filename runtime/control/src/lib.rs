@@ -11,6 +11,7 @@ mod clusters;
 mod definitions;
 mod discovery;
 mod environment;
+mod iam;
 mod memo;
 mod network;
 mod place;
@@ -25,6 +26,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use neargate_model::iam::{CustomerPolicy, Role};
 use neargate_model::vpc::{SecurityGroup, Subnet, Vpc};
 use neargate_model::{Cluster, Task, TaskDefinition, TaskSpec};
 use neargate_store::{Store, StoreError};
@@ -38,6 +40,7 @@ pub use discovery::{
     NewRegistry, RegistryChange,
 };
 pub use environment::{Clock, Disk, DiskRoom, Host, NodeLink, NodeLinkError, Ports, SystemClock};
+pub use iam::{IamError, NewPolicy, NewRole, RoleUpdate};
 pub use network::{NetworkChangeError, WantedNetwork};
 pub use place::{Capacity, Refusal};
 pub use recover::{Recovered, RetentionConfig, Swept};
@@ -75,6 +78,8 @@ struct Memos {
     vpcs: Memo<Vpc>,
     subnets: Memo<Subnet>,
     groups: Memo<SecurityGroup>,
+    roles: Memo<Role>,
+    policies: Memo<CustomerPolicy>,
 }
 
 impl Default for Memos {
@@ -87,6 +92,8 @@ impl Default for Memos {
             vpcs: Memo::new(tables::VPCS),
             subnets: Memo::new(tables::SUBNETS),
             groups: Memo::new(tables::GROUPS),
+            roles: Memo::new(tables::ROLES),
+            policies: Memo::new(tables::IAM_POLICIES),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The tables of the control state. All are written by this crate alone.
 
+use neargate_model::iam::{CustomerPolicy, Role};
 use neargate_model::vpc::{NetworkInterface, SecurityGroup, Subnet, Vpc};
 use neargate_model::{
     AccountSetting, Cidr, Cluster, ClusterName, Family, Scope, Task, TaskDefinition, TaskId, TaskKey,
@@ -56,6 +57,11 @@ pub(crate) struct BridgeRecord {
     /// The block, the same as long as there are tasks that may have it.
     pub(crate) block: Cidr,
 }
+
+/// Roles, by account and name in lower case.
+pub(crate) const ROLES: Table<Role> = Table::new("role", "neargate-control", 1);
+/// Managed policies of accounts, by account and name in lower case.
+pub(crate) const IAM_POLICIES: Table<CustomerPolicy> = Table::new("policy", "neargate-control", 1);
 
 /// What is known of the networks of a scope as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -40,6 +40,12 @@ fn is_base36(value: &str, prefix: &str) -> bool {
     value.strip_prefix(prefix).is_some_and(|rest| rest.len() == 16 && rest.bytes().all(is_digit))
 }
 
+/// The characters of names in IAM (IAM User Guide, "IAM and STS quotas": `[\w+=,.@-]`).
+fn is_iam_name(value: &str, lengths: std::ops::RangeInclusive<usize>) -> bool {
+    let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b);
+    lengths.contains(&value.len()) && value.bytes().all(is_name_byte)
+}
+
 fn is_account(value: &str) -> bool {
     value.len() == 12 && value.bytes().all(|b| b.is_ascii_digit())
 }
@@ -184,6 +190,19 @@ id!(
     /// An operation of service discovery, 32 lower-case letters and digits.
     OperationId, "operation id", "an operation id is 32 lower-case letters and digits",
     |v| v.len() == 32 && v.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+);
+id!(
+    /// The name of a role.
+    RoleName, "role name", "a role's name has 1 to 64 letters, digits and _+=,.@-", |v| is_iam_name(v, 1..=64)
+);
+id!(
+    /// The name of a policy.
+    PolicyName, "policy name", "a policy's name has 1 to 128 letters, digits and _+=,.@-", |v| is_iam_name(v, 1..=128)
+);
+id!(
+    /// The name of a session of a role.
+    SessionName, "session name", "a session's name has 2 to 64 letters, digits and _+=,.@-",
+    |v| is_iam_name(v, 2..=64)
 );
 
 /// Where a resource lives: resources of two accounts or two regions never meet.

@@ -12,6 +12,7 @@ mod chain;
 mod cluster;
 mod command;
 pub mod discovery;
+pub mod iam;
 mod id;
 pub mod image;
 pub mod lifecycle;
@@ -31,8 +32,8 @@ pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};
 pub use id::{
     AccountId, ClusterName, ContainerId, ContainerName, Family, InstanceId, InvalidId, NamespaceId,
-    NetworkInterfaceId, OperationId, Region, RegistryId, Scope, SecurityGroupId, SecurityGroupRuleId,
-    SubnetId, TaskId, VpcId,
+    NetworkInterfaceId, OperationId, PolicyName, Region, RegistryId, RoleName, Scope, SecurityGroupId,
+    SecurityGroupRuleId, SessionName, SubnetId, TaskId, VpcId,
 };
 pub use network::{Cidr, MacAddress, Peer, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic};
 pub use policy::Policy;
