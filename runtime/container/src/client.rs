@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use neargate_driver::{
     ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, LinkLocalError, LinkLocalSockets, NetworkTurn,
     ProcessError, RecoverError, Recovered, Sandbox, SandboxError, SandboxHost, SandboxNetwork, SandboxSpec,
-    Session, SessionSpec, Signal, SignalError, StartError, Stats, StatsError, Stdio,
+    Session, SessionSpec, Signal, SignalError, StartError, Stats, StatsError, Stdio, Traffic,
 };
 use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -664,6 +664,16 @@ impl SandboxHost for SupervisorClient {
             is_first
         });
         Ok(())
+    }
+
+    async fn traffic(&self, task: &TaskId) -> Result<Option<Traffic>, SandboxError> {
+        let request = Request::Traffic { task: task.to_string() };
+        let unavailable = |source| SandboxError::Unavailable { source };
+        match self.connection.call(&request, &[]).await.map_err(unavailable)? {
+            Response::Traffic { traffic } => Ok(traffic),
+            Response::Failed { failure } => Err(failure.into_sandbox()),
+            _ => Err(unavailable(unexpected())),
+        }
     }
 
     async fn network_after(&self, turn: NetworkTurn) -> NetworkTurn {

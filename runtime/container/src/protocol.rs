@@ -2,7 +2,7 @@
 //!
 //! A message is one datagram: request id, tag, fields, in the form of `neargate-ipc`.
 
-use neargate_driver::{Limits, Stats};
+use neargate_driver::{Limits, Stats, Traffic};
 use neargate_ipc::{wire_enum, wire_struct};
 
 use crate::bridge::BridgedPlan;
@@ -363,6 +363,8 @@ wire_enum! {
         14 => Groups { part: u32, groups: Vec<GroupPlan>, vpcs: Vec<BlockPlan>, more: bool },
         /// Make sockets of the link-local addresses in the network with the VPCs, and hand them over.
         15 => LinkLocal {},
+        /// Read what has passed the interface of a task.
+        16 => Traffic { task: String },
     }
 }
 
@@ -410,6 +412,8 @@ wire_enum! {
         11 => Attached { build: String },
         /// The sockets were made. Beside it: the listener of the metadata, then the resolver's UDP socket and listener.
         12 => LinkLocal {},
+        /// What has passed the interface, if there is one.
+        13 => Traffic { traffic: Option<Traffic> },
     }
 }
 
@@ -418,7 +422,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use neargate_driver::ContainerNames;
+    use neargate_driver::{ContainerNames, TrafficCounters};
     use neargate_ipc::wire::{Malformed, decode, encode};
 
     use super::*;
@@ -535,6 +539,7 @@ mod tests {
             any::<(u64, i32)>().prop_map(|(command, signal)| Request::SignalCommand { command, signal }),
             Just(Request::Farewell {}),
             Just(Request::LinkLocal {}),
+            text().prop_map(|task| Request::Traffic { task }),
             text().prop_map(|build| Request::Renew { build }),
         ]
     }
@@ -544,6 +549,11 @@ mod tests {
         prop_oneof![
             Just(Response::Done {}),
             Just(Response::LinkLocal {}),
+            any::<Option<u64>>().prop_map(|bytes| {
+                let counters = |bytes| TrafficCounters { bytes, packets: 1, errors: 2, dropped: 3 };
+                let of = |bytes| Traffic { received: counters(bytes), sent: counters(7) };
+                Response::Traffic { traffic: bytes.map(of) }
+            }),
             Just(Response::Attended {}),
             proptest::option::of(any::<i32>()).prop_map(|code| Response::Executed { code }),
             (text(), any::<i32>())

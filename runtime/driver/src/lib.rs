@@ -31,8 +31,8 @@ pub use process::{
 pub use session::{Session, SessionSpec, SessionStreams};
 pub use spec::{
     BridgedContainer, ContainerSpec, Device, ExecSpec, Exit, Limits, Mount, MountSource, Privileges, Rootfs,
-    Sandbox, SandboxNetwork, SandboxSpec, Sharing, Signal, Stats, Stdio, Ulimit, VOLUME_ID_BASE, WasmModule,
-    WasmSpec, WasmTimes,
+    Sandbox, SandboxNetwork, SandboxSpec, Sharing, Signal, Stats, Stdio, Traffic, TrafficCounters, Ulimit,
+    VOLUME_ID_BASE, WasmModule, WasmSpec, WasmTimes,
 };
 
 /// Runs one container inside a prepared sandbox.
@@ -103,6 +103,11 @@ pub trait SandboxHost: Send + Sync {
     /// through.
     async fn set_groups(&self, _groups: &[SecurityGroupRules], _vpcs: &[Cidr]) -> Result<(), SandboxError> {
         Ok(())
+    }
+
+    /// What has passed the interface of a task; `None` of a task that has none.
+    async fn traffic(&self, _task: &TaskId) -> Result<Option<Traffic>, SandboxError> {
+        Ok(None)
     }
 
     /// Waits until the network with the interfaces in VPCs may be another than at `turn`, and tells which it is then.

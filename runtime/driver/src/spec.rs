@@ -334,6 +334,28 @@ pub struct Stats {
     pub wasm: Option<WasmTimes>,
 }
 
+/// What has passed the interface of a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// What the task has received.
+    pub received: TrafficCounters,
+    /// What it has sent.
+    pub sent: TrafficCounters,
+}
+
+/// Counters of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrafficCounters {
+    /// Bytes.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+    /// Packets that were damaged.
+    pub errors: u64,
+    /// Packets that there was no room for.
+    pub dropped: u64,
+}
+
 /// A command to run inside a running container.
 #[derive(Debug)]
 pub struct ExecSpec {
@@ -357,4 +379,6 @@ wire_fields!(Limits {
     pids_max
 });
 wire_fields!(Stats { cpu_ns, memory_bytes, memory_peak_bytes, pids, wasm });
+wire_fields!(Traffic { received, sent });
+wire_fields!(TrafficCounters { bytes, packets, errors, dropped });
 wire_fields!(WasmTimes { instantiate_ns, run_ns });

@@ -23,6 +23,7 @@ use crate::protocol::{BlockPlan, End, GroupPlan, Request, Response, Setup, Start
 use crate::rootfs::LayerPassing;
 use crate::seccomp::Filters;
 use crate::sys;
+use neargate_driver::Traffic;
 use neargate_ipc::channel;
 use neargate_ipc::wire::decode;
 
@@ -283,6 +284,9 @@ impl Host {
             Request::SignalCommand { command, signal } => {
                 self.signal_exec(command, signal).map(|()| Some(Response::Done {}))
             }
+            Request::Traffic { task } => {
+                self.traffic(&task).map(|traffic| Some(Response::Traffic { traffic }))
+            }
             Request::LinkLocal {} => self.lend_link_local(id).map(|()| None),
             Request::LentOom { lending } => Ok(Some(self.lent_oom(lending))),
         };
@@ -314,6 +318,12 @@ impl Host {
         let rules = groups.iter().map(|plan| plan.read().map(|rules| (rules.group.clone(), rules)));
         let vpcs = vpcs.iter().map(BlockPlan::read).collect::<Result<_, _>>()?;
         self.network.set_groups(rules.collect::<Result<_, _>>()?, vpcs, &self.launchpad)
+    }
+
+    /// What has passed the interface of a task; one that is gone has none.
+    fn traffic(&self, task: &str) -> Result<Option<Traffic>, Failure> {
+        let wiring = self.sandboxes.get(task).and_then(|sandbox| sandbox.wiring.as_ref());
+        wiring.map_or(Ok(None), |wiring| self.network.traffic(wiring))
     }
 
     pub(super) fn next_number(&mut self) -> u64 {

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use neargate_driver::{Traffic, TrafficCounters};
 use neargate_model::{Cidr, SecurityGroupId, SecurityGroupRules};
 use neargate_network::elements::{self, Member};
-use neargate_network::link::{End, ROUTER_MAC, TASK_INTERFACE};
+use neargate_network::link::{Counters, End, ROUTER_MAC, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, Subsystem};
 use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER, TABLE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -198,6 +199,14 @@ impl Network {
             self.mistrust();
         }
         is_there.then(|| Legacy { tenancy: wiring.tenancy, inside: wiring.inside })
+    }
+
+    /// What has passed a task's interface.
+    pub(super) fn traffic(&self, wiring: &Wiring) -> Result<Option<Traffic>, Failure> {
+        let router = self.router.as_ref().ok_or_else(no_router)?;
+        let seen = router.route.traffic_of(wiring.index).map_err(refused)?;
+        // What this end of the link receives, the task has sent.
+        Ok(seen.map(|seen| Traffic { received: counters(seen.sent), sent: counters(seen.received) }))
     }
 
     /// Enforces these groups from now on.
@@ -626,6 +635,11 @@ fn add_pair(route: &Netlink, name: &str, namespace: BorrowedFd<'_>) -> Result<()
 /// The name of the router's end of a task's link; its range of ids is the task's alone while it lives.
 pub(super) fn link_name(ids: u32) -> String {
     format!("{LINK_PREFIX}{ids:x}")
+}
+
+fn counters(counters: Counters) -> TrafficCounters {
+    let Counters { bytes, packets, errors, dropped } = counters;
+    TrafficCounters { bytes, packets, errors, dropped }
 }
 
 fn single(address: Ipv4Addr) -> Cidr {
