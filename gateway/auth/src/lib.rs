@@ -19,9 +19,11 @@
 
 mod credentials;
 mod error;
+mod session;
 pub mod sigv4;
 mod timestamp;
 
 pub use credentials::{AccessKeyId, KeyKind, KeyPair, MalformedKeyId, Secret};
 pub use error::{AuthError, Incomplete, Invalid, Place};
+pub use session::{Credentials, SEAL_LEN, Seal, Session, SessionError, SessionOf};
 pub use timestamp::Timestamp;

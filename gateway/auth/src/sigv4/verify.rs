@@ -99,6 +99,11 @@ impl<'a> Presented<'a> {
         self.claim.credential.part(0)
     }
 
+    /// The session token that came along.
+    pub fn session_token(&self) -> Option<&[u8]> {
+        self.claim.session_token.as_deref()
+    }
+
     /// The scope that the signature claims; its date is the day of the request.
     pub fn scope(&self) -> Scope<'_> {
         let [date, region, service] = [1, 2, 3].map(|i| self.claim.credential.part(i));
