@@ -20,3 +20,10 @@ def refused(code, message=None, part=None):
     metadata = caught.value.response["ResponseMetadata"]
     assert metadata["HTTPStatusCode"] == 400
     assert metadata["RequestId"]
+
+
+def error_code(call, **arguments):
+    """The code with which the call is refused."""
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    return caught.value.response["Error"]["Code"]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::Timestamp;
+use crate::{SessionError, Timestamp};
 
 /// Characters of a request that an error repeats.
 const QUOTE_LEN_MAX: usize = 128;
@@ -40,6 +40,18 @@ pub enum AuthError {
     /// AWS `UnrecognizedClient` (JSON) or `InvalidClientTokenId` (Query): the session token is not the key's.
     #[error("The security token included in the request is invalid.")]
     UnrecognizedClient,
+    /// AWS `ExpiredToken`: the session token was good once.
+    #[error("The security token included in the request is expired")]
+    ExpiredToken,
+}
+
+impl From<SessionError> for AuthError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Invalid => Self::UnrecognizedClient,
+            SessionError::Expired => Self::ExpiredToken,
+        }
+    }
 }
 
 /// What is absent from or malformed in the part of a request that claims its signature.

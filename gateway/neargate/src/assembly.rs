@@ -11,7 +11,7 @@ use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, Disk, Host, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
 use neargate_model::{Cidr, Policy, Region, TaskId, Timestamp};
-use neargate_node::{Agent, Artifacts, Images, Parts, Sessions, Starts, StdioSource, TaskFiles};
+use neargate_node::{Agent, Artifacts, Endpoints, Images, Parts, Sessions, Starts, StdioSource, TaskFiles};
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
 use tokio::sync::mpsc;
@@ -40,6 +40,8 @@ pub(crate) struct Ingredients {
     pub(crate) files_of: ProcessUser,
     pub(crate) listen_on: IpAddr,
     pub(crate) policy: Policy,
+    /// What tells tasks about themselves, where something does.
+    pub(crate) endpoints: Option<Arc<dyn Endpoints>>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) region: Region,
     /// Blocks for default VPCs, the best first.
@@ -79,6 +81,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         files_of,
         listen_on,
         policy,
+        endpoints,
         disk,
         region,
         default_vpcs,
@@ -105,6 +108,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         files_of,
         listen_on,
         policy,
+        endpoints,
         now,
     });
     let mut node = JoinSet::new();

@@ -12,6 +12,7 @@
 //! volumes/           named volumes, as ACCOUNT/REGION/CLUSTER/NAME; they outlive tasks
 //! run/               the supervisor's socket and journal
 //! root-key.json      the root access key, 0600
+//! session-key        what session tokens are made with, 0600
 //! endpoint           where the server listens, for `neargate env`
 //! ```
 
@@ -21,7 +22,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use neargate_auth::{AccessKeyId, KeyKind, KeyPair, Secret};
+use neargate_auth::{AccessKeyId, KeyKind, KeyPair, SEAL_LEN, Seal, Secret};
 use serde::{Deserialize, Serialize};
 
 /// A data directory.
@@ -45,6 +46,14 @@ pub(crate) fn default_path() -> PathBuf {
     let xdg = std::env::var_os("XDG_DATA_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
     xdg.or_else(home).unwrap_or_else(|| PathBuf::from(".")).join("neargate")
+}
+
+/// Bytes of the system's source of randomness.
+fn random<const LEN: usize>() -> Result<[u8; LEN]> {
+    let mut random = [0; LEN];
+    let mut file = fs::File::open("/dev/urandom").context("read random bytes")?;
+    file.read_exact(&mut random).context("read random bytes")?;
+    Ok(random)
 }
 
 impl DataDir {
@@ -121,11 +130,26 @@ impl DataDir {
         }
     }
 
+    /// What session tokens are made with; made at the first start. Without it all sessions end.
+    pub(crate) fn session_seal(&self) -> Result<Seal> {
+        let path = self.root.join("session-key");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let key: Option<[u8; SEAL_LEN]> = bytes.try_into().ok();
+                let what = || format!("read session key {}; remove it to get a new one", path.display());
+                Ok(Seal::new(key.with_context(what)?))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let key: [u8; SEAL_LEN] = random()?;
+                self.write_new(&path, &key, 0o600)?;
+                Ok(Seal::new(key))
+            }
+            Err(error) => Err(error).with_context(|| format!("read session key {}", path.display())),
+        }
+    }
+
     fn new_root_key(&self, path: &Path) -> Result<KeyPair> {
-        let mut random = [0; KeyPair::RANDOM_LEN];
-        fs::File::open("/dev/urandom")
-            .and_then(|mut file| file.read_exact(&mut random))
-            .context("read random bytes")?;
+        let random: [u8; KeyPair::RANDOM_LEN] = random()?;
         let pair = KeyPair::generate(KeyKind::LongTerm, &random);
         let key = RootKey {
             access_key_id: pair.access_key.to_string(),

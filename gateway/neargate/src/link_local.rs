@@ -66,10 +66,14 @@ async fn take(host: &dyn SandboxHost, holds: bool) -> Option<LinkLocalSockets> {
             Err(LinkLocalError::InUse) if holds => return None,
             Err(error) => error,
         };
-        if !has_told {
-            tracing::warn!(error = chain(&error), "tasks have no metadata and no names yet; tried again");
-            has_told = true;
+        let (error, is_held) = (chain(&error), matches!(error, LinkLocalError::InUse));
+        match (has_told, is_held) {
+            (true, _) => {}
+            // By a server that has been replaced and has not ended yet.
+            (false, true) => tracing::info!(error, "tasks are not answered yet; tried again"),
+            (false, false) => tracing::warn!(error, "tasks are not answered yet; tried again"),
         }
+        has_told = true;
         sleep(RETRY_PAUSE).await;
     }
 }

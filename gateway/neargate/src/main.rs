@@ -14,6 +14,7 @@ mod image;
 mod keeper;
 mod link;
 mod link_local;
+mod metadata;
 mod notify;
 mod policy;
 mod ports;

@@ -114,6 +114,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             files_of: ProcessUser::Invoker,
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
             policy: policy::of_invoker(),
+            endpoints: None,
             disk: Arc::new(AnyDisk),
             region: region()?,
             default_vpcs: vpc_blocks::candidates(None),

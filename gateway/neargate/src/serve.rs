@@ -19,8 +19,10 @@ use neargate_node::{Artifacts, LocalImages, LogStdio, Starts};
 use neargate_server::discovery::DiscoveryApi;
 use neargate_server::ec2::Ec2Api;
 use neargate_server::ecs::EcsApi;
+use neargate_server::iam::IamApi;
 use neargate_server::logs::LogsApi;
-use neargate_server::{Access, AccountKeys, Apis, Gateway, Native};
+use neargate_server::sts::StsApi;
+use neargate_server::{Access, AccountKeys, Apis, Gateway, Metadata, Native, TaskEndpoints};
 use neargate_store::SqliteOptions;
 use neargate_telemetry::{LogStore, LogStoreConfig};
 use tokio::net::TcpListener;
@@ -34,7 +36,8 @@ use crate::data_dir::DataDir;
 use crate::disk::{DataDisk, RESERVE_BYTES, Space};
 use crate::firewall;
 use crate::keeper::Files;
-use crate::link_local;
+use crate::link_local::{self, Supplies};
+use crate::metadata::{NodeEndpoints, NodeUsage};
 use crate::notify;
 use crate::policy;
 use crate::resolver;
@@ -223,6 +226,8 @@ async fn serve(
     let starts = Starts::open(&data.starts(), boot.trim()).context("read the notes of starts")?;
     let starts = Arc::new(starts);
     let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
+    let seal = data.session_seal()?;
+    let endpoints = TaskEndpoints::new(seal.clone());
     let Machine { control, sessions, mut node } = assembly::assemble(Ingredients {
         store: Arc::new(store),
         capacity: assembly::capacity(args.memory_overcommit),
@@ -238,6 +243,7 @@ async fn serve(
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         policy: policy.clone(),
+        endpoints: Some(Arc::new(NodeEndpoints(endpoints.clone()))),
         disk: disk.clone(),
         region: region.clone(),
         default_vpcs: vpc_blocks::candidates(args.vpc_block),
@@ -258,34 +264,41 @@ async fn serve(
         tracing::info!(tasks = recovered.tasks.len(), "tasks of the last run are looked after");
     }
     let access = match args.dev {
-        true => Access::Open { account },
-        false => Access::signed(AccountKeys { account, root: data.root_key()? }),
+        true => Access::open(account, seal),
+        false => Access::signed(AccountKeys { account, root: data.root_key()? }, seal),
     };
+    let access = Arc::new(access);
     let apis = Apis {
         discovery: DiscoveryApi::new(control.clone()),
         ec2: Ec2Api::new(control.clone()),
         ecs: EcsApi::new(control.clone(), policy),
+        iam: IamApi::new(control.clone()),
         logs: LogsApi::new(logs.clone()),
+        sts: StsApi::new(control.clone(), access.clone()),
     };
     let native = Native::new(
         control.clone(),
         Arc::new(NodeArtifacts(artifacts.clone())),
-        Arc::new(NodeSessions(sessions)),
+        Arc::new(NodeSessions(sessions.clone())),
     );
-    let gateway = Arc::new(Gateway { apis, native, access, region });
+    let gateway = Arc::new(Gateway { apis, native, access, control: control.clone(), region });
     announce(args, data, &listener)?;
     notify::notify(notify::READY);
 
     let end = CancellationToken::new();
-    let serving = tokio::spawn(neargate_server::serve(listener, gateway, end.clone()));
-    let (answerers, supplies) = link_local::channels();
+    let serving = tokio::spawn(neargate_server::serve(listener, gateway.clone(), end.clone()));
+    let (answerers, Supplies { metadata: listeners, resolver: sockets }) = link_local::channels();
     let supplying = containers
         .clone()
         .map(|host| tokio::spawn(async move { link_local::supply(&host, answerers).await }));
-    // Nobody answers there yet, so that who asks is refused.
-    drop(supplies.metadata);
+    let answering = containers.clone().map(|containers| {
+        let usage = Arc::new(NodeUsage { sessions, containers });
+        let metadata = Arc::new(Metadata::new(control.clone(), gateway, endpoints, usage));
+        let end = end.clone();
+        tokio::spawn(async move { metadata.serve(listeners, end).await })
+    });
     let servers = resolver::servers(&args.dns_server);
-    let resolving = tokio::spawn(resolver::answer(supplies.resolver, control.clone(), servers, end.clone()));
+    let resolving = tokio::spawn(resolver::answer(sockets, control.clone(), servers, end.clone()));
     let following = tokio::spawn({
         let (control, end) = (control.clone(), end.clone());
         async move { end.run_until_cancelled(control.follow_discovery()).await }
@@ -308,6 +321,9 @@ async fn serve(
     end.cancel();
     if let Some(supplying) = supplying {
         supplying.abort();
+    }
+    if let Some(answering) = answering {
+        let _ = answering.await;
     }
     let _ = serving.await;
     let _ = resolving.await;

@@ -1,8 +1,8 @@
-//! Who may call: access keys, and what each stands for.
+//! Who may call: access keys, session tokens, and what each stands for.
 
 use neargate_auth::sigv4::{KeyCache, Presented, Rules, SignedRequest};
-use neargate_auth::{AuthError, KeyPair, Timestamp};
-use neargate_model::{AccountId, Region};
+use neargate_auth::{AuthError, KeyPair, Seal, Secret, Session, SessionOf, Timestamp};
+use neargate_model::{AccountId, Region, RoleName, SessionName};
 
 /// Signing keys kept; one an access key, day, region and service.
 const KEY_CACHE: usize = 1024;
@@ -16,20 +16,21 @@ pub struct AccountKeys {
 }
 
 /// How callers are told apart.
-pub enum Access {
-    /// Every request carries a signature by a known key.
-    Signed(Box<SignedAccess>),
-    /// Any credentials will do, for development on one's own machine.
-    Open {
-        /// The account that everybody is.
-        account: AccountId,
-    },
+pub struct Access {
+    account: AccountId,
+    /// None where any credentials will do, for development on one's own machine.
+    root: Option<KeyPair>,
+    seal: Seal,
+    cache: KeyCache,
 }
 
-/// Verification of signatures.
-pub struct SignedAccess {
-    keys: AccountKeys,
-    cache: KeyCache,
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The host, or who reaches the address that the server listens on.
+    Host,
+    /// A task: its credentials count, however open the server is to its host.
+    Task,
 }
 
 /// An authenticated caller.
@@ -37,14 +38,38 @@ pub struct SignedAccess {
 pub(crate) struct Caller {
     pub(crate) account: AccountId,
     pub(crate) region: Option<Region>,
-    pub(crate) principal: String,
-    pub(crate) user_id: String,
+    pub(crate) identity: Identity,
+}
+
+/// Who a caller is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// The account's root user, who may do everything.
+    Root,
+    /// A session of a role.
+    Role {
+        name: RoleName,
+        /// The role's id.
+        id: String,
+        session: SessionName,
+    },
 }
 
 impl Access {
-    /// Requests must be signed by one of these keys.
-    pub fn signed(keys: AccountKeys) -> Self {
-        Self::Signed(Box::new(SignedAccess { keys, cache: KeyCache::new(KEY_CACHE) }))
+    /// Requests must be signed by one of these keys, or with a token of this seal.
+    pub fn signed(keys: AccountKeys, seal: Seal) -> Self {
+        let AccountKeys { account, root } = keys;
+        Self { account, root: Some(root), seal, cache: KeyCache::new(KEY_CACHE) }
+    }
+
+    /// Everybody is the root user of this account, but for who comes with a token of this seal.
+    pub fn open(account: AccountId, seal: Seal) -> Self {
+        Self { account, root: None, seal, cache: KeyCache::new(KEY_CACHE) }
+    }
+
+    /// What makes session tokens.
+    pub(crate) fn seal(&self) -> &Seal {
+        &self.seal
     }
 
     /// Believes a request, or says why not. `service` is the scope that the request must be signed for.
@@ -53,19 +78,19 @@ impl Access {
         request: &SignedRequest<'_>,
         service: &str,
         body: &[u8],
+        origin: Origin,
     ) -> Result<Caller, AuthError> {
-        match self {
-            Self::Signed(access) => access.verify(request, service, body),
-            Self::Open { account } => {
-                let presented = Presented::parse(request, Rules::SERVICE).ok();
+        if self.root.is_none() && origin == Origin::Host {
+            let presented = Presented::parse(request, Rules::SERVICE).ok();
+            let has_session = |presented: &Presented<'_>| self.session(presented, request.now).is_ok();
+            if !presented.as_ref().is_some_and(has_session) {
                 let region = presented.and_then(|presented| region(presented.scope().region));
-                Ok(root(account, region))
+                return Ok(Caller { account: self.account.clone(), region, identity: Identity::Root });
             }
         }
+        self.verify(request, service, body)
     }
-}
 
-impl SignedAccess {
     fn verify(&self, request: &SignedRequest<'_>, service: &str, body: &[u8]) -> Result<Caller, AuthError> {
         let presented = Presented::parse(request, Rules::SERVICE)?;
         let scope = presented.scope();
@@ -74,26 +99,69 @@ impl SignedAccess {
         let region = region(scope.region);
         let wanted = region.as_ref().map_or("a valid region", Region::as_str);
         presented.check_scope(wanted, service)?;
-        let is_root = presented.access_key() == self.keys.root.access_key.as_str();
-        let secret = is_root.then_some(&self.keys.root.secret);
-        let key = self.cache.signing_key(presented.access_key(), secret, &scope);
-        let verified = presented.verify(&key, body)?;
-        verified.check_session_token(None)?;
-        Ok(root(&self.keys.account, region))
+        let Some(token) = presented.session_token() else {
+            let root = self.root.as_ref().filter(|root| root.access_key.as_str() == presented.access_key());
+            let key = self.cache.signing_key(presented.access_key(), root.map(|root| &root.secret), &scope);
+            presented.verify(&key, body)?.check_session_token(None)?;
+            return Ok(Caller { account: self.account.clone(), region, identity: Identity::Root });
+        };
+        let token = Secret::new(String::from_utf8_lossy(token));
+        let (session, secret) = self.session(&presented, request.now)?;
+        let key = self.cache.signing_key(presented.access_key(), Some(&secret), &scope);
+        presented.verify(&key, body)?.check_session_token(Some(&token))?;
+        caller(session, region)
     }
+
+    /// The session of the token that came along, which the signature has still to prove.
+    fn session(&self, presented: &Presented<'_>, now: Timestamp) -> Result<(Session, Secret), AuthError> {
+        let token = presented.session_token().ok_or(AuthError::UnrecognizedClient)?;
+        Ok(self.seal.open(token, presented.access_key(), now)?)
+    }
+}
+
+impl Caller {
+    /// The caller's ARN.
+    pub(crate) fn principal(&self) -> String {
+        let account = &self.account;
+        match &self.identity {
+            Identity::Root => format!("arn:aws:iam::{account}:root"),
+            Identity::Role { name, session, .. } => session_arn(account, name, session),
+        }
+    }
+
+    /// The caller's unique id, as STS shows it.
+    pub(crate) fn user_id(&self) -> String {
+        match &self.identity {
+            Identity::Root => self.account.to_string(),
+            Identity::Role { id, session, .. } => format!("{id}:{session}"),
+        }
+    }
+}
+
+/// The ARN of a session of a role, which leaves the role's path out.
+pub(crate) fn session_arn(account: &AccountId, role: &RoleName, session: &SessionName) -> String {
+    format!("arn:aws:sts::{account}:assumed-role/{role}/{session}")
+}
+
+fn caller(session: Session, region: Option<Region>) -> Result<Caller, AuthError> {
+    // What this server has issued it can read.
+    let read = || {
+        let account = AccountId::new(session.account).ok()?;
+        let identity = match session.of {
+            SessionOf::Root => Identity::Root,
+            SessionOf::Role { name, id, session } => Identity::Role {
+                name: RoleName::new(name).ok()?,
+                id,
+                session: SessionName::new(session).ok()?,
+            },
+        };
+        Some(Caller { account, region, identity })
+    };
+    read().ok_or(AuthError::UnrecognizedClient)
 }
 
 fn region(text: &str) -> Option<Region> {
     Region::new(text).ok()
-}
-
-fn root(account: &AccountId, region: Option<Region>) -> Caller {
-    Caller {
-        account: account.clone(),
-        region,
-        principal: format!("arn:aws:iam::{account}:root"),
-        user_id: account.to_string(),
-    }
 }
 
 /// The time now, for signatures.

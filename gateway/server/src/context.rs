@@ -2,6 +2,8 @@
 
 use neargate_model::Scope;
 
+use crate::rights::Rights;
+
 /// Who asks, where, and under which id.
 #[derive(Clone, Debug)]
 pub struct RequestContext {
@@ -13,6 +15,8 @@ pub struct RequestContext {
     pub user_id: String,
     /// The id that the answer and the log carry.
     pub request_id: String,
+    /// What the caller may do.
+    pub rights: Rights,
 }
 
 impl RequestContext {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +19,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Origin;
 use crate::body::Body;
-use crate::pipeline::{Gateway, too_large};
+use crate::pipeline::{Gateway, Sender, too_large};
 
 /// The largest body: PutLogEvents carries up to 1 MiB of messages, and JSON may double that.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -72,12 +73,13 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, end: Cancellati
             () = end.cancelled() => break,
         };
         let Ok(permit) = permit else { break };
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             accepted = accept(&listener) => accepted,
             () = end.cancelled() => break,
         };
         let gateway = gateway.clone();
-        let service = service_fn(move |request| answer(gateway.clone(), request));
+        let sender = Sender { address, origin: Origin::Host };
+        let service = service_fn(move |request| answer(gateway.clone(), sender, request));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
         // The task ends with its connection, which the graceful end watches.
@@ -94,17 +96,17 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>, end: Cancellati
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Without it, small answers wait for the peer's delayed acknowledgement.
                 let _ = stream.set_nodelay(true);
                 // A client that vanished without a word is noticed, even where nothing is sent to it.
                 if let Err(error) = keep_alive(&stream) {
                     tracing::debug!(%error, "connection is not probed for life");
                 }
-                return stream;
+                return (stream, peer.ip());
             }
             Err(error) => {
                 tracing::warn!(%error, "connection was not accepted");
@@ -121,8 +123,13 @@ fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)
 }
 
-async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let (head, body) = request.into_parts();
+async fn answer(
+    gateway: Arc<Gateway>,
+    sender: Sender,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let (mut head, body) = request.into_parts();
+    head.extensions.insert(sender);
     let body = Limited::new(body, BODY_BYTES_MAX).collect();
     let response = match tokio::time::timeout(BODY_DEADLINE, body).await {
         Ok(Ok(body)) => {

@@ -1,7 +1,9 @@
 //! The gateway: one listener for all AWS services.
 //!
 //! ```text
-//! bytes ─▶ http.rs ─▶ pipeline.rs: identify ─▶ authenticate ─▶ services.rs: dispatch ─▶ discovery/, ec2/, ecs/, …
+//! bytes ─▶ http.rs ─▶ pipeline.rs: identify ─▶ authenticate ─▶ authorise ─▶ services.rs: dispatch ─▶ ec2/, ecs/, …
+//! bytes of a task ─▶ metadata/ ─┬─ what a task is, its credentials
+//!                               └─ AWS services ─▶ pipeline.rs
 //! ```
 //!
 //! Only this crate turns wire types into domain types and back. AWS services are modules; they do not call
@@ -10,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod authorise;
 mod body;
 mod context;
 pub mod discovery;
@@ -17,16 +20,21 @@ pub mod ec2;
 pub mod ecs;
 mod face;
 mod http;
+pub mod iam;
 pub mod logs;
+mod metadata;
 mod native;
 mod page;
 mod pipeline;
+mod rights;
 mod services;
-mod sts;
+pub mod sts;
 
 pub use access::{Access, AccountKeys};
 pub use context::RequestContext;
 pub use http::{ServeError, serve};
+pub use metadata::{ContainerUsage, InterfaceCounters, InterfaceUsage, Metadata, TaskEndpoints, TaskUsage};
 pub use native::{Artifact, ArtifactSource, CommandError, CommandOutput, Commands, Native, RunningCommand};
 pub use pipeline::Gateway;
+pub use rights::{Rights, RoleRights};
 pub use services::Apis;

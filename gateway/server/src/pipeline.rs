@@ -1,10 +1,14 @@
-//! From a request's head and body to its answer: identify, authenticate, dispatch.
+//! From a request's head and body to its answer: identify, authenticate, authorise, dispatch.
+
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use neargate_auth::AuthError;
 use neargate_auth::sigv4::SignedRequest;
+use neargate_control::Control;
 use neargate_model::{Region, Scope};
 use neargate_wire::error::response_headers;
 use neargate_wire::route::request_form;
@@ -14,9 +18,11 @@ use neargate_wire::{
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::access::{Access, Caller, now};
+use crate::access::{Access, Caller, Identity, Origin, now};
+use crate::authorise::{self, Fields};
 use crate::body::Body;
 use crate::native::{Native, Problem};
+use crate::rights::{self, AccessDenied, Rights, RoleRights};
 use crate::{Apis, RequestContext, native};
 
 /// Answers requests.
@@ -26,9 +32,18 @@ pub struct Gateway {
     /// What is no AWS service's.
     pub native: Native,
     /// Who may call them.
-    pub access: Access,
+    pub access: Arc<Access>,
+    /// What says what roles may do.
+    pub control: Control,
     /// The region of requests that name none, which only unsigned ones can.
     pub region: Region,
+}
+
+/// Who has sent a request, as an extension of its head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pub(crate) address: IpAddr,
+    pub(crate) origin: Origin,
 }
 
 /// An error answer in the making.
@@ -41,14 +56,21 @@ struct Refusal {
 impl Gateway {
     /// The answer to one request.
     pub(crate) async fn answer(&self, head: &Parts, body: Bytes) -> Response<Body> {
+        match self.answer_service(head, &body).await {
+            Some(response) => response,
+            None => self.answer_native(head, &body).await,
+        }
+    }
+
+    /// The answer of an AWS service; `None` for a request that is for none.
+    pub(crate) async fn answer_service(&self, head: &Parts, body: &[u8]) -> Option<Response<Body>> {
         let request_id = Uuid::new_v4().to_string();
         let span = tracing::info_span!("request", request = %request_id);
-        match self.answer_aws(head, &body, &request_id).instrument(span).await {
-            Ok(Some(response)) => response.map(Body::from),
-            Ok(None) => self.answer_native(head, &body).await,
+        match self.answer_aws(head, body, &request_id).instrument(span).await {
+            Ok(response) => response.map(|response| response.map(Body::from)),
             Err(refusal) => {
                 let rendered = refusal.reply.render(refusal.protocol, refusal.service, &request_id);
-                to_http(rendered).map(Body::from)
+                Some(to_http(rendered).map(Body::from))
             }
         }
     }
@@ -62,6 +84,10 @@ impl Gateway {
             return native::nothing(path);
         }
         match self.authenticate_for(head, native::SERVICE, body) {
+            Ok(caller) if caller.identity != Identity::Root => {
+                let detail = "credentials of roles are for AWS services; this API is the root user's";
+                Problem::new(StatusCode::FORBIDDEN, detail).response()
+            }
             Ok(caller) => {
                 let region = caller.region.unwrap_or_else(|| self.region.clone());
                 let scope = Scope { account: caller.account, region };
@@ -99,23 +125,49 @@ impl Gateway {
                 Some((reply, protocol)) => return Err(Refusal { reply, protocol, service: None }),
             },
         };
-        let caller = self.authenticate(head, &route, body)?;
-        let region = caller.region.unwrap_or_else(|| self.region.clone());
-        let cx = RequestContext {
-            scope: Scope { account: caller.account, region },
-            principal: caller.principal,
-            user_id: caller.user_id,
-            request_id: request_id.to_owned(),
-        };
+        let refuse = |reply| Refusal { reply, protocol: route.protocol, service: Some(route.service) };
+        let caller = self.authenticate_for(head, route.service.scope, body);
+        let caller = caller.map_err(|error| refuse(auth_reply(&error, route.protocol)))?;
+        let cx = self.context(head, caller, &route, request_id).await.map_err(refuse)?;
+        let fields = Fields::of(form.as_ref(), body);
+        let allowed = authorise::check(&self.control, &cx.scope, &cx.rights, &route, &fields).await;
+        allowed.map_err(|denied| refuse(denied_reply(&denied, route.protocol)))?;
         self.dispatch(&cx, &route, form.as_ref(), body).await.map(Some)
     }
 
-    fn authenticate(&self, head: &Parts, route: &Route, body: &[u8]) -> Result<Caller, Refusal> {
-        self.authenticate_for(head, route.service.scope, body).map_err(|error| Refusal {
-            reply: auth_reply(&error, route.protocol),
-            protocol: route.protocol,
-            service: Some(route.service),
-        })
+    /// What is known of a request whose caller is known.
+    async fn context(
+        &self,
+        head: &Parts,
+        caller: Caller,
+        route: &Route,
+        request_id: &str,
+    ) -> Result<RequestContext, ErrorReply> {
+        let (principal, user_id) = (caller.principal(), caller.user_id());
+        let region = caller.region.unwrap_or_else(|| self.region.clone());
+        let scope = Scope { account: caller.account, region };
+        let rights = match caller.identity {
+            Identity::Root => Rights::Root { account: scope.account.clone() },
+            Identity::Role { name, id, .. } => {
+                let found = self.control.role_rights(&scope.account, &name, &id).await.map_err(|error| {
+                    tracing::error!(error = neargate_model::chain(&error), "rights of a role cannot be read");
+                    ErrorReply::receiver(
+                        500,
+                        "InternalFailure",
+                        "The server could not reach its store; try again.",
+                    )
+                })?;
+                // A role that is gone takes its sessions along.
+                let (role, policies) =
+                    found.ok_or_else(|| auth_reply(&AuthError::UnrecognizedClient, route.protocol))?;
+                let from = head.extensions.get::<Sender>().map(|sender| sender.address);
+                let now = std::time::SystemTime::now().into();
+                let context = rights::context(&scope, &role, &user_id, from, now);
+                let session = principal.clone();
+                Rights::Role(Box::new(RoleRights { role, session, policies, context }))
+            }
+        };
+        Ok(RequestContext { scope, principal, user_id, request_id: request_id.to_owned(), rights })
     }
 
     /// Believes a request that is signed for this service, or says why not.
@@ -128,7 +180,8 @@ impl Gateway {
             headers: &headers,
             now: now(),
         };
-        self.access.authenticate(&request, service, body).inspect_err(|error| {
+        let origin = head.extensions.get::<Sender>().map_or(Origin::Host, |sender| sender.origin);
+        self.access.authenticate(&request, service, body, origin).inspect_err(|error| {
             tracing::debug!(%error, "request refused");
         })
     }
@@ -208,12 +261,28 @@ fn auth_reply(error: &AuthError, protocol: Protocol) -> ErrorReply {
             let message = "AWS was not able to validate the provided access credentials";
             return ErrorReply::sender(401, "AuthFailure", message);
         }
+        AuthError::ExpiredToken if protocol == Protocol::Ec2 => "RequestExpired",
+        AuthError::ExpiredToken => pick("ExpiredTokenException", "ExpiredToken"),
         AuthError::UnrecognizedClient => pick("UnrecognizedClientException", "InvalidClientTokenId"),
         AuthError::InvalidSignature(_)
         | AuthError::SignatureDoesNotMatch
         | AuthError::ContentHashMismatch => pick("InvalidSignatureException", "SignatureDoesNotMatch"),
     };
     ErrorReply::sender(if is_query { 403 } else { 400 }, code, error.to_string())
+}
+
+/// What a caller may not do, as AWS answers it.
+fn denied_reply(denied: &AccessDenied, protocol: Protocol) -> ErrorReply {
+    match protocol {
+        Protocol::Ec2 => {
+            let message = format!("You are not authorized to perform this operation. {denied}");
+            ErrorReply::sender(403, "UnauthorizedOperation", message)
+        }
+        Protocol::Query => ErrorReply::sender(403, "AccessDenied", denied.to_string()),
+        Protocol::Json10 | Protocol::Json11 | Protocol::RpcV2Cbor => {
+            ErrorReply::sender(400, "AccessDeniedException", denied.to_string())
+        }
+    }
 }
 
 /// The answer to a body over the limit, in the protocol that the head speaks of.

@@ -1,11 +1,12 @@
 //! One row for each AWS service.
 
-use neargate_wire::{Call, DispatchError, Service, ec2, ecs, logs, servicediscovery, sts};
+use neargate_wire::{Call, DispatchError, Service, ec2, ecs, iam, logs, servicediscovery, sts};
 
 use crate::RequestContext;
 use crate::discovery::DiscoveryApi;
 use crate::ec2::Ec2Api;
 use crate::ecs::EcsApi;
+use crate::iam::IamApi;
 use crate::logs::LogsApi;
 use crate::sts::StsApi;
 
@@ -17,8 +18,12 @@ pub struct Apis {
     pub ec2: Ec2Api,
     /// Amazon ECS.
     pub ecs: EcsApi,
+    /// AWS IAM.
+    pub iam: IamApi,
     /// Amazon CloudWatch Logs.
     pub logs: LogsApi,
+    /// AWS STS.
+    pub sts: StsApi,
 }
 
 impl Apis {
@@ -32,9 +37,10 @@ impl Apis {
         match service.name {
             "ec2" => ec2::dispatch(&self.ec2, cx, call).await,
             "ecs" => ecs::dispatch(&self.ecs, cx, call).await,
+            "iam" => iam::dispatch(&self.iam, cx, call).await,
             "logs" => logs::dispatch(&self.logs, cx, call).await,
             "servicediscovery" => servicediscovery::dispatch(&self.discovery, cx, call).await,
-            "sts" => sts::dispatch(&StsApi, cx, call).await,
+            "sts" => sts::dispatch(&self.sts, cx, call).await,
             _ => Err(call.refuse(service)),
         }
     }

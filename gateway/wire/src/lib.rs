@@ -28,7 +28,7 @@ mod xml;
 
 pub use call::{Call, DispatchError, Input};
 pub use error::{ErrorReply, Rendered};
-pub use generated::{SERVICES, ec2, ecs, logs, servicediscovery, sts};
+pub use generated::{SERVICES, ec2, ecs, iam, logs, servicediscovery, sts};
 pub use query::Form;
 pub use route::{RequestHead, Route, RouteError, identify};
 pub use service::{Fidelity, Mark, Operation, Protocol, Service, fidelity};

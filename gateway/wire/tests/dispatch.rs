@@ -7,7 +7,10 @@ use std::task::{Context, Poll, Waker};
 
 use neargate_wire::ecs::{self, Failure, RunTaskRequest, RunTaskResponse, Task};
 use neargate_wire::logs::{self, LogsError};
-use neargate_wire::sts::{self, GetCallerIdentityRequest, GetCallerIdentityResponse, Sts, StsError};
+use neargate_wire::sts::{
+    self, AssumeRoleRequest, AssumeRoleResponse, GetCallerIdentityRequest, GetCallerIdentityResponse,
+    GetSessionTokenRequest, GetSessionTokenResponse, Sts, StsError,
+};
 use neargate_wire::{Call, Constraint, DispatchError, ErrorReply, Form, Input, Protocol, Timestamp, json};
 use proptest::prelude::{ProptestConfig, any, proptest};
 
@@ -29,6 +32,18 @@ impl Sts for Caller {
             account: Some(account.clone()),
             arn: Some(format!("arn:aws:iam::{account}:root")),
         })
+    }
+
+    async fn assume_role(&self, _: &String, _: AssumeRoleRequest) -> Result<AssumeRoleResponse, StsError> {
+        Err(StsError::Reply(ErrorReply::sender(403, "AccessDenied", "no roles")))
+    }
+
+    async fn get_session_token(
+        &self,
+        _: &String,
+        _: GetSessionTokenRequest,
+    ) -> Result<GetSessionTokenResponse, StsError> {
+        Err(StsError::Reply(ErrorReply::sender(403, "AccessDenied", "no sessions")))
     }
 }
 
@@ -68,9 +83,9 @@ fn operations_without_implementation_are_refused_in_words() {
     };
     check("Nope", "InvalidAction", "Could not find operation Nope for version 2011-06-15");
     check(
-        "AssumeRole",
+        "AssumeRoot",
         "InvalidAction",
-        "operation AssumeRole is not supported by Neargate; see the fidelity ledger",
+        "operation AssumeRoot is not supported by Neargate; see the fidelity ledger",
     );
     let refuse = |service, operation| {
         Call { operation, request_id: "id-1", input: Input::Json(b"{}") }.refuse(service).reply().code

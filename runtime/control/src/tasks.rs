@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use neargate_model::iam::RoleArn;
 use neargate_model::vpc::{NetworkError, NetworkInterface};
 use neargate_model::{
     BridgeNetwork, Cidr, ClusterName, ContainerDefinition, ContainerId, ContainerName, DefinitionStatus,
@@ -35,6 +36,8 @@ pub struct NewTask {
     pub memory_mib: Option<u32>,
     /// Scratch space of the task in GiB.
     pub ephemeral_storage_gib: Option<u32>,
+    /// The role of the task.
+    pub task_role: Option<RoleArn>,
     /// Changes to containers.
     pub containers: Vec<ContainerChange>,
 }
@@ -164,6 +167,12 @@ pub enum RunError {
         /// How many.
         groups: usize,
     },
+    /// The role does not exist, or does not trust ECS.
+    #[error("role {arn} cannot be taken on for the task")]
+    Role {
+        /// The role.
+        arn: RoleArn,
+    },
     /// A subnet or security group does not exist, or not in this VPC.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -248,6 +257,7 @@ impl Control {
             };
             let definition = self.runnable(request).await?;
             let shape = apply_changes(&definition.shape, &request.changes)?;
+            self.check_role(&request.scope, &shape).await?;
             let own_workers = cluster.value.has_own_workers();
             let network = self.find_network(&request.scope, &shape, request.network.as_ref()).await?;
             let bridge = self.bridge_block(&shape).await?;
@@ -302,6 +312,13 @@ impl Control {
             return Err(RunError::Incompatible { family, revision });
         }
         Ok(definition)
+    }
+
+    /// Refuses a role that is not there, or that does not let ECS take it on for tasks.
+    async fn check_role(&self, scope: &Scope, shape: &TaskShape) -> Result<(), RunError> {
+        let Some(arn) = &shape.task_role else { return Ok(()) };
+        let role = self.task_role(scope, arn).await?;
+        role.map(drop).ok_or_else(|| RunError::Role { arn: arn.clone() })
     }
 
     fn place_tasks(
@@ -662,6 +679,7 @@ fn apply_changes(shape: &TaskShape, changes: &NewTask) -> Result<TaskShape, RunE
     shape.cpu_units = changes.cpu_units.or(shape.cpu_units);
     shape.memory_mib = changes.memory_mib.or(shape.memory_mib);
     shape.ephemeral_storage_gib = changes.ephemeral_storage_gib.or(shape.ephemeral_storage_gib);
+    shape.task_role = changes.task_role.clone().or(shape.task_role);
     for change in &changes.containers {
         let container = shape.containers.iter_mut().find(|container| container.name == change.name);
         let Some(container) = container else {

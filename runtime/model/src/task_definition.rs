@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::iam::RoleArn;
 use crate::{ContainerName, Family, Link, PortProtocol, Timestamp};
 
 /// Tags of a resource, by key.
@@ -76,6 +77,9 @@ pub struct TaskShape {
     /// whether they are the host's.
     #[serde(default, alias = "host_ipc", deserialize_with = "ipc_mode")]
     pub ipc_mode: IpcMode,
+    /// The role whose credentials its containers can have.
+    #[serde(default)]
+    pub task_role: Option<RoleArn>,
 }
 
 impl TaskShape {

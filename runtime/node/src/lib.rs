@@ -32,14 +32,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
-use neargate_model::{NodeReport, Policy, Timestamp};
+use neargate_model::{NodeReport, Policy, TaskSpec, Timestamp};
 
 pub use agent::Agent;
 pub use artifacts::{Artifact, Artifacts};
 pub use files::{OwnTaskFiles, TaskFiles};
 pub use image::{ImageProblem, Images, LocalImages, TaskImage};
 pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group, log_group, log_stream};
-pub use sessions::{AttendedCommand, Output, SESSIONS_MAX, SessionError, Sessions};
+pub use sessions::{AttendedCommand, Output, SESSIONS_MAX, SessionError, Sessions, UsageUnknown};
 pub use starts::Starts;
 pub use usage::UsageError;
 
@@ -49,6 +49,12 @@ pub trait StatusSink: Send + Sync + 'static {
     /// Returns once the status, or a newer one of the task, is durable. An error is answered by saying it
     /// again later.
     async fn publish(&self, report: NodeReport) -> Result<(), PublishError>;
+}
+
+/// Tells containers how they reach what tells them about themselves.
+pub trait Endpoints: Send + Sync + 'static {
+    /// The variables of a container of a task that has an interface.
+    fn variables(&self, spec: &TaskSpec, container: usize) -> Vec<(String, String)>;
 }
 
 /// A status was not made durable.
@@ -92,6 +98,8 @@ pub struct Parts {
     pub listen_on: IpAddr,
     /// What the operator allows tasks.
     pub policy: Policy,
+    /// What tells tasks about themselves; absent where nothing does.
+    pub endpoints: Option<Arc<dyn Endpoints>>,
     /// The time now.
     pub now: fn() -> Timestamp,
 }

@@ -182,7 +182,14 @@ pub(crate) fn argv(container: &ContainerDefinition, image: &TaskImage) -> Vec<St
 
 /// The image's environment under the definition's. Programs expect a `HOME`: root's own, or the root
 /// directory for other users, whose home only the image's passwd file knows.
-pub(crate) fn environment(container: &ContainerDefinition, image: &TaskImage) -> Vec<(String, String)> {
+///
+/// What is `told` of the task itself is in between, so that a definition can lead its programs elsewhere, and an image
+/// cannot.
+pub(crate) fn environment(
+    container: &ContainerDefinition,
+    image: &TaskImage,
+    told: &[(String, String)],
+) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
     if matches!(image.rootfs, Rootfs::Layers(_)) {
         env.push(("PATH".to_owned(), PATH_DEFAULT.to_owned()));
@@ -190,7 +197,7 @@ pub(crate) fn environment(container: &ContainerDefinition, image: &TaskImage) ->
         let is_root = matches!(user.split(':').next(), Some("" | "0" | "root"));
         env.push(("HOME".to_owned(), if is_root { "/root" } else { "/" }.to_owned()));
     }
-    for (name, value) in image.env.iter().chain(&container.environment) {
+    for (name, value) in image.env.iter().chain(told).chain(&container.environment) {
         match env.iter_mut().find(|(earlier, _)| earlier == name) {
             Some(earlier) => earlier.1.clone_from(value),
             None => env.push((name.clone(), value.clone())),
@@ -290,9 +297,9 @@ mod tests {
         definition.environment = vec![("A".to_owned(), "1".to_owned()), ("PATH".to_owned(), "/x".to_owned())];
         let pairs = |pairs: [(&str, &str); 3]| pairs.map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec();
         let expect = pairs([("PATH", "/x"), ("HOME", "/root"), ("A", "1")]);
-        assert_eq!(environment(&definition, &image()), expect);
+        assert_eq!(environment(&definition, &image(), &[]), expect);
         definition.user = Some("daemon:daemon".to_owned());
-        assert_eq!(environment(&definition, &image())[1].1, "/");
+        assert_eq!(environment(&definition, &image(), &[])[1].1, "/");
     }
 
     #[test]
@@ -308,6 +315,18 @@ mod tests {
         check(Some("/own"), &image, "/own");
         image.working_dir = PathBuf::from("/image");
         check(None, &image, "/image");
+    }
+
+    #[test]
+    fn what_a_task_is_told_of_itself_is_between_image_and_definition() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let image = TaskImage { env: vec![pair("A", "image"), pair("B", "image")], ..image() };
+        let definition = ContainerDefinition { environment: vec![pair("B", "own")], ..container("a") };
+        let told = [pair("A", "told"), pair("B", "told"), pair("C", "told")];
+        let environment = environment(&definition, &image, &told);
+        for (name, value) in [("A", "told"), ("B", "own"), ("C", "told")] {
+            assert!(environment.contains(&pair(name, value)), "{environment:?}");
+        }
     }
 
     #[test]

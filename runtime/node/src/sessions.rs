@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use neargate_driver::{
-    ExecError, Exit, Handle, Session, SessionSpec, SessionStreams, Signal, SignalError, Stdio,
+    ExecError, Exit, Handle, Session, SessionSpec, SessionStreams, Signal, SignalError, Stats, StatsError,
+    Stdio,
 };
 use neargate_model::{Command, ContainerId, Window, chain};
 use nix::errno::Errno;
@@ -51,6 +52,17 @@ pub enum SessionError {
     /// The start ended unexpectedly.
     #[error("internal error: the start of the command ended unexpectedly")]
     Internal,
+}
+
+/// Why it is not known what a container has used.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageUnknown {
+    /// The container does not run on this node, or not yet, or no longer.
+    #[error("container is not running")]
+    NotRunning,
+    /// The driver could not read it.
+    #[error(transparent)]
+    Stats(StatsError),
 }
 
 /// Which output of a command.
@@ -99,6 +111,12 @@ impl Sessions {
     /// Tells that a container has ended.
     pub(crate) fn remove(&self, container: &ContainerId) {
         self.running().remove(container);
+    }
+
+    /// What a running container has used so far.
+    pub async fn stats(&self, container: &ContainerId) -> Result<Stats, UsageUnknown> {
+        let handle = self.running().get(container).cloned().ok_or(UsageUnknown::NotRunning)?;
+        handle.stats().await.map_err(UsageUnknown::Stats)
     }
 
     /// Starts a command in a container, and returns when it runs.

@@ -153,7 +153,7 @@ impl Start {
             name: definition.name.clone(),
             rootfs: image.rootfs.clone(),
             argv: plan::argv(definition, image),
-            env: plan::environment(definition, image),
+            env: plan::environment(definition, image, &self.told()),
             working_dir: plan::working_dir(definition, image),
             user: definition.user.clone().or_else(|| image.user.clone()),
             limits: plan::limits(definition),
@@ -179,6 +179,15 @@ impl Start {
         neargate_failpoint::reach("node::start::after");
         let failed = |error: StartError| Failed { reason: chain(&error), shell_code: shell_code(&error) };
         Ok((handle.map_err(failed)?, pumps))
+    }
+}
+
+impl Start {
+    /// What the container is told of its task. Only programs of Linux containers with an interface can ask there.
+    fn told(&self) -> Vec<(String, String)> {
+        let can_ask = self.spec.network.is_some() && matches!(self.image.rootfs, Rootfs::Layers(_));
+        let endpoints = self.parts.endpoints.as_ref().filter(|_| can_ask);
+        endpoints.map(|endpoints| endpoints.variables(&self.spec, self.container)).unwrap_or_default()
     }
 }
 

@@ -182,6 +182,7 @@ fn bench() -> Bench {
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::LOCALHOST),
         policy: Policy::default(),
+        endpoints: None,
         now: || Timestamp(1_000),
     });
     let (commands, inbox) = mpsc::channel(64);

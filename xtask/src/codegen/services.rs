@@ -67,6 +67,14 @@ const HEALTH_NOTE: &str = "takes effect at once, not after 30 seconds";
 const RUN_NOTE: &str = "assignPublicIp is stored only: tasks leave by the address of the host";
 const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
 
+const RUN_NOTE: &str = "taskRoleArn acts for container tasks of the mode awsvpc and is checked for all; executionRoleArn is stored only";
+const PROTECTION_NOTE: &str =
+    "there are no services yet, so no task can be protected, which is what ECS answers for such a task";
+const ROLE_NOTE: &str = "permissions boundaries are refused; the root user may take on a role that trusts it";
+const DOCUMENT_NOTE: &str = "policy variables and unknown condition operators are refused";
+const MANAGED_NOTE: &str = "of AWS's own policies, AdministratorAccess, AWSDenyAll and service-role/AmazonECSTaskExecutionRolePolicy exist";
+const SESSION_NOTE: &str = "session policies, session tags and MFA are refused; not across accounts";
+
 /// All AWS services that Neargate knows.
 pub(crate) const SERVICES: &[Input] = &[
     Input {
@@ -128,6 +136,8 @@ pub(crate) const SERVICES: &[Input] = &[
             real("StopTask"),
             real("DescribeTasks"),
             real("ListTasks"),
+            noted("UpdateTaskProtection", PROTECTION_NOTE),
+            noted("GetTaskProtection", PROTECTION_NOTE),
             real("TagResource"),
             real("UntagResource"),
             real("ListTagsForResource"),
@@ -135,6 +145,35 @@ pub(crate) const SERVICES: &[Input] = &[
             stored("PutAccountSetting", ACCOUNT_NOTE),
             stored("PutAccountSettingDefault", ACCOUNT_NOTE),
             stored("DeleteAccountSetting", ACCOUNT_NOTE),
+        ],
+    },
+    Input {
+        module: "iam",
+        trait_name: "Iam",
+        folder: "iam/2010-05-08",
+        invalid_code: "ValidationError",
+        unsupported_code: None,
+        operations: &[
+            noted("CreateRole", ROLE_NOTE),
+            real("GetRole"),
+            real("ListRoles"),
+            real("DeleteRole"),
+            noted("UpdateAssumeRolePolicy", DOCUMENT_NOTE),
+            real("TagRole"),
+            real("UntagRole"),
+            real("ListRoleTags"),
+            noted("PutRolePolicy", DOCUMENT_NOTE),
+            real("GetRolePolicy"),
+            real("ListRolePolicies"),
+            real("DeleteRolePolicy"),
+            noted("AttachRolePolicy", MANAGED_NOTE),
+            real("DetachRolePolicy"),
+            real("ListAttachedRolePolicies"),
+            noted("CreatePolicy", DOCUMENT_NOTE),
+            real("GetPolicy"),
+            noted("GetPolicyVersion", "a policy has one version"),
+            noted("ListPolicies", MANAGED_NOTE),
+            real("DeletePolicy"),
         ],
     },
     Input {
@@ -195,7 +234,11 @@ pub(crate) const SERVICES: &[Input] = &[
         folder: "sts/2011-06-15",
         invalid_code: "ValidationError",
         unsupported_code: None,
-        operations: &[real("GetCallerIdentity")],
+        operations: &[
+            noted("AssumeRole", SESSION_NOTE),
+            noted("GetSessionToken", "session policies and MFA are refused"),
+            real("GetCallerIdentity"),
+        ],
     },
 ];
 

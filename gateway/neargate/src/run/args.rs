@@ -198,6 +198,7 @@ impl RunArgs {
             timeout_s: None,
             pid_mode: PidMode::default(),
             ipc_mode: IpcMode::default(),
+            task_role: None,
         })
     }
 

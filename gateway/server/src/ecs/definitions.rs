@@ -12,7 +12,7 @@ use neargate_wire::ecs::{
 };
 
 use super::error::{client, invalid_parameter};
-use super::{EcsApi, error, names, page, register, render, tags};
+use super::{EcsApi, error, names, page, register, render, roles, tags};
 use crate::RequestContext;
 use crate::face;
 
@@ -27,7 +27,8 @@ pub(super) async fn register_task_definition(
     let family = Family::new(input.family.clone())
         .map_err(|error| client(format!("Invalid 'family' setting: {error}.")))?;
     let new_tags = tags::to_model(input.tags.clone())?;
-    let (shape, requires) = register::shape(&input, &family, &api.policy)?;
+    roles::check_pass(cx, &[input.task_role_arn.as_ref(), input.execution_role_arn.as_ref()])?;
+    let (shape, requires) = register::shape(&cx.scope.account, &input, &family, &api.policy)?;
     let new = NewDefinition {
         family,
         shape,

@@ -109,6 +109,11 @@ pub(super) fn run(error: &RunError, scope: &Scope, cluster: &ClusterName) -> Ecs
         RunError::UnknownContainer { name } => invalid_parameter(format!(
             "Override for container named {name} is not a container in the TaskDefinition."
         )),
+        RunError::Role { arn } => client(format!(
+            "ECS was unable to assume the role '{arn}' that was provided for this task. Please verify that the role \
+             being passed has the proper trust relationship and permissions and that your IAM user has permissions to \
+             pass this role."
+        )),
         RunError::NoNetwork => no_network(),
         RunError::TooManyGroups { .. } => too_many_groups(),
         RunError::Network(error) => network(error),

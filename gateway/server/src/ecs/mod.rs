@@ -8,11 +8,13 @@ mod devices;
 mod error;
 mod hosts;
 mod labels;
-mod names;
+pub(crate) mod names;
 mod page;
 mod ports;
+pub(crate) mod protection;
 mod register;
 mod render;
+mod roles;
 mod run;
 mod settings;
 mod tags;
@@ -27,15 +29,16 @@ use neargate_wire::ecs::{
     DeleteClusterRequest, DeleteClusterResponse, DeleteTaskDefinitionsRequest, DeleteTaskDefinitionsResponse,
     DeregisterTaskDefinitionRequest, DeregisterTaskDefinitionResponse, DescribeClustersRequest,
     DescribeClustersResponse, DescribeTaskDefinitionRequest, DescribeTaskDefinitionResponse,
-    DescribeTasksRequest, DescribeTasksResponse, Ecs, EcsError, ListAccountSettingsRequest,
-    ListAccountSettingsResponse, ListClustersRequest, ListClustersResponse, ListTagsForResourceRequest,
-    ListTagsForResourceResponse, ListTaskDefinitionFamiliesRequest, ListTaskDefinitionFamiliesResponse,
-    ListTaskDefinitionsRequest, ListTaskDefinitionsResponse, ListTasksRequest, ListTasksResponse,
-    PutAccountSettingDefaultRequest, PutAccountSettingDefaultResponse, PutAccountSettingRequest,
-    PutAccountSettingResponse, RegisterTaskDefinitionRequest, RegisterTaskDefinitionResponse, RunTaskRequest,
-    RunTaskResponse, StopTaskRequest, StopTaskResponse, TagResourceRequest, TagResourceResponse,
-    UntagResourceRequest, UntagResourceResponse, UpdateClusterRequest, UpdateClusterResponse,
-    UpdateClusterSettingsRequest, UpdateClusterSettingsResponse,
+    DescribeTasksRequest, DescribeTasksResponse, Ecs, EcsError, GetTaskProtectionRequest,
+    GetTaskProtectionResponse, ListAccountSettingsRequest, ListAccountSettingsResponse, ListClustersRequest,
+    ListClustersResponse, ListTagsForResourceRequest, ListTagsForResourceResponse,
+    ListTaskDefinitionFamiliesRequest, ListTaskDefinitionFamiliesResponse, ListTaskDefinitionsRequest,
+    ListTaskDefinitionsResponse, ListTasksRequest, ListTasksResponse, PutAccountSettingDefaultRequest,
+    PutAccountSettingDefaultResponse, PutAccountSettingRequest, PutAccountSettingResponse,
+    RegisterTaskDefinitionRequest, RegisterTaskDefinitionResponse, RunTaskRequest, RunTaskResponse,
+    StopTaskRequest, StopTaskResponse, TagResourceRequest, TagResourceResponse, UntagResourceRequest,
+    UntagResourceResponse, UpdateClusterRequest, UpdateClusterResponse, UpdateClusterSettingsRequest,
+    UpdateClusterSettingsResponse, UpdateTaskProtectionRequest, UpdateTaskProtectionResponse,
 };
 
 use crate::RequestContext;
@@ -81,6 +84,8 @@ operations! {
     stop_task: StopTaskRequest -> StopTaskResponse in tasks;
     describe_tasks: DescribeTasksRequest -> DescribeTasksResponse in tasks;
     list_tasks: ListTasksRequest -> ListTasksResponse in tasks;
+    update_task_protection: UpdateTaskProtectionRequest -> UpdateTaskProtectionResponse in protection;
+    get_task_protection: GetTaskProtectionRequest -> GetTaskProtectionResponse in protection;
     tag_resource: TagResourceRequest -> TagResourceResponse in tags;
     untag_resource: UntagResourceRequest -> UntagResourceResponse in tags;
     list_tags_for_resource: ListTagsForResourceRequest -> ListTagsForResourceResponse in tags;

@@ -30,14 +30,14 @@ fn resource<'a>(scope: &Scope, text: &'a str, kind: &str) -> Result<Option<&'a s
 }
 
 /// A cluster by short name or ARN.
-pub(super) fn cluster(scope: &Scope, text: Option<&str>) -> Result<ClusterName, EcsError> {
+pub(crate) fn cluster(scope: &Scope, text: Option<&str>) -> Result<ClusterName, EcsError> {
     let text = text.unwrap_or(DEFAULT_CLUSTER);
     let name = resource(scope, text, "cluster")?.unwrap_or(text);
     ClusterName::new(name).map_err(|error| invalid_parameter(format!("Invalid identifier: {error}")))
 }
 
 /// A task by id or ARN; an ARN must be of the cluster.
-pub(super) fn task(scope: &Scope, cluster: &ClusterName, text: &str) -> Result<TaskId, EcsError> {
+pub(crate) fn task(scope: &Scope, cluster: &ClusterName, text: &str) -> Result<TaskId, EcsError> {
     let id = match resource(scope, text, "task")? {
         None => text,
         Some(rest) => match rest.split_once('/') {
@@ -60,7 +60,7 @@ pub(super) fn task_key(scope: &Scope, rest: &str) -> Option<TaskKey> {
 }
 
 /// A task definition as `family`, `family:revision` or ARN.
-pub(super) fn definition(scope: &Scope, text: &str) -> Result<(Family, RevisionWanted), EcsError> {
+pub(crate) fn definition(scope: &Scope, text: &str) -> Result<(Family, RevisionWanted), EcsError> {
     let name = resource(scope, text, "task-definition")?.unwrap_or(text);
     family_and_revision(name)
         .ok_or_else(|| invalid_parameter(format!("Invalid identifier for a task definition: {text:.128}")))

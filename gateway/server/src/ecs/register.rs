@@ -1,20 +1,21 @@
 //! From `RegisterTaskDefinition`'s input to the model: what is run, what is stored only, what is refused.
 
 use neargate_model::{
-    Condition, ContainerDefinition, ContainerName, Dependency, Family, HealthCheck, IpcMode, LaunchType,
-    LogConfiguration, NetworkMode, PidMode, Policy, RestartPolicy, TaskShape, UlimitSetting,
+    AccountId, Condition, ContainerDefinition, ContainerName, Dependency, Family, HealthCheck, IpcMode,
+    LaunchType, LogConfiguration, NetworkMode, PidMode, Policy, RestartPolicy, TaskShape, UlimitSetting,
 };
 use neargate_wire::ecs;
 use neargate_wire::ecs::{EcsError, RegisterTaskDefinitionRequest};
 
 use super::error::{self, client};
-use super::{devices, hosts, labels, ports, volume_options, volumes};
+use super::{devices, hosts, labels, ports, roles, volume_options, volumes};
 
 /// Seconds a restarted container must have run for unless its definition says otherwise (API reference).
 const RESTART_PERIOD_S_DEFAULT: i32 = 300;
 
 /// What a task definition runs, and which launch types it must be fit for.
 pub(super) fn shape(
+    account: &AccountId,
     input: &RegisterTaskDefinitionRequest,
     family: &Family,
     policy: &Policy,
@@ -52,6 +53,7 @@ pub(super) fn shape(
         timeout_s,
         pid_mode,
         ipc_mode,
+        task_role: roles::wanted(account, input.task_role_arn.as_ref())?,
     };
     ports::check_host_ports(&shape.containers)?;
     policy.check(family, &shape).map_err(|forbidden| error::forbidden(&forbidden))?;

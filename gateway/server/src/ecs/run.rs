@@ -2,12 +2,14 @@
 
 use neargate_control::{Accepted, ContainerChange, NewTask, Refusal, RunTasks, WantedNetwork};
 use neargate_model::vpc::INTERFACE_GROUPS_MAX;
-use neargate_model::{Arn, ContainerName, LaunchType, NetworkMode, SecurityGroupId, SubnetId};
+use neargate_model::{
+    AccountId, Arn, ContainerName, LaunchType, NetworkMode, SecurityGroupId, SubnetId, TaskDefinition,
+};
 use neargate_wire::ecs::{self, EcsError, Failure, RunTaskRequest, RunTaskResponse};
 use sha2::{Digest, Sha256};
 
 use super::error::{client, invalid_parameter};
-use super::{EcsApi, definitions, error, names, register, render, tags};
+use super::{EcsApi, definitions, error, names, register, render, roles, tags};
 use crate::RequestContext;
 use crate::face;
 
@@ -37,6 +39,7 @@ pub(super) async fn run_task(
     check_bounds(&input)?;
     let definition = api.control.find_definition(&cx.scope, &family, revision).await;
     let definition = definition.map_err(|error| error::run(&error.into(), &cx.scope, &cluster))?;
+    check_roles(cx, &input, &definition)?;
     let network = network(&input, definition.shape.network_mode)?;
     let allowed = api.policy.check(&family, &definition.shape);
     allowed.map_err(|forbidden| error::forbidden(&forbidden))?;
@@ -52,7 +55,7 @@ pub(super) async fn run_task(
         started_by: input.started_by.clone(),
         tags: tags::to_model(input.tags.clone())?,
         propagate_definition_tags: input.propagate_tags == Some(ecs::PropagateTags::TaskDefinition),
-        changes: changes(input.overrides.as_ref())?,
+        changes: changes(&cx.scope.account, input.overrides.as_ref())?,
         network,
         token: token(&input),
         deadline: None,
@@ -171,7 +174,21 @@ fn wanted_network(vpc: &ecs::AwsVpcConfiguration) -> Result<WantedNetwork, EcsEr
     })
 }
 
-fn changes(overrides: Option<&ecs::TaskOverride>) -> Result<NewTask, EcsError> {
+/// Refuses roles that the caller may not hand to the tasks, those of the definition included.
+fn check_roles(
+    cx: &RequestContext,
+    input: &RunTaskRequest,
+    definition: &TaskDefinition,
+) -> Result<(), EcsError> {
+    let kept: ecs::TaskDefinition = face::read(&definition.face);
+    let overrides = input.overrides.as_ref();
+    let task =
+        overrides.and_then(|overrides| overrides.task_role_arn.as_ref()).or(kept.task_role_arn.as_ref());
+    let execution = overrides.and_then(|overrides| overrides.execution_role_arn.as_ref());
+    roles::check_pass(cx, &[task, execution.or(kept.execution_role_arn.as_ref())])
+}
+
+fn changes(account: &AccountId, overrides: Option<&ecs::TaskOverride>) -> Result<NewTask, EcsError> {
     let Some(overrides) = overrides else { return Ok(NewTask::default()) };
     let containers = overrides.container_overrides.iter().flatten().map(container_change);
     Ok(NewTask {
@@ -182,6 +199,7 @@ fn changes(overrides: Option<&ecs::TaskOverride>) -> Result<NewTask, EcsError> {
             .as_ref()
             .map(register::ephemeral_gib)
             .transpose()?,
+        task_role: roles::wanted(account, overrides.task_role_arn.as_ref())?,
         containers: containers.collect::<Result<_, _>>()?,
     })
 }

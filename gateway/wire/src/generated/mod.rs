@@ -6,6 +6,8 @@ pub mod ec2;
 #[allow(missing_docs, rustdoc::bare_urls)]
 pub mod ecs;
 #[allow(missing_docs, rustdoc::bare_urls)]
+pub mod iam;
+#[allow(missing_docs, rustdoc::bare_urls)]
 pub mod logs;
 #[allow(missing_docs, rustdoc::bare_urls)]
 pub mod servicediscovery;
@@ -14,4 +16,4 @@ pub mod sts;
 
 /// All AWS services.
 pub static SERVICES: &[&crate::Service] =
-    &[&ec2::SERVICE, &ecs::SERVICE, &logs::SERVICE, &servicediscovery::SERVICE, &sts::SERVICE];
+    &[&ec2::SERVICE, &ecs::SERVICE, &iam::SERVICE, &logs::SERVICE, &servicediscovery::SERVICE, &sts::SERVICE];

@@ -165,6 +165,11 @@ impl Addresses {
         });
     }
 
+    /// Whose an address is.
+    pub(crate) fn holder(&self, address: Ipv4Addr) -> Option<TaskKey> {
+        self.with(|state| state.holders.get(&address.to_bits()).cloned())
+    }
+
     /// How many addresses of a subnet's block are free.
     pub(crate) fn free(&self, block: Cidr, now: Timestamp) -> u32 {
         self.with(|state| {

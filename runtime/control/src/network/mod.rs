@@ -11,11 +11,14 @@ mod bridge;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use neargate_model::vpc::{NetworkError, NetworkInterface, Networks, NewIds, Subnet, change_tags};
-use neargate_model::{Cidr, NetworkInterfaceId, NodeCommand, Scope, SecurityGroupId, SubnetId, Tags, VpcId};
+use neargate_model::{
+    Cidr, NetworkInterfaceId, NodeCommand, Scope, SecurityGroupId, SubnetId, Tags, TaskKey, VpcId,
+};
 use neargate_store::{Key, Rev, StoreError, Table, Txn};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -107,6 +110,17 @@ impl Control {
     /// How many interfaces a subnet has room for now.
     pub fn free_addresses(&self, subnet: &Subnet) -> u32 {
         self.shared.networks.addresses.free(subnet.block, self.now())
+    }
+
+    /// A subnet.
+    pub async fn subnet(&self, scope: &Scope, id: &SubnetId) -> Result<Option<Arc<Subnet>>, StoreError> {
+        let found = self.memos().subnets.get(self.store(), &record_key(&SUBNETS, scope, id.as_str())).await?;
+        Ok(found.map(|found| found.value))
+    }
+
+    /// The task that has an address.
+    pub fn task_at(&self, address: Ipv4Addr) -> Option<TaskKey> {
+        self.shared.networks.addresses.holder(address)
     }
 
     /// The interfaces of a scope, in the order of their ids.

@@ -78,6 +78,7 @@ pub fn shape(containers: Vec<ContainerDefinition>) -> TaskShape {
         timeout_s: None,
         pid_mode: PidMode::default(),
         ipc_mode: IpcMode::default(),
+        task_role: None,
     }
 }
 

@@ -1,0 +1,141 @@
+//! What each task may use up here, by its address: connections, requests a second, and bodies on their way.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+/// Connections of a task at a time: a pool of an SDK has ten.
+const CONNECTIONS_MAX: usize = 32;
+/// Requests of a task to AWS services whose bodies are on their way or that are being answered.
+const CALLS_MAX: usize = 4;
+/// Requests about itself that a task may make a second, and at once (ECS Agent, `ECS_TASK_METADATA_RPS_LIMIT`).
+const STEADY: f64 = 40.0;
+const BURST: f64 = 60.0;
+/// Addresses that are remembered before those that nobody uses are forgotten.
+const QUIET_MAX: usize = 1024;
+
+/// The tasks that have asked lately.
+#[derive(Debug, Default)]
+pub(super) struct Visitors {
+    known: Mutex<HashMap<Ipv4Addr, Visitor>>,
+}
+
+#[derive(Debug)]
+struct Visitor {
+    connections: usize,
+    tokens: f64,
+    at: Instant,
+    calls: Arc<Semaphore>,
+}
+
+/// A connection of a task.
+#[derive(Debug)]
+pub(super) struct Visit {
+    visitors: Arc<Visitors>,
+    pub(super) address: Ipv4Addr,
+}
+
+impl Visitors {
+    fn known(&self) -> MutexGuard<'_, HashMap<Ipv4Addr, Visitor>> {
+        // Every critical section leaves the map whole, so a panic elsewhere spoils nothing.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a connection in; `None` if the task has as many as it may.
+    pub(super) fn enter(self: &Arc<Self>, address: Ipv4Addr, now: Instant) -> Option<Visit> {
+        let mut known = self.known();
+        if known.len() >= QUIET_MAX && !known.contains_key(&address) {
+            known.retain(|_, visitor| visitor.connections > 0 || !visitor.is_rested(now));
+        }
+        let visitor = known.entry(address).or_insert_with(|| Visitor::new(now));
+        if visitor.connections >= CONNECTIONS_MAX {
+            return None;
+        }
+        visitor.connections += 1;
+        Some(Visit { visitors: self.clone(), address })
+    }
+}
+
+impl Visit {
+    /// Whether the task may ask once more about itself.
+    pub(super) fn may_ask(&self, now: Instant) -> bool {
+        self.visitors.known().get_mut(&self.address).is_some_and(|visitor| visitor.take(now))
+    }
+
+    /// What each of its calls to AWS services takes a permit of.
+    pub(super) fn calls(&self) -> Option<Arc<Semaphore>> {
+        self.visitors.known().get(&self.address).map(|visitor| visitor.calls.clone())
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if let Some(visitor) = self.visitors.known().get_mut(&self.address) {
+            visitor.connections = visitor.connections.saturating_sub(1);
+        }
+    }
+}
+
+impl Visitor {
+    fn new(now: Instant) -> Self {
+        Self { connections: 0, tokens: BURST, at: now, calls: Arc::new(Semaphore::new(CALLS_MAX)) }
+    }
+
+    fn tokens_at(&self, now: Instant) -> f64 {
+        (self.tokens + now.saturating_duration_since(self.at).as_secs_f64() * STEADY).min(BURST)
+    }
+
+    fn is_rested(&self, now: Instant) -> bool {
+        self.tokens_at(now) >= BURST
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        self.tokens = self.tokens_at(now);
+        self.at = now;
+        let may = self.tokens >= 1.0;
+        if may {
+            self.tokens -= 1.0;
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const ONE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+
+    #[test]
+    fn one_task_takes_nothing_from_another() {
+        let (visitors, now) = (Arc::new(Visitors::default()), Instant::now());
+        let visits: Vec<Visit> = (0..CONNECTIONS_MAX).filter_map(|_| visitors.enter(ONE, now)).collect();
+        assert_eq!(visits.len(), CONNECTIONS_MAX);
+        assert!(visitors.enter(ONE, now).is_none());
+        let other = visitors.enter(OTHER, now).unwrap();
+        assert_eq!((0..100).filter(|_| visits[0].may_ask(now)).count(), 60);
+        assert!(!visits[1].may_ask(now), "all connections of a task share its requests");
+        assert!(other.may_ask(now));
+        let later = now + Duration::from_millis(100);
+        assert_eq!((0..100).filter(|_| visits[0].may_ask(later)).count(), 4);
+        drop(visits);
+        assert!(visitors.enter(ONE, now).is_some());
+    }
+
+    #[test]
+    fn who_rests_is_forgotten() {
+        let (visitors, now) = (Arc::new(Visitors::default()), Instant::now());
+        let stays = visitors.enter(ONE, now).unwrap();
+        for n in 0..u32::try_from(QUIET_MAX).unwrap() * 2 {
+            visitors.enter(Ipv4Addr::from_bits(0x0b00_0000 + n), now);
+        }
+        assert!(visitors.known().len() <= QUIET_MAX + 1);
+        assert!(stays.may_ask(now));
+    }
+}
