@@ -30,7 +30,7 @@ pub(super) fn store(error: &StoreError) -> ServiceDiscoveryError {
     ServiceDiscoveryError::Reply(ErrorReply::receiver(500, "InternalFailure", message))
 }
 
-fn discovery(error: &DiscoveryError) -> ServiceDiscoveryError {
+pub(super) fn discovery(error: &DiscoveryError) -> ServiceDiscoveryError {
     use DiscoveryError as E;
     use ServiceDiscoveryError as W;
     match error {

@@ -15,7 +15,7 @@ use neargate_wire::servicediscovery::{
     UpdateInstanceCustomHealthStatusRequest,
 };
 
-use super::error::{change, invalid};
+use super::error::{change, discovery, invalid};
 use super::{DiscoveryApi, ids, page, render};
 use crate::RequestContext;
 
@@ -147,7 +147,7 @@ pub(super) async fn discover(
         preferred: input.optional_parameters.unwrap_or_default(),
         most: input.max_results.and_then(|most| usize::try_from(most).ok()).unwrap_or(DISCOVERED),
     };
-    let found = api.control.discover_instances(&cx.scope, &wanted).await.map_err(|error| change(&error))?;
+    let found = api.control.discover_instances(&cx.scope, &wanted).map_err(|error| discovery(&error))?;
     let summary = |instance: Instance| HttpInstanceSummary {
         instance_id: Some(instance.id.to_string()),
         namespace_name: Some(wanted.namespace.clone()),
@@ -166,7 +166,7 @@ pub(super) async fn revision(
     cx: &RequestContext,
     input: DiscoverInstancesRevisionRequest,
 ) -> Result<DiscoverInstancesRevisionResponse, ServiceDiscoveryError> {
-    let found = api.control.registry_named(&cx.scope, &input.namespace_name, &input.service_name).await;
-    let found = found.map_err(|error| change(&error))?;
-    Ok(DiscoverInstancesRevisionResponse { instances_revision: i64::try_from(found.revision).ok() })
+    let found = api.control.discovery_revision(&cx.scope, &input.namespace_name, &input.service_name);
+    let revision = found.map_err(|error| discovery(&error))?;
+    Ok(DiscoverInstancesRevisionResponse { instances_revision: i64::try_from(revision).ok() })
 }

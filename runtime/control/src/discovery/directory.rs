@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use neargate_model::discovery::{Instance, Namespace, Registry};
-use neargate_model::{InstanceId, NamespaceId, RegistryId, VpcId};
+use neargate_model::discovery::{DiscoveryError, Instance, Namespace, Registry};
+use neargate_model::{AccountId, InstanceId, NamespaceId, Region, RegistryId, Scope, VpcId};
 use neargate_store::{Entry, Key, Rev, Store, StoreError, Table, WatchItem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,13 +35,19 @@ pub(crate) struct Directory {
 /// What the directory holds.
 #[derive(Default)]
 pub(crate) struct Records {
-    namespaces: HashMap<NamespaceId, Arc<Namespace>>,
+    namespaces: HashMap<NamespaceId, Found>,
     registries: HashMap<RegistryId, Arc<Registry>>,
     instances: HashMap<RegistryId, BTreeMap<InstanceId, Arc<Instance>>>,
     /// Namespaces that are zones, by their VPC and name.
     zones: HashMap<VpcId, BTreeMap<String, NamespaceId>>,
     /// Services by their namespace and name.
     names: HashMap<NamespaceId, BTreeMap<String, RegistryId>>,
+}
+
+/// A namespace, and whose it is.
+struct Found {
+    scope: Scope,
+    namespace: Arc<Namespace>,
 }
 
 impl Default for Directory {
@@ -119,17 +125,29 @@ impl Directory {
 }
 
 impl Records {
-    pub(crate) fn namespace(&self, id: &NamespaceId) -> Option<&Arc<Namespace>> {
-        self.namespaces.get(id)
+    /// A service of a scope by its name and that of its namespace. Zones of two VPCs may have the same name; the older
+    /// one is meant.
+    pub(crate) fn registry_named(
+        &self,
+        scope: &Scope,
+        namespace: &str,
+        name: &str,
+    ) -> Result<&Arc<Registry>, DiscoveryError> {
+        let is_meant = |found: &&Found| found.scope == *scope && found.namespace.name == namespace;
+        let found = self.namespaces.values().filter(is_meant).map(|found| &found.namespace);
+        let found = found.min_by_key(|found| (found.created_at, &found.id));
+        let missing = || DiscoveryError::NamespaceNameNotFound { name: namespace.to_owned() };
+        let id = &found.ok_or_else(missing)?.id;
+        // As it is written, or, of one in DNS, in lower case.
+        let found = self.registry(id, name).or_else(|| {
+            self.registry(id, &name.to_ascii_lowercase()).filter(|registry| registry.dns.is_some())
+        });
+        found.ok_or_else(|| DiscoveryError::RegistryNameNotFound { name: name.to_owned() })
     }
 
-    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
-        self.namespaces.values()
-    }
-
-    /// The zones of a VPC.
+    /// The zone of a VPC with this name.
     pub(crate) fn zone(&self, vpc: &VpcId, name: &str) -> Option<&Arc<Namespace>> {
-        self.namespaces.get(self.zones.get(vpc)?.get(name)?)
+        self.namespaces.get(self.zones.get(vpc)?.get(name)?).map(|found| &found.namespace)
     }
 
     /// The service of a namespace with this name, as [`Registry::key_name`] has it.
@@ -154,7 +172,9 @@ impl Records {
 
     fn put(&mut self, entry: &Entry) {
         if let Some(namespace) = decode(&NAMESPACES, entry) {
-            self.put_namespace(namespace);
+            if let Some(scope) = scope_of(&entry.key) {
+                self.put_namespace(scope, namespace);
+            }
         } else if let Some(registry) = decode(&REGISTRIES, entry) {
             self.put_registry(registry);
         } else if let Some(instance) = decode(&INSTANCES, entry)
@@ -164,12 +184,12 @@ impl Records {
         }
     }
 
-    fn put_namespace(&mut self, namespace: Namespace) {
+    fn put_namespace(&mut self, scope: Scope, namespace: Namespace) {
         if let Some((vpc, _)) = namespace.zone() {
             let zones = self.zones.entry(vpc.clone()).or_default();
             zones.insert(zone_name(&namespace.name), namespace.id.clone());
         }
-        self.namespaces.insert(namespace.id.clone(), Arc::new(namespace));
+        self.namespaces.insert(namespace.id.clone(), Found { scope, namespace: Arc::new(namespace) });
     }
 
     fn put_registry(&mut self, registry: Registry) {
@@ -193,7 +213,7 @@ impl Records {
 
     fn delete_namespace(&mut self, id: &NamespaceId) {
         self.names.remove(id);
-        let Some(namespace) = self.namespaces.remove(id) else { return };
+        let Some(Found { namespace, .. }) = self.namespaces.remove(id) else { return };
         if let Some((vpc, _)) = namespace.zone()
             && let Some(zones) = self.zones.get_mut(vpc)
         {
@@ -231,6 +251,12 @@ fn decode<T: Serialize + DeserializeOwned>(table: &Table<T>, entry: &Entry) -> O
             None
         }
     }
+}
+
+/// The scope of a namespace's key.
+fn scope_of(key: &Key) -> Option<Scope> {
+    let [account, region, _] = NAMESPACES.segments(key)?.try_into().ok()?;
+    Some(Scope { account: AccountId::new(account).ok()?, region: Region::new(region).ok()? })
 }
 
 fn instance_ids(key: &Key) -> Option<(RegistryId, InstanceId)> {

@@ -196,44 +196,34 @@ impl Control {
         Ok(INSTANCES.get(self.store(), &at, NOW).await?.ok_or_else(missing)?.value)
     }
 
-    /// The instances that somebody wants to be told of.
-    pub async fn discover_instances(
+    /// The instances that somebody wants to be told of, from memory.
+    pub fn discover_instances(
         &self,
         scope: &Scope,
         wanted: &DiscoverWanted,
-    ) -> Result<Discovered, DiscoveryChangeError> {
-        let registry = self.registry_named(scope, &wanted.namespace, &wanted.registry).await?;
+    ) -> Result<Discovered, DiscoveryError> {
         let directory = self.shared.directory.read();
+        let registry = directory.registry_named(scope, &wanted.namespace, &wanted.registry)?;
         let found = directory.instances(&registry.id).map(|instance| &**instance);
         let found = found.filter(|instance| instance.has(&wanted.attributes)).collect();
-        let mut found = discover(&registry, found, wanted.health);
+        let mut found = discover(registry, found, wanted.health);
         if found.iter().any(|instance| instance.has(&wanted.preferred)) {
             found.retain(|instance| instance.has(&wanted.preferred));
         }
         draw(&mut found, wanted.most, &mut random);
         let instances = found.into_iter().cloned().collect();
-        Ok(Discovered { registry, instances })
+        Ok(Discovered { registry: Registry::clone(registry), instances })
     }
 
-    /// A service by its name and that of its namespace.
-    pub async fn registry_named(
+    /// The revision of a service by its name and that of its namespace, from memory.
+    pub fn discovery_revision(
         &self,
         scope: &Scope,
-        named: &str,
+        namespace: &str,
         registry: &str,
-    ) -> Result<Registry, DiscoveryChangeError> {
-        let namespaces = self.namespaces(scope).await?;
-        // Zones of two VPCs may have the same name; the older one is meant.
-        let namespace =
-            namespaces.into_iter().filter(|one| one.name == named).min_by_key(|one| one.created_at);
-        let namespace =
-            namespace.ok_or_else(|| DiscoveryError::NamespaceNameNotFound { name: named.to_owned() })?;
+    ) -> Result<u64, DiscoveryError> {
         let directory = self.shared.directory.read();
-        let lower = registry.to_ascii_lowercase();
-        let found = [registry, &lower].into_iter().find_map(|name| directory.registry(&namespace.id, name));
-        let found = found.filter(|found| found.name.eq_ignore_ascii_case(registry));
-        let missing = || DiscoveryError::RegistryNameNotFound { name: registry.to_owned() };
-        Ok(Registry::clone(found.ok_or_else(missing)?))
+        Ok(directory.registry_named(scope, namespace, registry)?.revision)
     }
 }
 

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use neargate_model::VpcId;
 use neargate_model::discovery::{Namespace, Registry};
 use neargate_model::names::{PrivateAnswer, PrivateData, PrivateRecord, PrivateZone, RecordKind};
 use neargate_model::vpc::{address_of_private_name, private_dns_domain, private_dns_name};
-use neargate_model::{Cidr, Region, VpcId};
 
 use super::directory::Records;
 use crate::Control;
@@ -124,6 +124,8 @@ fn address_of_pointer(name: &str) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use neargate_model::{Cidr, Region};
+
     use super::*;
 
     fn asker() -> Whereabouts {

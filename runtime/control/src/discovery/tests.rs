@@ -224,11 +224,10 @@ async fn health_is_followed() {
         control.set_instance_health(&HERE, id, instance, health).await.unwrap()
     };
     let ask = || told(control.look_up_name(task, "web.ns.local", RecordKind::A));
-    let discover =
-        async |health| control.discover_instances(&HERE, &wanted(health)).await.unwrap().instances.len();
+    let discover = |health| control.discover_instances(&HERE, &wanted(health)).unwrap().instances.len();
     set("i1", InstanceHealth::Unhealthy).await;
     assert_eq!(ask(), "2 3");
-    assert_eq!(discover(HealthWanted::Healthy).await, 2);
+    assert_eq!(discover(HealthWanted::Healthy), 2);
     // Registered again it is as healthy as it was.
     let again = NewInstance { creator_request: None, ..new_instance("i1", 1) };
     control.register_instance(&HERE, id, &again).await.unwrap();
@@ -236,8 +235,8 @@ async fn health_is_followed() {
     set("i2", InstanceHealth::Unhealthy).await;
     set("i3", InstanceHealth::Unhealthy).await;
     assert_eq!(ask(), "1 2 3", "all, when none is healthy");
-    assert_eq!(discover(HealthWanted::Healthy).await, 0);
-    assert_eq!(discover(HealthWanted::HealthyOrElseAll).await, 3);
+    assert_eq!(discover(HealthWanted::Healthy), 0);
+    assert_eq!(discover(HealthWanted::HealthyOrElseAll), 3);
     let revision = control.registry(&HERE, id).await.unwrap().revision;
     set("i2", InstanceHealth::Healthy).await;
     assert_eq!((ask(), control.registry(&HERE, id).await.unwrap().revision), ("2".to_owned(), revision));
@@ -322,7 +321,7 @@ async fn a_restart_finds_all_again() {
     assert_eq!(told(answer).split(' ').count(), 8);
     let wanted = DiscoverWanted { most: 1000, ..wanted(HealthWanted::All) };
     let all = after.control().discover_instances(&HERE, &wanted);
-    assert_eq!(all.await.unwrap().instances.len(), 201);
+    assert_eq!(all.unwrap().instances.len(), 201);
 }
 
 #[tokio::test]
