@@ -112,7 +112,7 @@ def test_a_vpc_of_ones_own(ec2, vpc):
     with refused("DependencyViolation"):
         ec2.delete_vpc(VpcId=mine)
     attribute = ec2.describe_vpc_attribute(VpcId=mine, Attribute="enableDnsSupport")
-    assert attribute["EnableDnsSupport"] == {"Value": False} and attribute["VpcId"] == mine
+    assert attribute["EnableDnsSupport"] == {"Value": True} and attribute["VpcId"] == mine
 
 
 def test_what_does_not_exist(ec2):
