@@ -15,6 +15,7 @@ mod ids;
 mod ipc;
 mod kernel;
 mod limits;
+mod names;
 mod processes;
 mod sockets;
 
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
         "clocks" => clocks::clocks(),
         "connections" => connections::connections(),
         "talk" => connections::talk(),
+        "names" => names::names(),
+        "names-flood" => names::names_flood(),
         "fork-bomb" => bombs::fork_bomb(),
         "memory-bomb" => bombs::memory_bomb(),
         "burn" => bombs::burn(rest),

@@ -14,6 +14,7 @@ mod hung;
 mod ids;
 mod images;
 mod lab;
+mod names;
 mod processes;
 mod resources;
 #[path = "../suite.rs"]
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         hung::CASES,
         images::CASES,
         definitions::CASES,
+        names::CASES,
     ]
     .concat();
     let code = suite::main(&cases, Some(THREADS));
