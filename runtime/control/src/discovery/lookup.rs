@@ -18,12 +18,14 @@ const TASK_TTL_S: u32 = 60;
 const NO_TASK_TTL_S: u32 = 5;
 
 impl Control {
-    /// Whether a task has this address.
+    /// Whether a task, or a container under `bridge`, has this address.
     pub fn is_task_address(&self, address: Ipv4Addr) -> bool {
-        self.shared.networks.addresses.whereabouts(address).is_some()
+        let networks = &self.shared.networks;
+        networks.addresses.whereabouts(address).is_some() || networks.bridge.has(address)
     }
 
-    /// What the task of an address is told of a name in lower case.
+    /// What the task of an address is told of a name in lower case. A container under `bridge` is in no VPC, and sees no
+    /// private name.
     pub fn look_up_name(&self, client: Ipv4Addr, name: &str, kind: RecordKind) -> PrivateAnswer {
         let Some(asker) = self.shared.networks.addresses.whereabouts(client) else {
             return PrivateAnswer::Elsewhere;

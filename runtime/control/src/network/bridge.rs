@@ -128,6 +128,11 @@ impl Bridge {
         })
     }
 
+    /// Whether an address is a container's, or was until just now: nobody else sends from it.
+    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+        self.with(|state| state.busy.contains(&address.to_bits()))
+    }
+
     /// Notes what a task was given earlier.
     pub(crate) fn note(&self, task: TaskKey, spec: &TaskSpec) {
         let endpoints = spec.bridge.iter().flat_map(|bridge| &bridge.containers);
@@ -313,6 +318,8 @@ mod tests {
         let given = bridge.take(&task(1), &wanted, block(), FREE, Timestamp(0)).unwrap().unwrap();
         let addresses: Vec<_> = given.containers.iter().map(|one| one.address.octets()[3]).collect();
         assert_eq!(addresses, [20, 21]);
+        let has = |last| bridge.has(Ipv4Addr::new(10, 0, 0, last));
+        assert!(has(20) && has(21) && !has(22));
         let ports: Vec<_> =
             given.containers.iter().flat_map(|one| &one.ports).map(|port| port.host_port).collect();
         assert_eq!(ports, [61_001, 61_002, 61_000], "one that is named is not given to another");
