@@ -104,7 +104,6 @@ def test_wrong_labels_are_named(register, label, value, part):
 
 
 @pytest.mark.parametrize("mapping,part", [
-    ({"containerPort": 53, "protocol": "udp"}, "udp is not supported"),
     ({"containerPortRange": "80-90"}, "containerPortRange"),
     ({"containerPort": 0}, "between 1 and 65535"),
     ({"containerPort": 65536}, "between 1 and 65535"),
@@ -113,6 +112,12 @@ def test_wrong_labels_are_named(register, label, value, part):
 def test_wrong_port_mappings(register, mapping, part):
     with refused("ClientException", part=part):
         register(container={"portMappings": [mapping]})
+
+
+def test_wasm_listens_by_tcp_only(register, run, until_stopped):
+    register(container={"portMappings": [{"containerPort": 53, "protocol": "udp"}]})
+    task = until_stopped(run()["tasks"][0]["taskArn"])
+    assert "a Wasm container listens by TCP only" in task["containers"][0]["reason"], task
 
 
 @needs_root

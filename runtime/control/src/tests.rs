@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use neargate_model::lifecycle::testing::{container, scope, shape};
 use neargate_model::{
-    ClusterName, Family, LastStatus, LaunchType, NetworkMode, NodeCommand, NodeReport, PortProtocol, Stop,
-    StopCode, Tags, Task, TaskShape, TaskStatus, Timestamp,
+    Cidr, ClusterName, Family, LastStatus, LaunchType, NetworkMode, NodeCommand, NodeReport, PortProtocol,
+    Stop, StopCode, Tags, Task, TaskShape, TaskStatus, Timestamp,
 };
 use neargate_store::testing::{Faulty, ManualClock};
 use neargate_store::{MemoryStore, Store};
@@ -67,7 +67,13 @@ pub(crate) struct Bench {
 const CAPACITY: Capacity =
     Capacity { memory_mib: 4096, memory_promised_mib_max: 4096, cpu_units: 2048, tasks_max: 100 };
 
+/// On a host without a network for tasks under `bridge`.
 pub(crate) fn bench_on(store: Arc<dyn Store>) -> Bench {
+    bench_with(store, Vec::new())
+}
+
+/// On a host that has these blocks for tasks under `bridge`.
+pub(crate) fn bench_with(store: Arc<dyn Store>, bridge_blocks: Vec<Cidr>) -> Bench {
     let node = Arc::new(Notebook::default());
     let clock = Arc::new(TestClock(Mutex::new(1_000)));
     let disk = Arc::new(TestDisk::default());
@@ -76,7 +82,7 @@ pub(crate) fn bench_on(store: Arc<dyn Store>) -> Bench {
         disk: disk.clone(),
         region: scope().region,
         default_vpcs: vec!["172.31.0.0/16".parse().unwrap(), "172.30.0.0/16".parse().unwrap()],
-        bridge_blocks: vec!["172.31.0.0/16".parse().unwrap(), "172.29.0.0/16".parse().unwrap()],
+        bridge_blocks,
         ports: Arc::new(FreePorts),
     };
     let control = Control::new(store.clone(), node.clone(), host, CAPACITY);

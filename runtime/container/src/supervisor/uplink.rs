@@ -98,9 +98,13 @@ impl Uplink {
         let index = self.route.index_of(&self.name).map_err(refused)?;
         let mut batch = Batch::default();
         batch.set_up(index, None);
-        batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
         self.route.exchange(batch).map_err(refused)?;
         self.route_vpcs(index, &picture.vpcs);
+        // Last, because the kernel forgets every neighbour of an interface that loses its only address
+        // (`fib_disable_ip`), also those that were to be known for good.
+        let mut batch = Batch::default();
+        batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
+        self.route.exchange(batch).map_err(refused)?;
         self.is_made = true;
         self.forward(picture, launchpad)
     }

@@ -68,13 +68,17 @@ async fn says(task: &Task<'_>, number: u8, script: &str) -> String {
     task.sh_with(script, as_number(number)).await.text()
 }
 
-/// Whether a server answers somebody who is in the host's network.
+/// Whether a server answers somebody who is in the host's network; one that has just been started may not listen yet.
 pub(crate) async fn answers(address: Ipv4Addr, port: u16) -> bool {
     let to = SocketAddr::from((address, port));
     let connect = move || {
-        let mut said = String::new();
-        let connected = TcpStream::connect_timeout(&to, Duration::from_millis(700));
-        connected.is_ok_and(|mut stream| stream.read_to_string(&mut said).is_ok()) && said == "hello\n"
+        (0..5).any(|_| {
+            let mut said = String::new();
+            let connected = TcpStream::connect_timeout(&to, Duration::from_millis(700));
+            let is_heard = connected.is_ok_and(|mut stream| stream.read_to_string(&mut said).is_ok());
+            std::thread::sleep(Duration::from_millis(if is_heard { 0 } else { 50 }));
+            said == "hello\n"
+        })
     };
     tokio::task::spawn_blocking(connect).await.unwrap()
 }

@@ -13,7 +13,7 @@ use neargate_store::testing::Faulty;
 use neargate_store::{MemoryStore, Store};
 
 use super::*;
-use crate::tests::{Bench, bench_on, cluster, run, stopped};
+use crate::tests::{Bench, bench_on, bench_with, cluster, run, stopped};
 use crate::{NewDefinition, NewTask, Refusal, RunError, RunTasks};
 
 /// The scope of all requests.
@@ -26,7 +26,12 @@ fn definition() -> NewDefinition {
 
 /// With a cluster and the definition.
 async fn ready() -> Bench {
-    let bench = bench_on(Arc::new(MemoryStore::new()));
+    ready_with(Vec::new()).await
+}
+
+/// The same on a host that has these blocks for tasks under `bridge`.
+async fn ready_with(bridge_blocks: Vec<Cidr>) -> Bench {
+    let bench = bench_with(Arc::new(MemoryStore::new()), bridge_blocks);
     bench.control.create_cluster(&HERE, &cluster(), Tags::new(), String::new()).await.unwrap();
     bench.control.register_definition(&HERE, definition()).await.unwrap();
     bench
@@ -267,7 +272,8 @@ async fn other_modes_have_no_interface() {
 
 #[tokio::test]
 async fn tasks_under_bridge_have_a_block_that_no_vpc_gets() {
-    let bench = ready().await;
+    let blocks: Vec<Cidr> = ["172.31.0.0/16", "172.29.0.0/16"].map(|block| block.parse().unwrap()).to_vec();
+    let bench = ready_with(blocks.clone()).await;
     let control = &bench.control;
     control.networks(&HERE).await.unwrap();
     let mapping =
@@ -289,7 +295,7 @@ async fn tasks_under_bridge_have_a_block_that_no_vpc_gets() {
     });
     assert!(matches!(taken.await, Err(NetworkChangeError::Network(NetworkError::VpcBlock { .. }))));
     // Another control over the same store knows what is held, and gives it when the task has stopped.
-    let again = bench_on(bench.store.clone());
+    let again = bench_with(bench.store.clone(), blocks);
     again.control.recover().await.unwrap();
     assert!(again.control.run_tasks(&run(1)).await.unwrap().tasks.is_empty());
     let task = &accepted.tasks[0].task;
