@@ -181,3 +181,14 @@ def until_stopped(ecs):
             time.sleep(0.01)
         raise AssertionError(f"the task did not stop within {STOP_LIMIT_S} s: {task}")
     return until_stopped
+
+
+@pytest.fixture
+def inside(server):
+    """Runs a script inside a task, in its first container unless another one is named; answers what it says and its exit code."""
+    def inside(arn, script, container=None):
+        named = ["-c", container] if container else []
+        command = [BINARY, "exec", arn, *named, "--", "/bin/busybox", "sh", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **server.environment}, timeout=60)
+        return done.stdout, done.returncode
+    return inside

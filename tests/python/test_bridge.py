@@ -1,6 +1,5 @@
 """Tasks under `bridge`: ports of the host, links and names, by boto3, from inside tasks and from the host."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -8,7 +7,7 @@ import time
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import BINARY, CLUSTER, needs_root
+from conftest import CLUSTER, FIXTURES, Server, needs_root
 
 pytestmark = needs_root
 
@@ -51,16 +50,6 @@ def running(ecs, register_bridge, until_stopped):
         ecs.stop_task(cluster=CLUSTER, task=arn)
     for arn in arns:
         until_stopped(arn)
-
-
-@pytest.fixture
-def inside(server):
-    """Runs a script inside a container; answers what it says and its exit code."""
-    def inside(task, name, script):
-        command = [BINARY, "exec", task["taskArn"], "-c", name, "--", "/bin/busybox", "sh", "-c", script]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **server.environment}, timeout=60)
-        return done.stdout, done.returncode
-    return inside
 
 
 def host_address():
@@ -135,29 +124,31 @@ def test_a_port_of_another_program_is_refused(ecs, register_bridge):
 
 def test_tasks_reach_each_other_by_ports_of_the_host_alone(running, inside):
     server = running(container("web", ANSWER, portMappings=[tcp(80)]))
-    address, _ = inside(server, "web", "ip -o -4 addr show dev eth0 | sed 's/.*inet //; s,/.*,,'")
+    address, _ = inside(server["taskArn"], "ip -o -4 addr show dev eth0 | sed 's/.*inet //; s,/.*,,'", "web")
     client = running(container("web", "sleep 1000"))
     port = bindings(server, "web")[0]["hostPort"]
     assert ask(host_address(), port) == "hello\n"
     script = "nc -w 2 {} {} </dev/null"
-    assert inside(client, "web", script.format(host_address(), port))[0] == "hello\n"
-    assert inside(client, "web", script.format(address.strip(), 80))[0] == ""
+    assert inside(client["taskArn"], script.format(host_address(), port), "web")[0] == "hello\n"
+    assert inside(client["taskArn"], script.format(address.strip(), 80), "web")[0] == ""
 
 
 def test_links_and_names(running, inside):
     task = running(
-        container("web", "sleep 1000", links=["db:database"], hostname="front", dnsServers=["192.0.2.53"],
+        container("web", ANSWER, links=["db:database"], hostname="front", dnsServers=["192.0.2.53"],
                   dnsSearchDomains=["example.org"], extraHosts=[{"hostname": "printer", "ipAddress": "192.0.2.7"}]),
         container("db", ANSWER, essential=False))
-    said, _ = inside(task, "web", "hostname; cat /etc/hosts /etc/resolv.conf")
+    said, _ = inside(task["taskArn"], "hostname; cat /etc/hosts /etc/resolv.conf", "web")
     lines = said.splitlines()
     assert lines[0] == "front" and "192.0.2.7\tprinter" in lines, said
     assert "nameserver 192.0.2.53" in lines and "search example.org" in lines, said
     assert any(line.endswith("\tdatabase db") for line in lines), said
     asked = "for i in 1 2 3 4 5; do nc -w 2 database 80 </dev/null | grep hello && exit; sleep 0.2; done"
-    assert inside(task, "web", asked)[0] == "hello\n"
-    back, _ = inside(task, "web", "ip -o -4 addr show dev eth0 | sed 's/.*inet //; s,/.*,,'")
-    assert inside(task, "db", f"nc -w 1 {back.strip()} 80 </dev/null; echo $?")[0] != "hello\n"
+    assert inside(task["taskArn"], asked, "web")[0] == "hello\n"
+    back, _ = inside(task["taskArn"], "ip -o -4 addr show dev eth0 | sed 's/.*inet //; s,/.*,,'", "web")
+    once = f"nc -w 1 {back.strip()} 80 </dev/null"
+    assert inside(task["taskArn"], once, "web")[0] == "hello\n", "it listens"
+    assert inside(task["taskArn"], once, "db")[0] == "", "a link leads one way"
 
 
 @pytest.mark.parametrize("more, message", [
@@ -199,7 +190,6 @@ def test_no_port_is_left_behind(ecs, register_bridge, until_stopped):
 
 def test_ports_outlive_the_server(server_directory):
     """Killed with -9 and started again, a server finds its tasks where they were."""
-    from conftest import FIXTURES, Server
     directory = server_directory()
     first = Server(directory)
     first.neargate("image", "pack", str(FIXTURES / "busybox"), "--name", "busybox", "--entrypoint", "/bin/busybox",

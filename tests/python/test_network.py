@@ -1,11 +1,9 @@
 """The network of tasks: an address of their own, and groups that hold, by boto3 and from inside."""
 
-import os
-import subprocess
 import time
 
 import pytest
-from conftest import BINARY, CLUSTER, needs_root
+from conftest import CLUSTER, needs_root
 
 pytestmark = needs_root
 
@@ -79,16 +77,6 @@ def running(ecs, task):
         ecs.get_waiter("tasks_running").wait(cluster=CLUSTER, tasks=[arn], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
         return ecs.describe_tasks(cluster=CLUSTER, tasks=[arn])["tasks"][0]
     return running
-
-
-@pytest.fixture
-def inside(server):
-    """Runs a script inside a task; answers what it says and its exit code."""
-    def inside(arn, script):
-        done = subprocess.run([BINARY, "exec", arn, "--", "/bin/busybox", "sh", "-c", script], capture_output=True, text=True,
-                              env={**os.environ, **server.environment}, timeout=60)
-        return done.stdout, done.returncode
-    return inside
 
 
 def interface(task):

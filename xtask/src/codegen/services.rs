@@ -64,10 +64,9 @@ const REGISTRY_NOTE: &str =
     "health is told by HealthCheckCustomConfig; HealthCheckConfig, by which Route 53 would ask, is refused";
 const INSTANCE_NOTE: &str = "AWS_ALIAS_DNS_NAME and AWS_EC2_INSTANCE_ID are refused: there are neither load balancers nor instances of EC2";
 const HEALTH_NOTE: &str = "takes effect at once, not after 30 seconds";
-const RUN_NOTE: &str = "assignPublicIp is stored only: tasks leave by the address of the host";
 const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
 
-const RUN_NOTE: &str = "taskRoleArn acts for container tasks of the mode awsvpc and is checked for all; executionRoleArn is stored only";
+const RUN_NOTE: &str = "taskRoleArn acts for container tasks of the mode awsvpc and is checked for all; executionRoleArn is stored only, and assignPublicIp, because tasks leave by the address of the host";
 const PROTECTION_NOTE: &str =
     "there are no services yet, so no task can be protected, which is what ECS answers for such a task";
 const ROLE_NOTE: &str = "permissions boundaries are refused; the root user may take on a role that trusts it";

@@ -11,7 +11,7 @@ use crate::shell::{command, output, run};
 /// The package that depends on the newest kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
 /// The drivers of the disk and overlay, each behind those that it needs. ext4 is a part of the kernel.
-const MODULES: [&str; 23] = [
+const MODULES: [&str; 24] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_modern_dev",

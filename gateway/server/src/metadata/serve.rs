@@ -148,7 +148,7 @@ async fn connection(metadata: Arc<Metadata>, stream: TcpStream, visit: Visit) {
 fn check_head(head: &Parts) -> Option<Response<Body>> {
     let refuse = |message| Some(text(StatusCode::FORBIDDEN, message));
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    if !host.is_some_and(|host| host.strip_suffix(":80").unwrap_or(host) == ADDRESS) {
+    if host.is_none_or(|host| host.strip_suffix(":80").unwrap_or(host) != ADDRESS) {
         return refuse("the Host of a request here is 169.254.170.2");
     }
     if head.headers.contains_key("x-forwarded-for") {

@@ -166,14 +166,14 @@ pub const OPERATIONS: &[wire::Operation] = &[
     wire::Operation {
         name: "RegisterTaskDefinition",
         mark: wire::Mark::Real,
-        note: "port mappings work for Wasm HTTP handlers and are stored only for other images; dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them",
+        note: "port mappings lead to containers under bridge, and to Wasm HTTP handlers; under awsvpc those of other images are stored only; dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them",
         method: "POST",
         uri: "/",
     },
     wire::Operation {
         name: "RunTask",
         mark: wire::Mark::Real,
-        note: "taskRoleArn acts for container tasks of the mode awsvpc and is checked for all; executionRoleArn is stored only",
+        note: "taskRoleArn acts for container tasks of the mode awsvpc and is checked for all; executionRoleArn is stored only, and assignPublicIp, because tasks leave by the address of the host",
         method: "POST",
         uri: "/",
     },
