@@ -382,8 +382,9 @@ async fn link_local_sockets_are_the_servers(fixture: &Fixture) {
     assert_eq!(task.sh(&reach("169.254.170.2", 80)).await.text(), "reached");
     let (metadata, peer) = answering.await.unwrap();
     assert_eq!(peer.ip().to_string(), "10.77.0.21");
-    task.sh("echo ask | nc -u -w 1 169.254.169.253 53").await;
-    let (_, asker) = udp.recv_from(&mut [0; 16]).await.unwrap();
+    task.sh("nslookup neargate.example 169.254.169.253 > /dev/null 2>&1 & sleep 0.5; kill $!").await;
+    let mut question = [0; 512];
+    let (_, asker) = timeout(Duration::from_secs(5), udp.recv_from(&mut question)).await.unwrap().unwrap();
     assert_eq!(asker.ip().to_string(), "10.77.0.21");
     // Who has ended holds nothing, and the supervisor neither.
     drop((metadata, udp, sockets.resolver.tcp));
