@@ -203,6 +203,6 @@ mod tests {
             cache.put(&question("a"), &answer(Code::OK, &[60]), start);
         }
         assert!(cache.found.order.len() <= 2 * ANSWERS_MAX && cache.found.answers.len() == 1);
-        assert_eq!(cache.found.bytes, cache.found.answers.values().map(|kept| kept.bytes).sum());
+        assert_eq!(cache.found.bytes, cache.found.answers.values().map(|kept| kept.bytes).sum::<usize>());
     }
 }

@@ -78,12 +78,14 @@ impl Meters {
         allowance >= 1.0
     }
 
-    /// Gives a task one thing more; `None` if it, or all together, have enough.
+    /// Gives a task one thing more; `None` if it has enough, which is less the less is left: a few that take all they get
+    /// must not take what others would begin with.
     pub(crate) fn hold(&self, task: Ipv4Addr, thing: Thing, now: Instant) -> Option<Held> {
         let mut state = self.lock();
         let (most, most_of_all) = thing.limits();
         let index = thing as usize;
-        if state.all[index] >= most_of_all || state.meter(task, now).held[index] >= most {
+        let share = most_of_all.saturating_sub(state.all[index]) / 2;
+        if state.meter(task, now).held[index] >= most.min(share) {
             return None;
         }
         state.meter(task, now).held[index] += 1;
@@ -149,9 +151,20 @@ mod tests {
         assert!(meters.hold(TASK, Thing::Question, now).is_some());
         drop(held);
         assert!(hold(TASK).is_some());
-        let all: Vec<Held> =
-            (0..100).flat_map(|n| std::iter::from_fn(move || hold(Ipv4Addr::from_bits(n)))).collect();
-        assert_eq!(all.len(), 256);
+    }
+
+    #[test]
+    fn greedy_tasks_leave_something() {
+        let (meters, now) = (Meters::default(), Instant::now());
+        let hold = |task: u32, thing| meters.hold(Ipv4Addr::from_bits(task), thing, now);
+        for (thing, greedy, most) in [(Thing::Question, 12, 512), (Thing::Connection, 33, 256)] {
+            let all: Vec<Held> =
+                (0..greedy).flat_map(|task| std::iter::from_fn(move || hold(task, thing))).collect();
+            let newcomer = hold(1000, thing);
+            assert!(newcomer.is_some(), "{thing:?}: {greedy} tasks have {}", all.len());
+            let more: Vec<Held> = (0..500).filter_map(|task| hold(task, thing)).collect();
+            assert!(all.len() + more.len() < most, "{thing:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ const QUESTION_BYTES_MAX: usize = 4096;
 const IDLE: Duration = Duration::from_secs(10);
 /// How long the rest of a question may take, and how long the client may take to accept an answer.
 const STALL: Duration = Duration::from_secs(5);
+/// How long a connection may last; whoever has more to ask comes again, behind those that wait.
+const LIFETIME: Duration = Duration::from_secs(60);
 /// How long a socket that fails is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -102,6 +104,7 @@ async fn serve_connections(listener: TcpListener, resolver: &Arc<Resolver>) {
 
 /// Answers one question after the other until the client has no more, or takes too long.
 async fn serve_connection(mut stream: TcpStream, client: Ipv4Addr, _held: Held, resolver: Arc<Resolver>) {
+    let begun = Instant::now();
     while let Ok(Some(message)) = read_question(&mut stream).await {
         let reply = match resolver.begin(client, &message, Instant::now()) {
             Step::Silence => return,
@@ -114,6 +117,9 @@ async fn serve_connection(mut stream: TcpStream, client: Ipv4Addr, _held: Held, 
         match timeout(STALL, stream.write_all(&segment)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return,
+        }
+        if begun.elapsed() > LIFETIME {
+            return;
         }
     }
 }

@@ -32,6 +32,9 @@ const UNREACHABLE: &str =
     "127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255, 168.63.129.16, 100.100.100.200";
 /// Connections that a task may have opened at a time, so that none uses up what the kernel remembers of all.
 const CONNECTIONS_MAX: u32 = 8192;
+/// Questions for names that a task may send, the number that Amazon has for an interface (VPC User Guide, "DNS quotas").
+/// What is more does not reach the socket of the resolver, which is one for all.
+const QUESTIONS_PER_S: u32 = 1024;
 /// What the names of the router's links to tasks begin with; the uplink's does not.
 pub const LINK_PREFIX: &str = "ng";
 /// What the names of the host's ends of uplinks begin with.
@@ -146,6 +149,7 @@ impl Picture {
     set vpcs {{ type ipv4_addr; flags interval; auto-merge; }}
     set hosts {{ type ipv4_addr; }}
     set connections {{ type ipv4_addr; size 65535; flags dynamic; }}
+    set questions {{ type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m; }}
 {bridge}
     chain prerouting {{
         type filter hook prerouting priority raw; policy accept;
@@ -180,7 +184,9 @@ impl Picture {
     chain input {{
         type filter hook input priority filter; policy drop;
         iifname "lo" accept
+        iifname "{LINK_PREFIX}*" udp dport 53 update @questions {{ ip saddr limit rate over {QUESTIONS_PER_S}/second burst {QUESTIONS_PER_S} packets }} drop
         ct state vmap {{ established : accept, related : accept, invalid : drop }}
+        iifname "{LINK_PREFIX}*" ct state new add @connections {{ ip saddr ct count over {CONNECTIONS_MAX} }} drop
         iifname "{LINK_PREFIX}*" ip daddr {METADATA} tcp dport 80 accept
         iifname "{LINK_PREFIX}*" ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept
     }}
