@@ -26,3 +26,4 @@ pub mod elements;
 pub mod link;
 pub mod netlink;
 pub mod rules;
+pub mod traffic;

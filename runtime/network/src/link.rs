@@ -34,7 +34,7 @@ pub const HOST_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 pub const MTU: u32 = 1500;
 
 /// Types of the answers to questions about links, addresses and routes.
-const NEW_LINK: u16 = 16;
+pub(crate) const NEW_LINK: u16 = 16;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 
@@ -45,28 +45,6 @@ pub struct End<'a> {
     pub name: &'a str,
     /// Its hardware address; a random one where there is none.
     pub mac: Option<MacAddress>,
-}
-
-/// What has been received and sent by an interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkTraffic {
-    /// What came in.
-    pub received: Counters,
-    /// What went out.
-    pub sent: Counters,
-}
-
-/// Counters of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Bytes.
-    pub bytes: u64,
-    /// Packets.
-    pub packets: u64,
-    /// Packets that were damaged.
-    pub errors: u64,
-    /// Packets that there was no room for.
-    pub dropped: u64,
 }
 
 impl Batch {
@@ -170,21 +148,6 @@ impl Netlink {
         self.list("list interfaces", message, NEW_LINK, read_link)
     }
 
-    /// What has passed an interface of the socket's namespace; `None` where the kernel does not count.
-    pub fn traffic_of(&self, index: u32) -> Result<Option<LinkTraffic>, NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        let mut batch = Batch::default();
-        batch.push("read the counters of an interface", 0, RouteNetlinkMessage::GetLink(message));
-        let mut traffic = None;
-        self.ask(batch, |message_type, payload| {
-            if message_type == NEW_LINK {
-                traffic = read_traffic(payload);
-            }
-        })?;
-        Ok(traffic)
-    }
-
     /// Removes a link, and its other end with it. The kernel waits for all processors then (`rcu_barrier`), some 30 ms.
     pub fn remove_link(&self, index: u32) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
@@ -246,27 +209,6 @@ fn read_link(payload: &[u8]) -> Option<(u32, String)> {
         _ => None,
     });
     Some((message.header.index, name?))
-}
-
-fn read_traffic(payload: &[u8]) -> Option<LinkTraffic> {
-    let message = LinkMessage::parse(payload).ok()?;
-    message.attributes.into_iter().find_map(|attribute| match attribute {
-        LinkAttribute::Stats64(stats) => Some(LinkTraffic {
-            received: Counters {
-                bytes: stats.rx_bytes,
-                packets: stats.rx_packets,
-                errors: stats.rx_errors,
-                dropped: stats.rx_dropped,
-            },
-            sent: Counters {
-                bytes: stats.tx_bytes,
-                packets: stats.tx_packets,
-                errors: stats.tx_errors,
-                dropped: stats.tx_dropped,
-            },
-        }),
-        _ => None,
-    })
 }
 
 fn link(end: End<'_>) -> LinkMessage {

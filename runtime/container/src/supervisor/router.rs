@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use neargate_driver::{Traffic, TrafficCounters};
 use neargate_model::{Cidr, SecurityGroupId, SecurityGroupRules};
 use neargate_network::elements::{self, Member};
-use neargate_network::link::{Counters, End, ROUTER_MAC, TASK_INTERFACE};
+use neargate_network::link::{End, ROUTER_MAC, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, Subsystem};
 use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER, TABLE};
+use neargate_network::traffic::Counters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::io::retry_on_intr;
@@ -522,6 +523,9 @@ impl Router {
         let Site { namespace, linked, inside } = site;
         let made_ahead = if linked { self.route.index_of(name).ok() } else { None };
         let inside = inside.filter(|_| made_ahead.is_some());
+        if let (Some(index), Some(_)) = (made_ahead, &inside) {
+            self.route.count_anew(index).map_err(refused)?;
+        }
         let index = match made_ahead {
             Some(index) => index,
             None => {

@@ -453,7 +453,10 @@ fn run_in(router: i32, arguments: &[&str]) -> String {
 /// Runs a script in a task with an interface, and gives the time that it takes to have its network used again.
 async fn run_once(fixture: &Fixture, address: [u8; 4], group: char, script: &str) -> String {
     let task = fixture.task_on_network(&fixture.client, vpc(address, &[group], false)).await;
-    let text = task.sh(script).await.text();
+    let sent = async || fixture.client.traffic(&task.sandbox.task).await.unwrap().unwrap().sent.bytes;
+    assert_eq!(sent().await, 0, "what an earlier task has sent is counted");
+    let text = task.sh(&format!("ping -c 1 -W 1 -s 1000 169.254.1.1 >/dev/null; {script}")).await.text();
+    assert!((1000..10_000).contains(&sent().await), "{}", sent().await);
     task.release().await;
     tokio::time::sleep(Duration::from_millis(60)).await;
     text
