@@ -5,13 +5,15 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, Disk, Host, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
 use neargate_model::{Cidr, Policy, Region, TaskId, Timestamp};
-use neargate_node::{Agent, Artifacts, Endpoints, Images, Parts, Sessions, Starts, StdioSource, TaskFiles};
+use neargate_node::{
+    Agent, Artifacts, Endpoints, Images, Parts, Removals, Sessions, Starts, StdioSource, TaskFiles,
+};
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
 use tokio::sync::mpsc;
@@ -50,11 +52,16 @@ pub(crate) struct Ingredients {
     pub(crate) bridge_blocks: Vec<Cidr>,
 }
 
+/// How long removals are waited for at the end. What is left the next start removes.
+pub(crate) const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
+
 /// Control and its node, running.
 pub(crate) struct Machine {
     pub(crate) control: Control,
     /// Commands in its containers.
     pub(crate) sessions: Sessions,
+    /// What the node removes of tasks that have ended.
+    pub(crate) removals: Removals,
     /// The node's loops; they end with it.
     pub(crate) node: JoinSet<()>,
 }
@@ -111,9 +118,9 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         endpoints,
         now,
     });
-    let mut node = JoinSet::new();
+    let (mut node, removals) = (JoinSet::new(), agent.removals());
     node.spawn(agent.run(inbox));
-    Machine { control, sessions, node }
+    Machine { control, sessions, removals, node }
 }
 
 /// What this machine can hold, with its memory promised this many times over.

@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 use self::args::FOR_EVER;
 use self::image::Found;
 use crate::adopt;
-use crate::assembly::{self, Ingredients, Machine};
+use crate::assembly::{self, Ingredients, Machine, REMOVAL_LIMIT};
 use crate::containers;
 use crate::data_dir::DataDir;
 use crate::disk::AnyDisk;
@@ -122,6 +122,8 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             bridge_blocks: Vec::new(),
         });
         let code = run_task(args, shape, &machine, &artifacts, timeout).await;
+        // The directory above goes with this process, whoever is still at it.
+        machine.removals.settle(REMOVAL_LIMIT).await;
         match containers {
             Some(containers) => {
                 let Machine { mut node, .. } = machine;

@@ -25,12 +25,13 @@ use neargate_server::sts::StsApi;
 use neargate_server::{Access, AccountKeys, Apis, Gateway, Metadata, Native, TaskEndpoints};
 use neargate_store::SqliteOptions;
 use neargate_telemetry::{LogStore, LogStoreConfig};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::adopt;
-use crate::assembly::{self, Ingredients, Machine, NodeArtifacts};
+use crate::assembly::{self, Ingredients, Machine, NodeArtifacts, REMOVAL_LIMIT};
 use crate::containers;
 use crate::data_dir::DataDir;
 use crate::disk::{DataDisk, RESERVE_BYTES, Space};
@@ -141,6 +142,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
         adopt::give(&data, user)?;
         become_server(&data, user)?;
     }
+    allow_descriptors();
     let start = Start { account, region, is_root: user.is_some(), listener, policy };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
@@ -228,7 +230,7 @@ async fn serve(
     let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
     let seal = data.session_seal()?;
     let endpoints = TaskEndpoints::new(seal.clone());
-    let Machine { control, sessions, mut node } = assembly::assemble(Ingredients {
+    let Machine { control, sessions, removals, mut node } = assembly::assemble(Ingredients {
         store: Arc::new(store),
         capacity: assembly::capacity(args.memory_overcommit),
         containers: containers.clone(),
@@ -285,7 +287,8 @@ async fn serve(
     announce(args, data, &listener)?;
     notify::notify(notify::READY);
 
-    let end = CancellationToken::new();
+    // Tasks that are told to stop may still ask for names, and for what they are.
+    let (end, end_of_tasks) = (CancellationToken::new(), CancellationToken::new());
     let serving = tokio::spawn(neargate_server::serve(listener, gateway.clone(), end.clone()));
     let (answerers, Supplies { metadata: listeners, resolver: sockets }) = link_local::channels();
     let supplying = containers
@@ -294,13 +297,13 @@ async fn serve(
     let answering = containers.clone().map(|containers| {
         let usage = Arc::new(NodeUsage { sessions, containers });
         let metadata = Arc::new(Metadata::new(control.clone(), gateway, endpoints, usage));
-        let end = end.clone();
+        let end = end_of_tasks.clone();
         tokio::spawn(async move { metadata.serve(listeners, end).await })
     });
     let servers = resolver::servers(&args.dns_server);
-    let resolving = tokio::spawn(resolver::answer(sockets, control.clone(), servers, end.clone()));
+    let resolving = tokio::spawn(resolver::answer(sockets, control.clone(), servers, end_of_tasks.clone()));
     let following = tokio::spawn({
-        let (control, end) = (control.clone(), end.clone());
+        let (control, end) = (control.clone(), end_of_tasks.clone());
         async move { end.run_until_cancelled(control.follow_discovery()).await }
     });
     let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), artifacts, end.clone()));
@@ -322,12 +325,7 @@ async fn serve(
     if let Some(supplying) = supplying {
         supplying.abort();
     }
-    if let Some(answering) = answering {
-        let _ = answering.await;
-    }
     let _ = serving.await;
-    let _ = resolving.await;
-    let _ = following.await;
     let _ = sweeping.await;
     let _ = watching.await;
     let kept = match &containers {
@@ -338,6 +336,15 @@ async fn serve(
     if left > 0 {
         tracing::warn!(tasks = left, "tasks did not end in time; they are reported at the next start");
     }
+    if !removals.settle(REMOVAL_LIMIT).await {
+        tracing::warn!("files of ended tasks are not removed yet; the next start does that");
+    }
+    end_of_tasks.cancel();
+    if let Some(answering) = answering {
+        let _ = answering.await;
+    }
+    let _ = resolving.await;
+    let _ = following.await;
     stdio.close().await;
     node.shutdown().await;
     wasm.shut_down().await;
@@ -357,6 +364,14 @@ async fn serve(
     }
     tokio::task::spawn_blocking(move || logs.close()).await?;
     Ok(())
+}
+
+/// Allows this process as many descriptors as it may have: besides files and tasks, names that tasks ask for take up to
+/// 768 sockets, and many systems begin with 1,024.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // What a process may raise is its own.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Removes what tasks have left that do not run any more.

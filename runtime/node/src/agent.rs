@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use neargate_driver::Rootfs;
 use neargate_model::{Cidr, NodeCommand, SecurityGroupRules, Stop, TaskKey, chain};
-use tokio::sync::{RwLock, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::Parts;
-use crate::scratch::{Scratch, Scratches};
+use crate::scratch::{Removals, Scratch, Scratches};
 use crate::task::{self, Assignment};
 
 /// Stops that wait for one task's loop; more say nothing new.
@@ -19,8 +19,6 @@ const STOPS_MAX: usize = 4;
 
 /// How long it may take to tell the supervisor the security groups.
 const GROUPS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long files of ended tasks are waited for when the agent ends.
-const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Images that wait to be made ready; of more, the first start takes longer, and nothing else.
 const PREPARING_MAX: usize = 64;
@@ -36,8 +34,7 @@ pub struct Agent {
     /// What tasks have written is measured for one after the other, so that it takes one thread at most.
     measuring: Arc<Semaphore>,
     scratches: Arc<Scratches>,
-    /// Read by whoever removes the files of a task that has ended.
-    removals: Arc<RwLock<()>>,
+    removals: Removals,
 }
 
 impl Agent {
@@ -51,19 +48,24 @@ impl Agent {
             preparing: JoinSet::new(),
             turn: Arc::new(Semaphore::new(1)),
             measuring: Arc::new(Semaphore::new(1)),
-            removals: Arc::default(),
+            removals: Removals::default(),
         }
     }
 
-    /// Serves commands until the channel closes. Then it waits for files of ended tasks to be removed, and for nothing
-    /// else: what still runs is found again at the next start.
+    /// The removals of files of its tasks.
+    pub fn removals(&self) -> Removals {
+        self.removals.clone()
+    }
+
+    /// Serves commands until the channel closes, then waits for nothing: what still runs is found again at
+    /// the next start.
     pub async fn run(mut self, mut commands: mpsc::Receiver<NodeCommand>) {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(NodeCommand::Network { groups, vpcs }) => self.set_groups(&groups, &vpcs).await,
                     Some(command) => self.take(command),
-                    None => break,
+                    None => return,
                 },
                 Some(ended) = self.loops.join_next() => match ended {
                     Ok(key) => {
@@ -73,9 +75,6 @@ impl Agent {
                 },
                 Some(_) = self.preparing.join_next() => {}
             }
-        }
-        if timeout(REMOVAL_LIMIT, self.removals.write()).await.is_err() {
-            tracing::warn!("files of ended tasks are not removed yet; the next start does that");
         }
     }
 

@@ -39,6 +39,7 @@ pub use artifacts::{Artifact, Artifacts};
 pub use files::{OwnTaskFiles, TaskFiles};
 pub use image::{ImageProblem, Images, LocalImages, TaskImage};
 pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group, log_group, log_stream};
+pub use scratch::Removals;
 pub use sessions::{AttendedCommand, Output, SESSIONS_MAX, SessionError, Sessions, UsageUnknown};
 pub use starts::Starts;
 pub use usage::UsageError;

@@ -5,8 +5,11 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use neargate_model::TaskId;
+use tokio::sync::RwLock;
+use tokio::time::timeout;
 
 use crate::files::TaskFiles;
 
@@ -71,6 +74,23 @@ impl Drop for Scratches {
         for spare in &self.spares().dirs {
             let _ = fs::remove_dir(spare.join(FIRST)).and_then(|()| fs::remove_dir(spare));
         }
+    }
+}
+
+/// The removals of files of tasks that have ended, for which nobody waits but who ends; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Removals(Arc<RwLock<()>>);
+
+impl Removals {
+    /// Counts one more, until the answer is dropped.
+    pub(crate) fn begin(&self) -> Option<impl Send + 'static> {
+        // Somebody waits already: only for what is removed before tasks are said to have stopped.
+        self.0.clone().try_read_owned().ok()
+    }
+
+    /// Waits until all that have begun are done; `false` if they take longer than this.
+    pub async fn settle(&self, limit: Duration) -> bool {
+        timeout(limit, self.0.write()).await.is_ok()
     }
 }
 

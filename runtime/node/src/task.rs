@@ -14,13 +14,13 @@ use neargate_model::lifecycle::{Action, ContainerExit, Found, TaskEvent, TaskSta
 use neargate_model::{
     ContainerDefinition, ContainerLast, Stop, StopCode, TaskSpec, TaskStatus, Timestamp, Volume, chain,
 };
-use tokio::sync::{RwLock, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::logs::ContainerStdio;
 use crate::publish::Publisher;
-use crate::scratch::Scratch;
+use crate::scratch::{Removals, Scratch};
 use crate::start::{Failed, Furnish, Furnishing, Start, Started};
 use crate::{ImageProblem, Parts, TaskImage, plan, usage, wasm};
 
@@ -44,8 +44,7 @@ pub(crate) struct Assignment {
     pub(crate) scratch: Scratch,
     /// Held by the task whose disk usage is measured.
     pub(crate) measuring: Arc<Semaphore>,
-    /// Read while files of a task that has ended are removed.
-    pub(crate) removals: Arc<RwLock<()>>,
+    pub(crate) removals: Removals,
 }
 
 /// What a job answers.
@@ -80,8 +79,7 @@ struct Owner {
     /// Whether what the task writes is measured.
     storage_is_watched: bool,
     measuring: Arc<Semaphore>,
-    /// Read while files are removed, which the agent waits for.
-    removals: Arc<RwLock<()>>,
+    removals: Removals,
     /// Removes what the containers wrote.
     removal: Option<JoinHandle<()>>,
     assigned_at: Instant,
@@ -516,9 +514,7 @@ impl Owner {
         let is_hosted = self.sandbox_is_hosted;
         let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
         // Nothing of the task runs any more, so that the files need not wait for the sandbox, nor anybody for the files.
-        // Nobody waits to write but an agent that ends, and by then the task has not stopped.
-        let removing = self.removals.clone().try_read_owned();
-        let removal = remove(parts.clone(), spec.clone(), scratch);
+        let (removing, removal) = (self.removals.begin(), remove(parts.clone(), spec.clone(), scratch));
         self.removal = Some(tokio::spawn(async move {
             removal.await;
             drop(removing);

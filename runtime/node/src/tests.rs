@@ -489,10 +489,12 @@ async fn a_wasm_container_has_ports_and_leaves_a_core_dump() {
     assert_eq!(status.containers[1].artifacts, Vec::<String>::new());
     let artifacts = Artifacts::new(bench.scratch.path().join("artifacts"));
     assert_eq!(artifacts.list(&task.id).len(), 1);
-    let told = bench.wasm.told.lock().unwrap();
-    let [told] = told.as_slice() else { panic!("one Wasm container was started, not {told:?}") };
-    assert_eq!((told.tenant.as_str(), told.attempt, told.listeners), ("123456789012-us-east-1-c", 1, 2));
-    assert_eq!(told.files_of, ProcessUser::Nobody);
+    {
+        let told = bench.wasm.told.lock().unwrap();
+        let [told] = told.as_slice() else { panic!("one Wasm container was started, not {told:?}") };
+        assert_eq!((told.tenant.as_str(), told.attempt, told.listeners), ("123456789012-us-east-1-c", 1, 2));
+        assert_eq!(told.files_of, ProcessUser::Nobody);
+    }
     bench.assert_nothing_held().await;
 }
 
