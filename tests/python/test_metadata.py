@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import BINARY, CLUSTER, FIXTURES, Server, needs_root
 from test_iam import TASKS, iam, role, statement  # noqa: F401 (fixtures)
-from test_network import inside, interface  # noqa: F401
+from test_network import interface
 
 pytestmark = needs_root
 
