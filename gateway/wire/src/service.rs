@@ -171,7 +171,8 @@ mod tests {
         };
         assert_eq!(mark("ecs", "RunTask"), Some(Mark::Real));
         assert_eq!(mark("ecs", "CreateService"), Some(Mark::Refused));
-        assert_eq!(mark("sts", "AssumeRole"), Some(Mark::Refused));
+        assert_eq!(mark("sts", "AssumeRole"), Some(Mark::Real));
+        assert_eq!(mark("sts", "GetFederationToken"), Some(Mark::Refused));
         assert_eq!(mark("ec2", "RunInstances"), Some(Mark::Refused));
         assert_eq!(fidelity().filter(|row| row.service == "ecs").count(), 88);
         assert!(

@@ -81,6 +81,8 @@ operations! {
         safe stop_task "StopTask"(StopTaskRequest) -> StopTaskResponse;
         safe describe_tasks "DescribeTasks"(DescribeTasksRequest) -> DescribeTasksResponse;
         safe list_tasks "ListTasks"(ListTasksRequest) -> ListTasksResponse;
+        safe get_task_protection "GetTaskProtection"(GetTaskProtectionRequest) -> GetTaskProtectionResponse;
+        safe update_task_protection "UpdateTaskProtection"(UpdateTaskProtectionRequest) -> UpdateTaskProtectionResponse;
         safe tag_resource "TagResource"(TagResourceRequest) -> TagResourceResponse;
         safe untag_resource "UntagResource"(UntagResourceRequest) -> UntagResourceResponse;
         safe list_tags_for_resource "ListTagsForResource"(ListTagsForResourceRequest) -> ListTagsForResourceResponse;
@@ -113,6 +115,8 @@ operations! {
     /// The operations of STS.
     Sts of sts {
         safe get_caller_identity "GetCallerIdentity"(GetCallerIdentityRequest) -> GetCallerIdentityResponse;
+        safe assume_role "AssumeRole"(AssumeRoleRequest) -> AssumeRoleResponse;
+        safe get_session_token "GetSessionToken"(GetSessionTokenRequest) -> GetSessionTokenResponse;
     }
 }
 
