@@ -117,6 +117,7 @@ def test_managed_policies(iam, role):
 @pytest.mark.parametrize("document", [
     "{", "{}", "[]", policy(), policy(statement("RunTask")), policy(statement("ecs:*", "task")),
     policy(statement("ecs:*", Condition={"StringMatches": {"aws:SourceIp": "x"}})),
+    policy(statement("ecs:*", Condition={"StringNotEquals": {"aws:ResourceTag/env": "prod"}})),
     policy(statement("ecs:*", Principal="*")), policy(statement("ecs:*", "arn:aws:ecs:*:*:task/${aws:username}")),
     policy({"Effect": "Allow", "Action": "ecs:*"}), policy(statement("ecs:*", "*", "Perhaps")),
 ])
@@ -249,7 +250,46 @@ def test_sessions_outlive_the_server(server_directory):
         second.stop()
 
 
-def test_tasks_have_roles_that_may_be_theirs(ecs, register, run, role, session):
+def test_sessions_do_not_renew_themselves(server):
+    made = server.client("sts").get_session_token()["Credentials"]
+    assert error_code(client_of(server, made, "sts").get_session_token) == "AccessDenied"
+
+
+def with_body(client, operation, body, **headers):
+    """Has a client send this body for an operation, signed."""
+    def change(request, **_):
+        request.data = json.dumps(body).encode()
+        for name, value in headers.items():
+            del request.headers[name.replace("_", "-")]
+            request.headers[name.replace("_", "-")] = value
+    client.meta.events.register(f"before-sign.ecs.{operation}", change)
+    return client
+
+
+def test_only_what_an_operation_reads_says_what_it_acts_on(role, session):
+    ecs_arn, denied = f"arn:aws:ecs:us-east-1:{ACCOUNT}", "AccessDeniedException"
+    own = [statement("ecs:StopTask", f"{ecs_arn}:task/mine/*"), statement("ecs:DescribeClusters", f"{ecs_arn}:cluster/mine"),
+           statement("ecs:TagResource", f"{ecs_arn}:cluster/arn*"),
+           statement("ecs:ListClusters", Condition={"ArnEquals": {"ecs:cluster": f"{ecs_arn}:cluster/mine"}})]
+    client = session(role(*own))
+    assert client("ecs").describe_clusters(clusters=["mine"])["failures"]
+    task = "0123456789abcdef0123456789abcdef"
+    # A member that the operation does not have.
+    other = with_body(client("ecs"), "StopTask", {"clusterName": "mine", "task": task})
+    assert error_code(other.stop_task, task=task) == denied
+    # A body that is a form for one reader and JSON for another.
+    both = with_body(client("ecs"), "DescribeClusters", {"x": "&clusters.member.1=mine&x=", "clusters": [CLUSTER]},
+                     Content_Type="application/x-www-form-urlencoded")
+    assert error_code(both.describe_clusters, clusters=[CLUSTER]) == denied
+    # An ARN within an ARN.
+    within = f"{ecs_arn}:cluster/{ecs_arn}:cluster/{CLUSTER}"
+    assert error_code(client("ecs").tag_resource, resourceArn=within, tags=[{"key": "a", "value": "b"}]) == denied
+    # A cluster that the operation does not ask for.
+    asked = with_body(client("ecs"), "ListClusters", {"cluster": "mine"})
+    assert error_code(asked.list_clusters) == denied
+
+
+def test_tasks_have_roles_that_may_be_theirs(ecs, register, run, role, session, subnet):
     refused = "ClientException"
     assert error_code(register, taskRoleArn="not a role") == refused
     register(taskRoleArn=f"arn:aws:iam::{ACCOUNT}:role/absent")
@@ -265,5 +305,9 @@ def test_tasks_have_roles_that_may_be_theirs(ecs, register, run, role, session):
     made = allowed.register_task_definition(**definition)["taskDefinition"]
     assert made["taskRoleArn"] == tasks
     assert urllib.parse.unquote(made["taskDefinitionArn"]).endswith(f"{definition['family']}:1")
+    network = {"awsvpcConfiguration": {"subnets": [subnet]}}
+    for overrides in ({}, {"taskRoleArn": ""}, {"taskRoleArn": tasks}):
+        assert error_code(without.run_task, cluster=CLUSTER, taskDefinition=made["taskDefinitionArn"], overrides=overrides,
+                          launchType="FARGATE", networkConfiguration=network) == "AccessDeniedException"
     other = {**definition, "taskRoleArn": role(principal=TASKS)}
     assert error_code(allowed.register_task_definition, **other) == "AccessDeniedException"

@@ -40,7 +40,10 @@ pub struct Seal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionOf {
     /// The account's root user.
-    Root,
+    Root {
+        /// The id of the access key that began it; empty where there was none.
+        key: String,
+    },
     /// A role.
     Role {
         /// The role's name.
@@ -160,7 +163,7 @@ impl Seal {
 /// The claims of a session: lines, none of whose parts has a line break.
 fn write(access_key: &AccessKeyId, session: &Session) -> String {
     let (kind, name, id, of_role) = match &session.of {
-        SessionOf::Root => ("root", "", "", ""),
+        SessionOf::Root { key } => ("root", key.as_str(), "", ""),
         SessionOf::Role { name, id, session } => ("role", name.as_str(), id.as_str(), session.as_str()),
     };
     let expires = session.expires_at.unix_s().to_string();
@@ -174,7 +177,7 @@ fn read(claims: &str) -> Option<(&str, Session)> {
         return None;
     };
     let of = match kind {
-        "root" => SessionOf::Root,
+        "root" => SessionOf::Root { key: name.to_owned() },
         "role" => SessionOf::Role { name: name.to_owned(), id: id.to_owned(), session: session.to_owned() },
         _ => return None,
     };
@@ -197,7 +200,9 @@ mod tests {
 
     #[test]
     fn what_was_issued_opens() {
-        for session in [session(100), Session { of: SessionOf::Root, ..session(100) }] {
+        for session in
+            [session(100), Session { of: SessionOf::Root { key: "AKIA1".to_owned() }, ..session(100) }]
+        {
             let made = seal().issue(&session, &[1; KeyPair::RANDOM_LEN]);
             assert!(made.pair.access_key.as_str().starts_with("ASIA"));
             assert_eq!(made.pair.secret.expose().len(), 40);

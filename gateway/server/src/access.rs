@@ -45,7 +45,10 @@ pub(crate) struct Caller {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Identity {
     /// The account's root user, who may do everything.
-    Root,
+    Root {
+        /// Whether it has come with a token.
+        is_session: bool,
+    },
     /// A session of a role.
     Role {
         name: RoleName,
@@ -85,7 +88,7 @@ impl Access {
             let has_session = |presented: &Presented<'_>| self.session(presented, request.now).is_ok();
             if !presented.as_ref().is_some_and(has_session) {
                 let region = presented.and_then(|presented| region(presented.scope().region));
-                return Ok(Caller { account: self.account.clone(), region, identity: Identity::Root });
+                return Ok(self.root_user(region));
             }
         }
         self.verify(request, service, body)
@@ -103,13 +106,32 @@ impl Access {
             let root = self.root.as_ref().filter(|root| root.access_key.as_str() == presented.access_key());
             let key = self.cache.signing_key(presented.access_key(), root.map(|root| &root.secret), &scope);
             presented.verify(&key, body)?.check_session_token(None)?;
-            return Ok(Caller { account: self.account.clone(), region, identity: Identity::Root });
+            return Ok(self.root_user(region));
         };
         let token = Secret::new(String::from_utf8_lossy(token));
         let (session, secret) = self.session(&presented, request.now)?;
         let key = self.cache.signing_key(presented.access_key(), Some(&secret), &scope);
         presented.verify(&key, body)?.check_session_token(Some(&token))?;
-        caller(session, region)
+        // A session of the root user ends with the key that began it.
+        match &session.of {
+            SessionOf::Root { key } if *key != self.root_key() => Err(AuthError::UnrecognizedClient),
+            _ => caller(session, region),
+        }
+    }
+
+    fn root_user(&self, region: Option<Region>) -> Caller {
+        let identity = Identity::Root { is_session: false };
+        Caller { account: self.account.clone(), region, identity }
+    }
+
+    /// Whether everybody is the root user.
+    pub(crate) fn is_open(&self) -> bool {
+        self.root.is_none()
+    }
+
+    /// The root user's access key; none where everybody is the root user.
+    pub(crate) fn root_key(&self) -> String {
+        self.root.as_ref().map(|root| root.access_key.to_string()).unwrap_or_default()
     }
 
     /// The session of the token that came along, which the signature has still to prove.
@@ -124,7 +146,7 @@ impl Caller {
     pub(crate) fn principal(&self) -> String {
         let account = &self.account;
         match &self.identity {
-            Identity::Root => format!("arn:aws:iam::{account}:root"),
+            Identity::Root { .. } => format!("arn:aws:iam::{account}:root"),
             Identity::Role { name, session, .. } => session_arn(account, name, session),
         }
     }
@@ -132,7 +154,7 @@ impl Caller {
     /// The caller's unique id, as STS shows it.
     pub(crate) fn user_id(&self) -> String {
         match &self.identity {
-            Identity::Root => self.account.to_string(),
+            Identity::Root { .. } => self.account.to_string(),
             Identity::Role { id, session, .. } => format!("{id}:{session}"),
         }
     }
@@ -148,7 +170,7 @@ fn caller(session: Session, region: Option<Region>) -> Result<Caller, AuthError>
     let read = || {
         let account = AccountId::new(session.account).ok()?;
         let identity = match session.of {
-            SessionOf::Root => Identity::Root,
+            SessionOf::Root { .. } => Identity::Root { is_session: true },
             SessionOf::Role { name, id, session } => Identity::Role {
                 name: RoleName::new(name).ok()?,
                 id,

@@ -106,7 +106,7 @@ pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
                 if let Err(error) = keep_alive(&stream) {
                     tracing::debug!(%error, "connection is not probed for life");
                 }
-                return (stream, peer.ip());
+                return (stream, peer.ip().to_canonical());
             }
             Err(error) => {
                 tracing::warn!(%error, "connection was not accepted");

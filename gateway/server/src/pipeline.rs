@@ -56,6 +56,10 @@ struct Refusal {
 impl Gateway {
     /// The answer to one request.
     pub(crate) async fn answer(&self, head: &Parts, body: Bytes) -> Response<Body> {
+        if self.access.is_open() && is_of_a_page(head) {
+            let detail = "with --dev the server answers programs on this machine, not pages in a browser";
+            return Problem::new(StatusCode::FORBIDDEN, detail).response();
+        }
         match self.answer_service(head, &body).await {
             Some(response) => response,
             None => self.answer_native(head, &body).await,
@@ -84,7 +88,7 @@ impl Gateway {
             return native::nothing(path);
         }
         match self.authenticate_for(head, native::SERVICE, body) {
-            Ok(caller) if caller.identity != Identity::Root => {
+            Ok(caller) if !matches!(caller.identity, Identity::Root { .. }) => {
                 let detail = "credentials of roles are for AWS services; this API is the root user's";
                 Problem::new(StatusCode::FORBIDDEN, detail).response()
             }
@@ -129,7 +133,9 @@ impl Gateway {
         let caller = self.authenticate_for(head, route.service.scope, body);
         let caller = caller.map_err(|error| refuse(auth_reply(&error, route.protocol)))?;
         let cx = self.context(head, caller, &route, request_id).await.map_err(refuse)?;
-        let fields = Fields::of(form.as_ref(), body);
+        // Members are read as the operation itself reads them.
+        let is_form = matches!(route.protocol, Protocol::Query | Protocol::Ec2);
+        let fields = Fields::of(form.as_ref().filter(|_| is_form), body);
         let allowed = authorise::check(&self.control, &cx.scope, &cx.rights, &route, &fields).await;
         allowed.map_err(|denied| refuse(denied_reply(&denied, route.protocol)))?;
         self.dispatch(&cx, &route, form.as_ref(), body).await.map(Some)
@@ -147,7 +153,7 @@ impl Gateway {
         let region = caller.region.unwrap_or_else(|| self.region.clone());
         let scope = Scope { account: caller.account, region };
         let rights = match caller.identity {
-            Identity::Root => Rights::Root { account: scope.account.clone() },
+            Identity::Root { is_session } => Rights::Root { account: scope.account.clone(), is_session },
             Identity::Role { name, id, .. } => {
                 let found = self.control.role_rights(&scope.account, &name, &id).await.map_err(|error| {
                     tracing::error!(error = neargate_model::chain(&error), "rights of a role cannot be read");
@@ -215,6 +221,22 @@ impl Gateway {
             Err(error) => Err(Refusal { reply: error.reply(), protocol, service: Some(route.service) }),
         }
     }
+}
+
+/// Whether a page of another site may have sent a request, by way of somebody's browser: then it says where it comes from
+/// (Fetch Metadata Request Headers, RFC 6454), or takes this server for its own by a name that leads here.
+fn is_of_a_page(head: &Parts) -> bool {
+    let is_local = |host: &str| {
+        let host =
+            host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(host, _)| host);
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        address.map_or(host == "localhost" || host.ends_with(".localhost"), |address| address.is_loopback())
+    };
+    let host = header(head, "host").or_else(|| head.uri.authority().map(|authority| authority.as_str()));
+    let origin = header(head, "origin").map(|origin| origin.split_once("://").map_or("", |(_, host)| host));
+    matches!(header(head, "sec-fetch-site"), Some("cross-site" | "same-site"))
+        || host.is_some_and(|host| !is_local(host))
+        || origin.is_some_and(|origin| !is_local(origin))
 }
 
 fn header<'a>(head: &'a Parts, name: &str) -> Option<&'a str> {

@@ -12,6 +12,8 @@ pub enum Rights {
     Root {
         /// The account.
         account: AccountId,
+        /// Whether it has come with a token and not with the root key itself.
+        is_session: bool,
     },
     /// What the policies of a role allow.
     Role(Box<RoleRights>),
@@ -85,7 +87,7 @@ impl Rights {
     /// Who wants to take on a role.
     pub(crate) fn trustee(&self) -> Trustee {
         match self {
-            Self::Root { account } => Trustee::Root(account.clone()),
+            Self::Root { account, .. } => Trustee::Root(account.clone()),
             Self::Role(rights) => {
                 Trustee::Session { role: rights.role.clone(), session: rights.session.clone() }
             }
@@ -146,7 +148,9 @@ mod tests {
         let other = rights(r#"{"Effect":"Allow","Action":"ec2:*","Resource":"*"}"#);
         assert!(check(&other).ends_with("because no identity-based policy allows the ecs:RunTask action"));
         let account = AccountId::new("123456789012").unwrap();
-        assert!(Rights::Root { account }.check("ecs:RunTask", "*", |context| context).is_ok());
+        assert!(
+            Rights::Root { account, is_session: false }.check("ecs:RunTask", "*", |context| context).is_ok()
+        );
     }
 
     #[test]

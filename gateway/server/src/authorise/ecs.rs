@@ -4,10 +4,11 @@ use neargate_control::Control;
 use neargate_model::{Arn, ClusterName, Scope};
 
 use super::{Fields, Target};
-use crate::ecs::names;
+use crate::ecs::{names, tags};
 
 pub(super) async fn target(control: &Control, scope: &Scope, operation: &str, fields: &Fields<'_>) -> Target {
-    let cluster_text = fields.text("cluster").or_else(|| fields.text("clusterName"));
+    // Only members that the operation itself reads: others are ignored by it.
+    let cluster_text = fields.text(if operation == "CreateCluster" { "clusterName" } else { "cluster" });
     // What is no name is refused by the operation itself.
     let cluster = names::cluster(scope, cluster_text).ok();
     let cluster_arn = cluster.as_ref().map(|cluster| Arn::cluster(scope, cluster).to_string());
@@ -16,8 +17,10 @@ pub(super) async fn target(control: &Control, scope: &Scope, operation: &str, fi
             cluster_arn.clone().into_iter().collect()
         }
         "DescribeClusters" => {
-            let names = fields.list("clusters").into_iter();
-            let clusters = names.filter_map(|name| names::cluster(scope, Some(name)).ok());
+            // Without names it is about the cluster `default`.
+            let names: Vec<Option<&str>> = fields.list("clusters").into_iter().map(Some).collect();
+            let names = if names.is_empty() { vec![None] } else { names };
+            let clusters = names.into_iter().filter_map(|name| names::cluster(scope, name).ok());
             clusters.map(|cluster| Arn::cluster(scope, &cluster).to_string()).collect()
         }
         "RegisterTaskDefinition" => {
@@ -31,12 +34,15 @@ pub(super) async fn target(control: &Control, scope: &Scope, operation: &str, fi
         }
         "TagResource" | "UntagResource" | "ListTagsForResource" => {
             // Written anew, since what names a resource here can be written in several ways.
-            let arn = fields.text("resourceArn").and_then(|text| Arn::parse(text).ok());
-            arn.map(|arn| arn.to_string()).into_iter().collect()
+            fields.text("resourceArn").and_then(|text| tags::canonical(scope, text)).into_iter().collect()
         }
         _ => Vec::new(),
     };
-    let is_in_cluster = !matches!(operation, "CreateCluster" | "DescribeClusters" | "RegisterTaskDefinition");
+    // The operations that have this key (Service Authorization Reference) and act in the cluster that they name.
+    let is_in_cluster = matches!(
+        operation,
+        "RunTask" | "StopTask" | "DescribeTasks" | "ListTasks" | "UpdateTaskProtection" | "GetTaskProtection"
+    );
     Target::of(resources).with("ecs:cluster", cluster_arn.filter(|_| is_in_cluster))
 }
 

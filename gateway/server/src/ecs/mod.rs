@@ -17,7 +17,7 @@ mod render;
 mod roles;
 mod run;
 mod settings;
-mod tags;
+pub(crate) mod tags;
 mod tasks;
 mod volume_options;
 mod volumes;

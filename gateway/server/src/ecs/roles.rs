@@ -7,6 +7,7 @@ use neargate_wire::ecs::EcsError;
 
 use super::error::client;
 use crate::RequestContext;
+use crate::rights::AccessDenied;
 
 /// A role by name or ARN, as ECS takes either.
 pub(super) fn read(account: &AccountId, text: &str) -> Result<RoleArn, EcsError> {
@@ -19,11 +20,14 @@ pub(super) fn read(account: &AccountId, text: &str) -> Result<RoleArn, EcsError>
 pub(super) fn check_pass(cx: &RequestContext, texts: &[Option<&String>]) -> Result<(), EcsError> {
     for text in texts.iter().copied().flatten().filter(|text| !text.is_empty()) {
         let role = read(&cx.scope.account, text)?;
-        cx.rights.check_pass_role(&role).map_err(|denied| {
-            EcsError::Reply(ErrorReply::sender(400, "AccessDeniedException", denied.to_string()))
-        })?;
+        cx.rights.check_pass_role(&role).map_err(|denied| access_denied(&denied))?;
     }
     Ok(())
+}
+
+/// A refusal as ECS words it.
+pub(super) fn access_denied(denied: &AccessDenied) -> EcsError {
+    EcsError::Reply(ErrorReply::sender(400, "AccessDeniedException", denied.to_string()))
 }
 
 /// The role's own text, empty for none.

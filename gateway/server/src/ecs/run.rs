@@ -1,9 +1,12 @@
 //! RunTask: ECS's rules, and from its input to a request of control.
 
-use neargate_control::{Accepted, ContainerChange, NewTask, Refusal, RunTasks, WantedNetwork};
+use neargate_control::{
+    Accepted, ContainerChange, NewTask, Refusal, RevisionWanted, RunTasks, WantedNetwork,
+};
 use neargate_model::vpc::INTERFACE_GROUPS_MAX;
 use neargate_model::{
-    AccountId, Arn, ContainerName, LaunchType, NetworkMode, SecurityGroupId, SubnetId, TaskDefinition,
+    AccountId, Arn, ClusterName, ContainerName, Family, LaunchType, NetworkMode, SecurityGroupId, SubnetId,
+    TaskDefinition,
 };
 use neargate_wire::ecs::{self, EcsError, Failure, RunTaskRequest, RunTaskResponse};
 use sha2::{Digest, Sha256};
@@ -39,6 +42,7 @@ pub(super) async fn run_task(
     check_bounds(&input)?;
     let definition = api.control.find_definition(&cx.scope, &family, revision).await;
     let definition = definition.map_err(|error| error::run(&error.into(), &cx.scope, &cluster))?;
+    check_definition(cx, &cluster, &family, definition.revision)?;
     check_roles(cx, &input, &definition)?;
     let network = network(&input, definition.shape.network_mode)?;
     let allowed = api.policy.check(&family, &definition.shape);
@@ -47,7 +51,8 @@ pub(super) async fn run_task(
         scope: cx.scope.clone(),
         cluster: cluster.clone(),
         family,
-        revision,
+        // That of which roles and policy were checked, should there be a later one by now.
+        revision: RevisionWanted::Exactly(definition.revision),
         count: usize::try_from(input.count.unwrap_or(1)).unwrap_or(1),
         launch_type,
         capacity_provider,
@@ -69,7 +74,7 @@ pub(super) async fn run_task(
     })
 }
 
-fn failure(cx: &RequestContext, cluster: &neargate_model::ClusterName, refusal: Refusal) -> Failure {
+fn failure(cx: &RequestContext, cluster: &ClusterName, refusal: Refusal) -> Failure {
     let fixed = |reason: &'static str, detail: &str| (reason, detail.to_owned());
     let (reason, detail) = match refusal {
         Refusal::Cpu => fixed("RESOURCE:CPU", "the task asks for more CPU than this machine has"),
@@ -174,6 +179,20 @@ fn wanted_network(vpc: &ecs::AwsVpcConfiguration) -> Result<WantedNetwork, EcsEr
     })
 }
 
+/// Refuses a revision that the caller may not run; the latest may be another one than when the request came.
+fn check_definition(
+    cx: &RequestContext,
+    cluster: &ClusterName,
+    family: &Family,
+    revision: u32,
+) -> Result<(), EcsError> {
+    let arn = Arn::task_definition(&cx.scope, family, revision).to_string();
+    let cluster = Arn::cluster(&cx.scope, cluster).to_string();
+    cx.rights
+        .check("ecs:RunTask", &arn, |context| context.with("ecs:cluster", cluster.as_str()))
+        .map_err(|denied| roles::access_denied(&denied))
+}
+
 /// Refuses roles that the caller may not hand to the tasks, those of the definition included.
 fn check_roles(
     cx: &RequestContext,
@@ -182,10 +201,15 @@ fn check_roles(
 ) -> Result<(), EcsError> {
     let kept: ecs::TaskDefinition = face::read(&definition.face);
     let overrides = input.overrides.as_ref();
-    let task =
-        overrides.and_then(|overrides| overrides.task_role_arn.as_ref()).or(kept.task_role_arn.as_ref());
+    // An empty text overrides nothing.
+    let or_kept = |wanted: Option<&String>, kept: Option<&String>| {
+        wanted.filter(|text| !text.is_empty()).or(kept).cloned()
+    };
+    let task = overrides.and_then(|overrides| overrides.task_role_arn.as_ref());
     let execution = overrides.and_then(|overrides| overrides.execution_role_arn.as_ref());
-    roles::check_pass(cx, &[task, execution.or(kept.execution_role_arn.as_ref())])
+    let task = or_kept(task, kept.task_role_arn.as_ref());
+    let execution = or_kept(execution, kept.execution_role_arn.as_ref());
+    roles::check_pass(cx, &[task.as_ref(), execution.as_ref()])
 }
 
 fn changes(account: &AccountId, overrides: Option<&ecs::TaskOverride>) -> Result<NewTask, EcsError> {

@@ -1,7 +1,7 @@
 //! Tags of clusters, task definitions and tasks.
 
 use neargate_control::Taggable;
-use neargate_model::{Arn, Cluster, Tags};
+use neargate_model::{Arn, Cluster, Scope, Tags};
 use neargate_wire::ecs::{
     EcsError, ListTagsForResourceRequest, ListTagsForResourceResponse, Tag, TagResourceRequest,
     TagResourceResponse, UntagResourceRequest, UntagResourceResponse,
@@ -38,20 +38,30 @@ pub(super) fn to_wire(tags: &Tags) -> Vec<Tag> {
     tags.iter().map(tag).collect()
 }
 
-fn taggable(cx: &RequestContext, text: &str) -> Result<Taggable, EcsError> {
+/// The one ARN of what a text names; `None` for what can have no tags.
+pub(crate) fn canonical(scope: &Scope, text: &str) -> Option<String> {
+    let arn = match taggable(scope, text).ok()? {
+        Taggable::Cluster(cluster) => Arn::cluster(scope, &cluster),
+        Taggable::Definition(family, revision) => Arn::task_definition(scope, &family, revision),
+        Taggable::Task(key) => Arn::task(scope, &key.cluster, &key.id),
+    };
+    Some(arn.to_string())
+}
+
+fn taggable(scope: &Scope, text: &str) -> Result<Taggable, EcsError> {
     let invalid = || invalid_parameter(format!("Invalid resource ARN: {text:.128}"));
     let arn = Arn::parse(text).map_err(|_| invalid())?;
-    if arn.service != "ecs" || arn.scope != cx.scope {
+    if arn.service != "ecs" || arn.scope != *scope {
         return Err(invalid());
     }
     let (kind, rest) = arn.resource.split_once('/').ok_or_else(invalid)?;
     match kind {
-        "cluster" => Ok(Taggable::Cluster(names::cluster(&cx.scope, Some(rest))?)),
+        "cluster" => Ok(Taggable::Cluster(names::cluster(scope, Some(rest))?)),
         "task-definition" => {
-            let (family, revision) = names::revision(&cx.scope, rest)?;
+            let (family, revision) = names::revision(scope, rest)?;
             Ok(Taggable::Definition(family, revision))
         }
-        "task" => Ok(Taggable::Task(names::task_key(&cx.scope, rest).ok_or_else(invalid)?)),
+        "task" => Ok(Taggable::Task(names::task_key(scope, rest).ok_or_else(invalid)?)),
         _ => Err(invalid()),
     }
 }
@@ -61,7 +71,7 @@ pub(super) async fn tag_resource(
     cx: &RequestContext,
     input: TagResourceRequest,
 ) -> Result<TagResourceResponse, EcsError> {
-    let (resource, tags) = (taggable(cx, &input.resource_arn)?, to_model(Some(input.tags))?);
+    let (resource, tags) = (taggable(&cx.scope, &input.resource_arn)?, to_model(Some(input.tags))?);
     let changed = api.control.change_tags(&cx.scope, &resource, &tags, &[]).await;
     changed.map_err(|error| error::tags(&error))?;
     Ok(TagResourceResponse {})
@@ -72,7 +82,7 @@ pub(super) async fn untag_resource(
     cx: &RequestContext,
     input: UntagResourceRequest,
 ) -> Result<UntagResourceResponse, EcsError> {
-    let resource = taggable(cx, &input.resource_arn)?;
+    let resource = taggable(&cx.scope, &input.resource_arn)?;
     let changed = api.control.change_tags(&cx.scope, &resource, &Tags::new(), &input.tag_keys).await;
     changed.map_err(|error| error::tags(&error))?;
     Ok(UntagResourceResponse {})
@@ -83,7 +93,7 @@ pub(super) async fn list_tags_for_resource(
     cx: &RequestContext,
     input: ListTagsForResourceRequest,
 ) -> Result<ListTagsForResourceResponse, EcsError> {
-    let resource = taggable(cx, &input.resource_arn)?;
+    let resource = taggable(&cx.scope, &input.resource_arn)?;
     let tags = api.control.list_tags(&cx.scope, &resource).await.map_err(|error| error::tags(&error))?;
     Ok(ListTagsForResourceResponse { tags: Some(to_wire(&tags)) })
 }

@@ -63,7 +63,7 @@ pub(super) fn get_session_token(
     cx: &RequestContext,
     input: &GetSessionTokenRequest,
 ) -> Result<GetSessionTokenResponse, StsError> {
-    if matches!(cx.rights, Rights::Role(_)) {
+    if !matches!(cx.rights, Rights::Root { is_session: false, .. }) {
         return Err(access_denied("Cannot call GetSessionToken with session credentials"));
     }
     if input.serial_number.is_some() || input.token_code.is_some() {
@@ -71,7 +71,11 @@ pub(super) fn get_session_token(
     }
     let asked_s = input.duration_seconds.unwrap_or(ROOT_SESSION_S_MAX).min(ROOT_SESSION_S_MAX);
     let expires_at = Timestamp::from_unix_s(now().unix_s() + i64::from(asked_s));
-    let session = Session { account: cx.scope.account.to_string(), of: SessionOf::Root, expires_at };
+    let session = Session {
+        account: cx.scope.account.to_string(),
+        of: SessionOf::Root { key: api.access.root_key() },
+        expires_at,
+    };
     let made = api.access.seal().issue(&session, &random());
     Ok(GetSessionTokenResponse { credentials: Some(to_wire(&made)), ..GetSessionTokenResponse::default() })
 }
@@ -119,7 +123,7 @@ async fn admitted(
         None => context,
     };
     let context = match &cx.rights {
-        Rights::Root { account } => Context::default().with("aws:PrincipalAccount", account.as_str()),
+        Rights::Root { account, .. } => Context::default().with("aws:PrincipalAccount", account.as_str()),
         Rights::Role(rights) => rights.context.clone(),
     };
     let context = know(context);

@@ -96,6 +96,25 @@ impl Scalar {
     }
 }
 
+/// The keys of which requests are known to have a value or none, in lower case.
+const KEYS: [&str; 15] = [
+    "aws:currenttime",
+    "aws:epochtime",
+    "aws:principalaccount",
+    "aws:principalarn",
+    "aws:principaltype",
+    "aws:requestedregion",
+    "aws:securetransport",
+    "aws:sourceaccount",
+    "aws:sourcearn",
+    "aws:sourceip",
+    "aws:userid",
+    "ecs:cluster",
+    "iam:passedtoservice",
+    "iam:policyarn",
+    "sts:externalid",
+];
+
 impl Condition {
     pub(super) fn read(operator: &str, key: &str, values: Vec<Scalar>) -> Result<Self, MalformedDocument> {
         let texts: Vec<String> = values.into_iter().map(Scalar::into_text).collect();
@@ -110,6 +129,10 @@ impl Condition {
             _ => (name, false),
         };
         let malformed = |why: String| MalformedDocument::Condition { why };
+        // One that is never known would make an Allow wider, or a Deny void, than whoever writes it means.
+        if !KEYS.contains(&key.to_ascii_lowercase().as_str()) {
+            return Err(malformed(format!("the key {key:.64} is not known to Neargate")));
+        }
         let read = test(name, &texts)
             .ok_or_else(|| malformed(format!("the operator {operator:.64} is not known to Neargate")))?;
         let (test, is_negated) =
