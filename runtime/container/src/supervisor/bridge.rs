@@ -121,16 +121,12 @@ impl Network {
         let router = self.router.as_mut().ok_or_else(no_router)?;
         router.forget_earlier(bridged.address)?;
         router.uplink.ports.hold(&bridged.ports)?;
-        neargate_failpoint::reach("container::link::before");
         let site = Site { namespace, linked, inside: None };
         let linked = router.link(name, interface, site, launchpad);
         let (index, _) = linked.inspect_err(|_| router.uplink.ports.let_go(&bridged.ports))?;
-        neargate_failpoint::reach("container::link::after");
         self.picture.bridged.insert(bridged.address, bridged.clone());
-        let entered = router.filter.exchange(bridged.enter()).map_err(refused).and_then(|()| {
-            neargate_failpoint::reach("container::element::after");
-            router.uplink.publish(bridged, &self.picture, launchpad)
-        });
+        let entered = router.filter.exchange(bridged.enter()).map_err(refused);
+        let entered = entered.and_then(|()| router.uplink.publish(bridged, &self.picture, launchpad));
         if let Err(failure) = entered {
             self.unwire_bridged(endpoint, index);
             return Err(failure);
@@ -177,7 +173,6 @@ impl Network {
             report("take a container out of the packet filter", &refused(error).into_start());
             self.mistrust();
         }
-        neargate_failpoint::reach("container::unlink::before");
     }
 }
 

@@ -47,33 +47,45 @@ fn conditions_hold() {
     check(text, &[("aws:principalaccount", "2")], true);
     check(text, &[("AWS:PrincipalAccount", "3")], false);
     check(text, &[], false);
-    let not = r#"{"StringNotEquals":{"k":["1","2"]}}"#;
-    check(not, &[("k", "2")], false);
-    check(not, &[("k", "3")], true);
+    let not = r#"{"StringNotEquals":{"aws:userid":["1","2"]}}"#;
+    check(not, &[("aws:userid", "2")], false);
+    check(not, &[("aws:userid", "3")], true);
     check(not, &[], true);
-    check(r#"{"StringEqualsIfExists":{"k":"1"}}"#, &[], true);
-    check(r#"{"StringEqualsIfExists":{"k":"1"}}"#, &[("k", "2")], false);
-    check(r#"{"StringLike":{"k":"a*c?"}}"#, &[("k", "abbcd")], true);
-    check(r#"{"StringEquals":{"k":"a*"}}"#, &[("k", "ab")], false);
-    check(r#"{"StringEqualsIgnoreCase":{"k":"AB"}}"#, &[("k", "ab")], true);
-    check(r#"{"ArnNotLike":{"k":"arn:aws:ecs:*"}}"#, &[("k", "arn:aws:ecs:x")], false);
-    check(r#"{"NumericLessThanEquals":{"k":10}}"#, &[("k", "10")], true);
-    check(r#"{"NumericLessThanEquals":{"k":10}}"#, &[("k", "ten")], false);
-    check(r#"{"NumericNotEquals":{"k":"10"}}"#, &[("k", "11")], true);
-    check(r#"{"DateGreaterThan":{"k":"2024-01-01T00:00:00Z"}}"#, &[("k", "1709208001")], true);
-    check(r#"{"DateLessThan":{"k":"2024-01-01"}}"#, &[("k", "1709208001")], false);
-    check(r#"{"Bool":{"k":false}}"#, &[("k", "false")], true);
-    check(r#"{"IpAddress":{"k":["10.0.0.0/8","::1"]}}"#, &[("k", "10.1.2.3")], true);
-    check(r#"{"NotIpAddress":{"k":"10.0.0.0/8"}}"#, &[("k", "10.1.2.3")], false);
-    check(r#"{"Null":{"k":"true"}}"#, &[], true);
-    check(r#"{"Null":{"k":true}}"#, &[("k", "")], false);
-    check(r#"{"ForAnyValue:StringEquals":{"k":"a"}}"#, &[("k", "a"), ("k", "b")], true);
-    check(r#"{"ForAllValues:StringEquals":{"k":"a"}}"#, &[("k", "a"), ("k", "b")], false);
-    check(r#"{"ForAllValues:StringEquals":{"k":"a"}}"#, &[], true);
+    check(r#"{"StringEqualsIfExists":{"aws:userid":"1"}}"#, &[], true);
+    check(r#"{"StringEqualsIfExists":{"aws:userid":"1"}}"#, &[("aws:userid", "2")], false);
+    check(r#"{"StringLike":{"aws:userid":"a*c?"}}"#, &[("aws:userid", "abbcd")], true);
+    check(r#"{"StringEquals":{"aws:userid":"a*"}}"#, &[("aws:userid", "ab")], false);
+    check(r#"{"StringEqualsIgnoreCase":{"aws:userid":"AB"}}"#, &[("aws:userid", "ab")], true);
+    check(r#"{"ArnNotLike":{"aws:userid":"arn:aws:ecs:*"}}"#, &[("aws:userid", "arn:aws:ecs:x")], false);
+    check(r#"{"NumericLessThanEquals":{"aws:userid":10}}"#, &[("aws:userid", "10")], true);
+    check(r#"{"NumericLessThanEquals":{"aws:userid":10}}"#, &[("aws:userid", "ten")], false);
+    check(r#"{"NumericNotEquals":{"aws:userid":"10"}}"#, &[("aws:userid", "11")], true);
+    check(
+        r#"{"DateGreaterThan":{"aws:userid":"2024-01-01T00:00:00Z"}}"#,
+        &[("aws:userid", "1709208001")],
+        true,
+    );
+    check(r#"{"DateLessThan":{"aws:userid":"2024-01-01"}}"#, &[("aws:userid", "1709208001")], false);
+    check(r#"{"Bool":{"aws:userid":false}}"#, &[("aws:userid", "false")], true);
+    check(r#"{"IpAddress":{"aws:userid":["10.0.0.0/8","::1"]}}"#, &[("aws:userid", "10.1.2.3")], true);
+    check(r#"{"NotIpAddress":{"aws:userid":"10.0.0.0/8"}}"#, &[("aws:userid", "10.1.2.3")], false);
+    check(r#"{"Null":{"aws:userid":"true"}}"#, &[], true);
+    check(r#"{"Null":{"aws:userid":true}}"#, &[("aws:userid", "")], false);
+    check(
+        r#"{"ForAnyValue:StringEquals":{"aws:userid":"a"}}"#,
+        &[("aws:userid", "a"), ("aws:userid", "b")],
+        true,
+    );
+    check(
+        r#"{"ForAllValues:StringEquals":{"aws:userid":"a"}}"#,
+        &[("aws:userid", "a"), ("aws:userid", "b")],
+        false,
+    );
+    check(r#"{"ForAllValues:StringEquals":{"aws:userid":"a"}}"#, &[], true);
     // All of them must hold.
-    let both = r#"{"StringEquals":{"a":"1","b":"2"}}"#;
-    check(both, &[("a", "1"), ("b", "2")], true);
-    check(both, &[("a", "1")], false);
+    let both = r#"{"StringEquals":{"aws:userid":"1","aws:SourceArn":"2"}}"#;
+    check(both, &[("aws:userid", "1"), ("aws:SourceArn", "2")], true);
+    check(both, &[("aws:userid", "1")], false);
 }
 
 #[test]
@@ -92,11 +104,22 @@ fn what_is_not_understood_is_refused() {
     check(r#"{"Effect":"Allow","Action":"*","Resource":"*","Principal":"*"}"#);
     check(r#"{"Effect":"Allow","Action":"*","Resource":"*","Colour":"red"}"#);
     check(r#"{"Effect":"Deny","Action":"*","Resource":"arn:aws:ecs:*:*:task/${aws:username}"}"#);
-    check(r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"StringMatches":{"a":"b"}}}"#);
-    check(r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"NullIfExists":{"a":"true"}}}"#);
-    check(r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"NumericEquals":{"a":"b"}}}"#);
-    check(r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"IpAddress":{"a":"10.0.0.0/99"}}}"#);
-    check(r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"Bool":{"a":[]}}}"#);
+    check(
+        r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"StringMatches":{"aws:userid":"b"}}}"#,
+    );
+    check(
+        r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"NullIfExists":{"aws:userid":"true"}}}"#,
+    );
+    check(
+        r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"NumericEquals":{"aws:userid":"b"}}}"#,
+    );
+    check(
+        r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"IpAddress":{"aws:userid":"10.0.0.0/99"}}}"#,
+    );
+    check(r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"Bool":{"aws:userid":[]}}}"#);
+    check(
+        r#"{"Effect":"Deny","Action":"*","Resource":"*","Condition":{"StringEquals":{"aws:ResourceTag/a":"b"}}}"#,
+    );
     check(
         r#"[{"Sid":"a","Effect":"Deny","Action":"*","Resource":"*"},{"Sid":"a","Effect":"Deny","Action":"*","Resource":"*"}]"#,
     );
