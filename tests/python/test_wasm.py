@@ -228,13 +228,15 @@ def test_instances_are_reused_when_asked_for(ecs, bridge, until, until_stopped):
 
 
 @needs_service
-def test_a_port_that_is_taken_is_named(bridge, until_stopped):
+def test_a_port_that_is_taken_is_named(ecs, family):
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
-        arn = bridge({"name": "web", "image": "service", "portMappings": [{"containerPort": 80, "hostPort": port}]})
-        task = until_stopped(arn)
-    assert task["stopCode"] == "TaskFailedToStart"
-    assert f"listen on port {port}: it is in use" in task["stoppedReason"], task["stoppedReason"]
+        container = {"name": "web", "image": "service", "memory": 256,
+                     "portMappings": [{"containerPort": 80, "hostPort": port}]}
+        ecs.register_task_definition(family=family, networkMode="bridge", containerDefinitions=[container])
+        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=family)
+    assert answer["tasks"] == [] and [one["reason"] for one in answer["failures"]] == ["RESOURCE:PORTS"], answer
+    assert f"port {port}/tcp of the host" in answer["failures"][0]["detail"], answer
 
 
 @needs_service
