@@ -85,17 +85,17 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn sockets_come_when_there_is_a_network_that_nobody_else_answers_in() {
         let (driver, vpc) = (SimDriver::new(), "10.0.0.0/16".parse().unwrap());
         let (answerers, Supplies { metadata: mut listeners, .. }) = channels();
         let host = driver.clone();
         let _supplying = tokio::spawn(async move { supply(&host, answerers).await });
-        assert!(timeout(RETRY_PAUSE * 3, listeners.recv()).await.is_err());
+        assert!(timeout(RETRY_PAUSE / 5, listeners.recv()).await.is_err());
         driver.set_groups(&[], &[vpc]).await.unwrap();
         // Nothing has run yet that could have taken them.
         let before = driver.link_local().await.unwrap();
-        assert!(timeout(RETRY_PAUSE * 3, listeners.recv()).await.is_err());
+        assert!(timeout(RETRY_PAUSE * 3 / 2, listeners.recv()).await.is_err());
         let address = before.metadata.local_addr().unwrap();
         drop(before);
         let listener = timeout(RETRY_PAUSE * 3, listeners.recv()).await.unwrap().unwrap();

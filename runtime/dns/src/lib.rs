@@ -8,7 +8,7 @@
 //!
 //! Who asks is told by the address, which the router keeps tasks from forging; what a task may see of private names is
 //! decided above, behind [`PrivateNames`]. What everybody knows is asked of the resolvers of the host, and what they say
-//! passes the [`guard`] first. Nothing that a task sends makes anything here grow without bound ([`meter`], [`cache`]).
+//! passes the `guard` first. Nothing that a task sends makes anything here grow without bound (`meter`, `cache`).
 //!
 //! It is no full resolver: it asks no name servers by itself, has no zones to be transferred, and checks no DNSSEC.
 
