@@ -23,8 +23,11 @@ const STRIKE_PAUSE: Duration = Duration::from_millis(500);
 /// A task that is submitted after a kill has ended within this.
 const WORKS_LIMIT: Duration = Duration::from_secs(20);
 /// What the descriptors of server and supervisor differ by at rest: connections of clients, segments of logs. A row has
-/// more tasks than that, so that one left by each shows.
+/// more tasks than that, so that one left by each shows at the server; at the supervisor the rows together do.
 const DESCRIPTORS_MORE: usize = 24;
+/// Those of networks that a supervisor keeps for the next tasks: of 32 the namespace and a socket in it, and one more for
+/// each of as many that are parts of cells.
+const DESCRIPTORS_KEPT: usize = 3 * 32;
 /// How the task that shows that all works ends.
 const CANARY_CODE: i64 = 9;
 
@@ -170,7 +173,9 @@ impl Scene {
         row.unknown = unknown;
         row.violations.extend(checks::leaks_of(&self.machine.data(), &jobs));
         row.tasks = jobs.len();
-        let most = self.descriptors.map_or([usize::MAX; 2], |counts| counts.map(|n| n + DESCRIPTORS_MORE));
+        let most = self.descriptors.map_or([usize::MAX; 2], |[server, supervisor]| {
+            [server + DESCRIPTORS_MORE, supervisor + DESCRIPTORS_MORE + DESCRIPTORS_KEPT]
+        });
         let (counts, grown) = checks::descriptors(|| self.machine.descriptors(), most);
         row.descriptors = counts;
         self.descriptors = self.descriptors.or(counts);
