@@ -12,6 +12,8 @@ use rustix::net::{
 
 /// Room for the answers that the kernel has put together.
 const ANSWER_BYTES: usize = 64 << 10;
+/// Room for news, of which the kernel puts no more than this into one datagram (`NLMSG_GOODSIZE`).
+const NEWS_BYTES: usize = 8 << 10;
 /// Bytes of a netlink message before its payload.
 const HEADER_BYTES: usize = 16;
 /// An answer that tells whether a request has succeeded.
@@ -87,15 +89,7 @@ impl Netlink {
 
     /// Forgets the news that have come so far; tells whether there were any.
     pub fn drain(&self) -> bool {
-        let (mut buffer, mut is_news) = ([0; 4096], false);
-        loop {
-            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
-                // What has overrun the socket is news as well.
-                Ok(_) | Err(rustix::io::Errno::NOBUFS) => is_news = true,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return is_news,
-            }
-        }
+        self.take_news(|_| true)
     }
 
     /// Takes the news of the packet filter that have come so far; tells whether any is of this table or was lost. Every
@@ -109,12 +103,19 @@ impl Netlink {
             let name = attribute.get(4..usize::from(length)).and_then(<[u8]>::split_last);
             kind == TABLE_NAME && name.is_some_and(|(_, name)| name == table.as_bytes())
         };
-        let (mut buffer, mut is_told) = (vec![0; ANSWER_BYTES], false);
+        self.take_news(is_of)
+    }
+
+    /// Takes the news that have come so far; tells whether any is of interest by its payload, or may have been.
+    fn take_news(&self, is_wanted: impl Fn(&[u8]) -> bool) -> bool {
+        let (mut buffer, mut is_told) = ([0; NEWS_BYTES], false);
         loop {
-            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((length, _)) => {
-                    is_told |= Messages(&buffer[..length]).any(|(_, payload)| is_of(payload));
+            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+                Ok((taken, length)) => {
+                    let mut messages = Messages(&buffer[..taken]);
+                    is_told |= length > taken || messages.any(|(_, payload)| is_wanted(payload));
                 }
+                // What has overrun the socket may be of interest as well.
                 Err(rustix::io::Errno::NOBUFS) => is_told = true,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return is_told,
