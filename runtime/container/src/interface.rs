@@ -7,6 +7,7 @@ use neargate_model::vpc::RULES_MAX;
 use neargate_model::{
     Cidr, MacAddress, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic,
 };
+use neargate_network::rules::Policy;
 
 use crate::failure::Failure;
 use crate::protocol::{
@@ -20,6 +21,13 @@ pub(crate) struct Interface {
     pub(crate) mac: MacAddress,
     pub(crate) groups: Vec<SecurityGroupId>,
     pub(crate) vpc: Cidr,
+}
+
+impl Interface {
+    /// What decides about its packets.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy { groups: self.groups.clone(), vpc: self.vpc }
+    }
 }
 
 impl NetworkPlan {

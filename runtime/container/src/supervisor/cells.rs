@@ -11,7 +11,7 @@
 //! supervisor; so do the processes that wait, because their socket closes.
 //!
 //! What a task leaves of its network, a namespace with a link to the router and nothing else in it, becomes part of a
-//! cell for another task of the same tenancy: to make both takes the kernel as long as all the rest, and to take them
+//! cell for another task with the same policy: to make both takes the kernel as long as all the rest, and to take them
 //! apart longer still, under a lock that whoever connects a task needs as well.
 
 use std::collections::VecDeque;
@@ -23,10 +23,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
+use neargate_network::rules::Policy;
 
 use super::factory::{self, Made, Order};
 use super::host::Process;
-use super::inside::{self, Legacy, Tenancy};
+use super::inside::{self, Legacy};
 use super::{report, unwatch, watch};
 use crate::cgroup::{Group, Groups};
 use crate::failure::{Failure, Step};
@@ -42,7 +43,7 @@ use crate::user::ID_RANGE;
 /// takes some 400 KiB, nearly all of it the kernel's.
 const SPARE_MIN: usize = 4;
 const SPARE_MAX: usize = 32;
-/// Networks that are kept for the next tasks of their tenancies.
+/// Networks that are kept for the next tasks with their policies.
 const USED_MAX: usize = 32;
 /// How long nothing must have been started before the factory is to fill up what is used: its work would slow down the
 /// starts that it is meant to make faster. When less than half is left it does not wait.
@@ -56,7 +57,7 @@ pub(super) struct Cell {
     pub(super) group: Group,
     /// Whether its network has a link to the router.
     pub(super) linked: bool,
-    /// What its network has of earlier tasks; another tenancy's tasks must not have it.
+    /// What its network has of earlier tasks; only those with the same policy may have it.
     pub(super) legacy: Option<Legacy>,
     /// None where there was no time to make one.
     pub(super) parked: Option<Parked>,
@@ -93,8 +94,8 @@ pub(super) struct Cells {
     ready: VecDeque<Cell>,
     /// Networks for cells that are to be made.
     used: VecDeque<Used>,
-    /// The tenancies of the tasks that took the cells which are to be replaced.
-    taken_by: VecDeque<Option<Tenancy>>,
+    /// The policies of the tasks that took the cells which are to be replaced.
+    taken_by: VecDeque<Option<Policy>>,
     /// How many are kept ready.
     spare: usize,
     /// Where directories for what containers write are made.
@@ -175,13 +176,16 @@ impl Cells {
         &self.names.prefix
     }
 
-    /// A cell for a new sandbox of a tenancy.
-    pub(super) fn take(&mut self, groups: &Groups, tenancy: Option<&Tenancy>) -> Result<Cell, Failure> {
+    /// A cell for a new sandbox, whose interface has a policy if it has one.
+    pub(super) fn take(&mut self, groups: &Groups, policy: Option<&Policy>) -> Result<Cell, Failure> {
         self.taken = Instant::now();
-        self.taken_by.push_back(tenancy.cloned());
-        self.taken_by.truncate(SPARE_MAX);
-        let is_theirs = |cell: &Cell| cell.tenancy().is_some() && cell.tenancy() == tenancy;
-        let is_new = |cell: &Cell| cell.tenancy().is_none();
+        self.taken_by.push_back(policy.cloned());
+        // The latest are those whose like may come again.
+        if self.taken_by.len() > SPARE_MAX {
+            self.taken_by.pop_front();
+        }
+        let is_theirs = |cell: &Cell| cell.policy().is_some() && cell.policy() == policy;
+        let is_new = |cell: &Cell| cell.policy().is_none();
         let fitting = self.ready.iter().position(is_theirs).or_else(|| self.ready.iter().position(is_new));
         if let Some(cell) = fitting.and_then(|at| self.ready.remove(at)) {
             return Ok(cell);
@@ -195,15 +199,15 @@ impl Cells {
         Ok(Cell { ids, namespaces, group, linked: false, legacy: None, parked: None })
     }
 
-    /// A cell that waits for a tenancy of which no tasks come any more, when there is no room for others.
+    /// A cell that waits for a policy with which no tasks come any more, when there is no room for others.
     pub(super) fn take_unwanted(&mut self) -> Option<Cell> {
         let is_full = self.ready.len() >= self.spare && self.ready.iter().all(|cell| cell.legacy.is_some());
-        let wanted = |tenancy| self.taken_by.iter().any(|by| by.as_ref() == tenancy);
-        let at = self.ready.iter().position(|cell| !wanted(cell.tenancy()));
+        let wanted = |policy| self.taken_by.iter().any(|by| by.as_ref() == policy);
+        let at = self.ready.iter().position(|cell| !wanted(cell.policy()));
         at.filter(|_| is_full && !self.taken_by.is_empty()).and_then(|at| self.ready.remove(at))
     }
 
-    /// Keeps a network that nobody uses any more for another task of its tenancy.
+    /// Keeps a network that nobody uses any more for another task with its policy.
     pub(super) fn keep(&mut self, used: Used) {
         self.used.push_back(used);
         if self.used.len() > USED_MAX {
@@ -251,10 +255,9 @@ impl Cells {
         }
     }
 
-    /// Asks the factory for a cell in the place of one that was taken, in a network of the same tenancy if one is left.
+    /// Asks the factory for a cell in the place of one that was taken, in a network of the same policy if one is left.
     fn ask(&mut self, launchpad: &Launchpad) -> bool {
-        let used =
-            self.taken_by.pop_front().flatten().and_then(|tenancy| self.take_used(&tenancy, launchpad));
+        let used = self.taken_by.pop_front().flatten().and_then(|policy| self.take_used(&policy, launchpad));
         let Some(ids) = used.as_ref().map(|used| used.ids).or_else(|| self.ids.take()) else { return false };
         let Some(factory) = &mut self.factory else { return false };
         let (network, legacy) = used.map(|used| (used.network, used.legacy)).unzip();
@@ -272,12 +275,12 @@ impl Cells {
         true
     }
 
-    /// A network that tasks of a tenancy have left, with nothing in it.
-    fn take_used(&mut self, tenancy: &Tenancy, launchpad: &Launchpad) -> Option<Used> {
+    /// A network that tasks with a policy have left, with nothing in it.
+    fn take_used(&mut self, policy: &Policy, launchpad: &Launchpad) -> Option<Used> {
         let at = self.used.iter().position(|used| {
             let Used { network, legacy, .. } = used;
             // The one socket is the legacy's. The kernel forgets those of the task a little after it has closed them.
-            legacy.tenancy == *tenancy
+            legacy.policy == *policy
                 && inside::is_unused(network.as_fd(), 1, launchpad).is_ok_and(|unused| unused)
         });
         at.and_then(|at| self.used.remove(at))
@@ -332,8 +335,8 @@ impl Cells {
 
 impl Cell {
     /// Whose tasks alone may have it, if not everybody's.
-    fn tenancy(&self) -> Option<&Tenancy> {
-        self.legacy.as_ref().map(|legacy| &legacy.tenancy)
+    fn policy(&self) -> Option<&Policy> {
+        self.legacy.as_ref().map(|legacy| &legacy.policy)
     }
 }
 

@@ -4,26 +4,21 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 
-use neargate_model::{Cidr, SecurityGroupId};
+use neargate_model::Cidr;
 use neargate_network::link::{ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, Subsystem};
+use neargate_network::rules::Policy;
 
 use super::router::refused;
 use crate::failure::{Failure, Step};
 use crate::interface::Interface;
 use crate::launchpad::Launchpad;
 
-/// Tasks of one tenant that may have the same network one after the other: those with the same groups, in one VPC.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tenancy {
-    pub(super) vpc: Cidr,
-    pub(super) groups: Vec<SecurityGroupId>,
-}
-
 /// What a network has of the tasks that had it before.
 #[derive(Debug)]
 pub(super) struct Legacy {
-    pub(super) tenancy: Tenancy,
+    /// What all of them had: tasks of one tenant, with the same groups in one VPC.
+    pub(super) policy: Policy,
     pub(super) inside: Inside,
 }
 
@@ -33,12 +28,6 @@ pub(super) struct Inside {
     route: Netlink,
     /// Of the interface.
     index: u32,
-}
-
-impl Tenancy {
-    pub(super) fn of(interface: &Interface) -> Self {
-        Self { vpc: interface.vpc, groups: interface.groups.clone() }
-    }
 }
 
 impl Inside {

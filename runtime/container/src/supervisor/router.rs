@@ -26,7 +26,7 @@ use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::filter::Filter;
-use super::inside::{Inside, Legacy, Tenancy};
+use super::inside::{Inside, Legacy};
 use super::journal::boot;
 use super::uplink::Uplink;
 use super::{leave_standard_error, report};
@@ -111,8 +111,8 @@ pub(super) struct Site<'a> {
 #[derive(Debug)]
 pub(super) struct Wiring {
     address: Ipv4Addr,
-    policy: PolicyId,
-    tenancy: Tenancy,
+    id: PolicyId,
+    policy: Policy,
     /// The router's end of its link.
     index: u32,
     /// The other end.
@@ -141,14 +141,13 @@ impl Network {
     ) -> Result<Wiring, Failure> {
         self.make_router(launchpad)?;
         self.check_unused(interface.address)?;
-        let policy = self.admit(interface, launchpad)?;
+        let id = self.admit(interface, launchpad)?;
         let router = self.router.as_mut().ok_or_else(no_router)?;
         router.forget_earlier(interface.address)?;
         neargate_failpoint::reach("container::link::before");
         let (index, inside) = router.link(&link_name(ids), interface, site, launchpad)?;
         neargate_failpoint::reach("container::link::after");
-        let (address, tenancy) = (interface.address, Tenancy::of(interface));
-        let wiring = Wiring { address, policy, tenancy, index, inside };
+        let wiring = Wiring { address: interface.address, id, policy: interface.policy(), index, inside };
         let named = router.named_of(&wiring);
         let entered = router.filter.exchange(elements::enter(wiring.member(&named)));
         neargate_failpoint::reach("container::element::after");
@@ -156,7 +155,7 @@ impl Network {
             router.unlink(index);
             return Err(refused(error));
         }
-        self.members.insert(interface.address, policy);
+        self.members.insert(interface.address, id);
         Ok(wiring)
     }
 
@@ -173,15 +172,14 @@ impl Network {
             return self.wire(ids, interface, Site { namespace, linked: false, inside: None }, launchpad);
         };
         let inside = Inside::open(namespace, launchpad)?;
-        let policy = PolicyId::of(&interface.groups);
-        let tenancy = Tenancy::of(interface);
+        let (id, policy) = (PolicyId::of(&interface.groups), interface.policy());
         self.picture.vpcs.insert(interface.vpc);
-        self.picture.policies.insert(policy, Policy { groups: tenancy.groups.clone(), vpc: interface.vpc });
-        self.members.insert(interface.address, policy);
-        Ok(Wiring { address: interface.address, policy, tenancy, index, inside })
+        self.picture.policies.insert(id, policy.clone());
+        self.members.insert(interface.address, id);
+        Ok(Wiring { address: interface.address, id, policy, index, inside })
     }
 
-    /// Disconnects a task, whose processes are gone. Tells what its network has for another task of its tenancy, if its
+    /// Disconnects a task, whose processes are gone. Tells what its network has for another task with its policy, if its
     /// link is still there.
     pub(super) fn unwire(&mut self, wiring: Wiring) -> Option<Legacy> {
         self.members.remove(&wiring.address);
@@ -199,7 +197,7 @@ impl Network {
             report("take a task out of the packet filter", &refused(error).into_start());
             self.mistrust();
         }
-        is_there.then(|| Legacy { tenancy: wiring.tenancy, inside: wiring.inside })
+        is_there.then(|| Legacy { policy: wiring.policy, inside: wiring.inside })
     }
 
     /// What has passed a task's interface.
@@ -388,7 +386,7 @@ impl Network {
     /// Has rules for the groups of a task.
     fn admit(&mut self, interface: &Interface, launchpad: &Launchpad) -> Result<PolicyId, Failure> {
         let policy = PolicyId::of(&interface.groups);
-        let wanted = Policy { groups: interface.groups.clone(), vpc: interface.vpc };
+        let wanted = interface.policy();
         match self.picture.policies.get(&policy) {
             Some(known)
                 if *known == wanted && self.router.as_ref().is_some_and(|router| router.is_current) =>
@@ -593,7 +591,7 @@ impl Router {
 
     /// The groups of a task that have a set.
     fn named_of(&self, wiring: &Wiring) -> Vec<SecurityGroupId> {
-        wiring.tenancy.groups.iter().filter(|group| self.sets.contains(group)).cloned().collect()
+        wiring.policy.groups.iter().filter(|group| self.sets.contains(group)).cloned().collect()
     }
 
     fn unlink(&self, index: u32) {
@@ -614,7 +612,7 @@ impl Wiring {
 
     /// The task as the packet filter knows it, by those of its groups that have a set.
     fn member<'a>(&self, named: &'a [SecurityGroupId]) -> Member<'a> {
-        Member { address: self.address, policy: self.policy, groups: named }
+        Member { address: self.address, policy: self.id, groups: named }
     }
 }
 

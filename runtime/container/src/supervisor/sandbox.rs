@@ -9,7 +9,7 @@ use neargate_driver::Limits;
 use super::bridge::Place;
 use super::cells::{Cell, Namespaces, Parked, Used};
 use super::host::{Host, kill};
-use super::inside::{Legacy, Tenancy};
+use super::inside::Legacy;
 use super::journal::{Entry, Journal};
 use super::pause::Pause;
 use super::router::{Site, Wiring};
@@ -77,9 +77,9 @@ impl Host {
         }
         allow::check_network(&self.setup.allowed, network)?;
         allow::check_sharing(&self.setup.allowed, &sharing)?;
-        let tenancy = network.interface()?.map(|interface| Tenancy::of(&interface));
+        let policy = network.interface()?.map(|interface| interface.policy());
         let Cell { ids, namespaces, group, linked, legacy, parked } =
-            self.cells.take(&self.groups, tenancy.as_ref())?;
+            self.cells.take(&self.groups, policy.as_ref())?;
         neargate_failpoint::reach("container::cell::after");
         // From now on it is the task's, and goes as a task goes.
         let name = group.name().to_owned();
