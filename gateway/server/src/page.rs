@@ -1,4 +1,4 @@
-//! Pages of lists that are sorted by a name: an opaque token tells the last name that was seen.
+//! Pages of lists that are sorted by a name: a token tells the last name that was seen.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,15 +15,32 @@ pub(crate) fn cut<T>(
     limit: usize,
 ) -> Result<(Vec<T>, Option<String>), BadToken> {
     let after = token.map(read).transpose()?;
-    let is_after = |item: &T| after.as_ref().is_none_or(|after| name(item) > *after);
+    let (page, next) = behind(items, name, after.as_deref(), limit);
+    Ok((page, next.map(|last| write(&last))))
+}
+
+/// The same with names in the place of tokens.
+pub(crate) fn behind<T>(
+    items: Vec<T>,
+    name: impl Fn(&T) -> String,
+    after: Option<&str>,
+    limit: usize,
+) -> (Vec<T>, Option<String>) {
+    let is_after = |item: &T| after.is_none_or(|after| *name(item) > *after);
     let mut rest = items.into_iter().filter(is_after);
     let page: Vec<T> = rest.by_ref().take(limit).collect();
     let has_more = rest.next().is_some();
-    let next = page.last().filter(|_| has_more).map(|item| URL_SAFE_NO_PAD.encode(name(item)));
-    Ok((page, next))
+    let next = page.last().filter(|_| has_more).map(name);
+    (page, next)
 }
 
-fn read(token: &str) -> Result<String, BadToken> {
+/// A token for what comes after this name.
+pub(crate) fn write(last: &str) -> String {
+    URL_SAFE_NO_PAD.encode(last)
+}
+
+/// The name that a token stands for.
+pub(crate) fn read(token: &str) -> Result<String, BadToken> {
     let read = || String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok();
     read().ok_or(BadToken)
 }

@@ -1,10 +1,9 @@
 //! Pages: `maxResults` and an opaque `nextToken`.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use neargate_wire::ecs::EcsError;
 
 use super::error::invalid_parameter;
+use crate::page::{self, BadToken};
 
 /// The most that one page holds (API reference: "up to 100 results").
 pub(super) const PAGE_MAX: usize = 100;
@@ -20,13 +19,12 @@ pub(super) fn limit(max_results: Option<i32>) -> Result<usize, EcsError> {
 
 /// A token for what comes after this.
 pub(super) fn token(last: &str) -> String {
-    URL_SAFE_NO_PAD.encode(last)
+    page::write(last)
 }
 
 /// What a token stands for.
 pub(super) fn after(token: Option<&str>) -> Result<Option<String>, EcsError> {
-    let read = |token: &str| String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok();
-    token.map(|token| read(token).ok_or_else(|| invalid_parameter("Invalid token"))).transpose()
+    token.map(page::read).transpose().map_err(|BadToken| invalid_parameter("Invalid token"))
 }
 
 /// Cuts a page out of a whole list whose items are named by `name`, in the list's own order.

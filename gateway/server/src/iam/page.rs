@@ -1,5 +1,7 @@
 //! Pages of lists: a marker is the name that the page before ended with.
 
+use crate::page;
+
 /// Items of a page where nobody says (API reference, `MaxItems`).
 const ITEMS_DEFAULT: i32 = 100;
 
@@ -18,11 +20,7 @@ pub(super) fn cut<T>(
     items_max: Option<i32>,
 ) -> Page<T> {
     let limit = usize::try_from(items_max.unwrap_or(ITEMS_DEFAULT).max(1)).unwrap_or(1);
-    let is_after = |item: &T| marker.is_none_or(|marker| name(item) > marker);
-    let mut items: Vec<T> = items.into_iter().filter(is_after).collect();
-    let has_more = items.len() > limit;
-    items.truncate(limit);
-    let marker = items.last().filter(|_| has_more).map(|last| name(last).to_owned());
+    let (items, marker) = page::behind(items, |item| name(item).to_owned(), marker, limit);
     Page { items, marker }
 }
 
