@@ -155,7 +155,7 @@ impl Caller {
     pub(crate) fn user_id(&self) -> String {
         match &self.identity {
             Identity::Root { .. } => self.account.to_string(),
-            Identity::Role { id, session, .. } => format!("{id}:{session}"),
+            Identity::Role { id, session, .. } => session_user_id(id, session),
         }
     }
 }
@@ -163,6 +163,11 @@ impl Caller {
 /// The ARN of a session of a role, which leaves the role's path out.
 pub(crate) fn session_arn(account: &AccountId, role: &RoleName, session: &SessionName) -> String {
     format!("arn:aws:sts::{account}:assumed-role/{role}/{session}")
+}
+
+/// The unique id of a session of the role with this id.
+pub(crate) fn session_user_id(role_id: &str, session: &SessionName) -> String {
+    format!("{role_id}:{session}")
 }
 
 fn caller(session: Session, region: Option<Region>) -> Result<Caller, AuthError> {

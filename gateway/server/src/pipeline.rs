@@ -19,10 +19,10 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::access::{Access, Caller, Identity, Origin, now};
-use crate::authorise::{self, Fields};
+use crate::authorise;
 use crate::body::Body;
 use crate::native::{Native, Problem};
-use crate::rights::{self, AccessDenied, Rights, RoleRights};
+use crate::rights::{AccessDenied, Rights};
 use crate::{Apis, RequestContext, native};
 
 /// Answers requests.
@@ -133,10 +133,8 @@ impl Gateway {
         let caller = self.authenticate_for(head, route.service.scope, body);
         let caller = caller.map_err(|error| refuse(auth_reply(&error, route.protocol)))?;
         let cx = self.context(head, caller, &route, request_id).await.map_err(refuse)?;
-        // Members are read as the operation itself reads them.
-        let is_form = matches!(route.protocol, Protocol::Query | Protocol::Ec2);
-        let fields = Fields::of(form.as_ref().filter(|_| is_form), body);
-        let allowed = authorise::check(&self.control, &cx.scope, &cx.rights, &route, &fields).await;
+        let members = (form.as_ref(), body);
+        let allowed = authorise::check(&self.control, &cx.scope, &cx.rights, &route, members).await;
         allowed.map_err(|denied| refuse(denied_reply(&denied, route.protocol)))?;
         self.dispatch(&cx, &route, form.as_ref(), body).await.map(Some)
     }
@@ -154,8 +152,10 @@ impl Gateway {
         let scope = Scope { account: caller.account, region };
         let rights = match caller.identity {
             Identity::Root { is_session } => Rights::Root { account: scope.account.clone(), is_session },
-            Identity::Role { name, id, .. } => {
-                let found = self.control.role_rights(&scope.account, &name, &id).await.map_err(|error| {
+            Identity::Role { name, id, session } => {
+                let from = head.extensions.get::<Sender>().map(|sender| sender.address);
+                let found = Rights::of_session(&self.control, &scope, (&name, &id), &session, from).await;
+                let found = found.map_err(|error| {
                     tracing::error!(error = neargate_model::chain(&error), "rights of a role cannot be read");
                     ErrorReply::receiver(
                         500,
@@ -164,13 +164,7 @@ impl Gateway {
                     )
                 })?;
                 // A role that is gone takes its sessions along.
-                let (role, policies) =
-                    found.ok_or_else(|| auth_reply(&AuthError::UnrecognizedClient, route.protocol))?;
-                let from = head.extensions.get::<Sender>().map(|sender| sender.address);
-                let now = std::time::SystemTime::now().into();
-                let context = rights::context(&scope, &role, &user_id, from, now);
-                let session = principal.clone();
-                Rights::Role(Box::new(RoleRights { role, session, policies, context }))
+                found.ok_or_else(|| auth_reply(&AuthError::UnrecognizedClient, route.protocol))?
             }
         };
         Ok(RequestContext { scope, principal, user_id, request_id: request_id.to_owned(), rights })

@@ -1,9 +1,14 @@
 //! What a caller may do.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
+use neargate_control::Control;
 use neargate_model::iam::{Asked, Context, Decision, IdentityPolicy, RoleArn, Trustee, decide};
-use neargate_model::{AccountId, Scope, Timestamp};
+use neargate_model::{AccountId, RoleName, Scope, SessionName, Timestamp};
+use neargate_store::StoreError;
+
+use crate::access::{session_arn, session_user_id};
 
 /// What a caller may do.
 #[derive(Clone, Debug)]
@@ -55,6 +60,23 @@ fn why(is_explicit: bool, action: &str) -> String {
 }
 
 impl Rights {
+    /// What a session of a role may do now, of which the role's id is known; `None` if the role is gone.
+    pub(crate) async fn of_session(
+        control: &Control,
+        scope: &Scope,
+        (name, id): (&RoleName, &str),
+        session: &SessionName,
+        from: Option<IpAddr>,
+    ) -> Result<Option<Self>, StoreError> {
+        let found = control.role_rights(&scope.account, name, id).await?;
+        Ok(found.map(|(role, policies)| {
+            let user_id = session_user_id(id, session);
+            let context = context(scope, &role, &user_id, from, SystemTime::now().into());
+            let session = session_arn(&scope.account, name, session);
+            Self::Role(Box::new(RoleRights { role, session, policies, context }))
+        }))
+    }
+
     /// Refuses what the caller may not do to a resource, of which `more` is known.
     pub(crate) fn check(
         &self,
@@ -96,13 +118,7 @@ impl Rights {
 }
 
 /// What is known of every request of a session of a role (IAM User Guide, "AWS global condition context keys").
-pub(crate) fn context(
-    scope: &Scope,
-    role: &RoleArn,
-    user_id: &str,
-    from: Option<IpAddr>,
-    now: Timestamp,
-) -> Context {
+fn context(scope: &Scope, role: &RoleArn, user_id: &str, from: Option<IpAddr>, now: Timestamp) -> Context {
     let now_s = (now.as_millis() / 1000).to_string();
     let context = Context::default()
         .with("aws:PrincipalArn", role.to_string())

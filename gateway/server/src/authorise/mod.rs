@@ -13,11 +13,11 @@ mod logs;
 use neargate_control::Control;
 use neargate_model::Scope;
 use neargate_model::iam::Context;
-use neargate_wire::Route;
+use neargate_wire::{Form, Protocol, Route};
 
 use crate::rights::{AccessDenied, Rights};
 
-pub(crate) use fields::Fields;
+use fields::Fields;
 
 /// What an operation without resources acts on.
 const EVERYTHING: &str = "*";
@@ -48,13 +48,16 @@ pub(crate) async fn check(
     scope: &Scope,
     rights: &Rights,
     route: &Route,
-    fields: &Fields<'_>,
+    (form, body): (Option<&Form>, &[u8]),
 ) -> Result<(), AccessDenied> {
     let service = route.service.scope;
     // STS asks the role's own policy as well, and tells everybody who they are.
     if matches!(rights, Rights::Root { .. }) || service == "sts" {
         return Ok(());
     }
+    // Members are read as the operation itself reads them.
+    let is_form = matches!(route.protocol, Protocol::Query | Protocol::Ec2);
+    let fields = &Fields::of(form.filter(|_| is_form), body);
     let operation = route.operation.as_str();
     let target = match service {
         "ec2" => ec2::target(control, scope, operation, fields).await,

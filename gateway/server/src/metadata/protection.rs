@@ -9,9 +9,8 @@ use uuid::Uuid;
 
 use super::Metadata;
 use super::answer::Told;
-use crate::access::session_arn;
 use crate::ecs::protection::NOT_OF_A_SERVICE;
-use crate::rights::{self, Rights, RoleRights};
+use crate::rights::Rights;
 
 /// What a task sends (ECS Developer Guide, "Task scale-in protection endpoint").
 #[derive(Deserialize)]
@@ -55,14 +54,10 @@ async fn rights_of(metadata: &Metadata, task: &DescribedTask) -> Option<Rights> 
     let spec = &task.spec;
     let role =
         metadata.control.task_role(&spec.scope, spec.shape.task_role.as_ref()?).await.ok().flatten()?;
-    let found = metadata.control.role_rights(&role.account, &role.name, &role.id).await.ok().flatten();
-    let (arn, policies) = found?;
     let session = SessionName::new(spec.id.as_str()).ok()?;
-    let user_id = format!("{}:{session}", role.id);
     let from = spec.network.as_ref().map(|network| network.address.into());
-    let context = rights::context(&spec.scope, &arn, &user_id, from, std::time::SystemTime::now().into());
-    let session = session_arn(&role.account, &role.name, &session);
-    Some(Rights::Role(Box::new(RoleRights { role: arn, session, policies, context })))
+    let of = (&role.name, role.id.as_str());
+    Rights::of_session(&metadata.control, &spec.scope, of, &session, from).await.ok().flatten()
 }
 
 fn arn(task: &DescribedTask) -> String {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::StsApi;
 use crate::RequestContext;
-use crate::access::{now, session_arn};
+use crate::access::{now, session_arn, session_user_id};
 use crate::rights::{AccessDenied, Rights};
 
 const ASSUME_ROLE: &str = "sts:AssumeRole";
@@ -48,7 +48,7 @@ pub(super) async fn assume_role(
     let expires_at = Timestamp::from_unix_s(now().unix_s() + i64::from(asked_s));
     let made = issue(api.access.seal(), &role, &session, expires_at, &random());
     let user = AssumedRoleUser {
-        assumed_role_id: format!("{}:{session}", role.id),
+        assumed_role_id: session_user_id(&role.id, &session),
         arn: session_arn(&role.account, &role.name, &session),
     };
     Ok(AssumeRoleResponse {
