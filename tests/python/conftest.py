@@ -184,6 +184,39 @@ def until_stopped(ecs):
 
 
 @pytest.fixture
+def vpc_task(ecs, family, subnet, until_stopped):
+    """Runs a command in a task with an interface; answers its ARN. All are stopped at the end."""
+    arns = []
+
+    def vpc_task(command, where=subnet, tags=(), definition=None, **network):
+        container = {"name": "main", "image": "busybox", "command": command, "stopTimeout": 2}
+        registered = ecs.register_task_definition(
+            family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
+            containerDefinitions=[container], **(definition or {}))
+        revision = registered["taskDefinition"]["taskDefinitionArn"]
+        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=revision, launchType="FARGATE", tags=list(tags),
+                              networkConfiguration={"awsvpcConfiguration": {"subnets": [where], **network}})
+        assert not answer["failures"], answer
+        arns.append(answer["tasks"][0]["taskArn"])
+        return arns[-1]
+
+    yield vpc_task
+    for arn in arns:
+        ecs.stop_task(cluster=CLUSTER, task=arn)
+    for arn in arns:
+        until_stopped(arn)
+
+
+@pytest.fixture
+def until_running(ecs):
+    """Waits until a task runs."""
+    def until_running(arn):
+        waiter = ecs.get_waiter("tasks_running")
+        waiter.wait(cluster=CLUSTER, tasks=[arn], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    return until_running
+
+
+@pytest.fixture
 def inside(server):
     """Runs a script inside a task, in its first container unless another one is named; answers what it says and its exit code."""
     def inside(arn, script, container=None):

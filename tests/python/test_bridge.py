@@ -32,7 +32,7 @@ def register_bridge(ecs, family):
 
 
 @pytest.fixture
-def running(ecs, register_bridge, until_stopped):
+def running(ecs, register_bridge, until_running, until_stopped):
     """Runs a task of these containers; answers it once it runs. All are stopped at the end."""
     arns = []
 
@@ -41,8 +41,7 @@ def running(ecs, register_bridge, until_stopped):
         answer = ecs.run_task(cluster=CLUSTER, taskDefinition=definition)
         assert not answer["failures"], answer
         arns.append(answer["tasks"][0]["taskArn"])
-        waiter = ecs.get_waiter("tasks_running")
-        waiter.wait(cluster=CLUSTER, tasks=arns[-1:], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        until_running(arns[-1])
         return ecs.describe_tasks(cluster=CLUSTER, tasks=arns[-1:])["tasks"][0]
 
     yield running

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import BINARY, CLUSTER, Server, needs_root
+from conftest import BINARY, Server, needs_root
 
 A_RECORD = {"DnsRecords": [{"Type": "A", "TTL": 10}], "RoutingPolicy": "MULTIVALUE"}
 ADDRESS, PORT = "AWS_INSTANCE_IPV4", "AWS_INSTANCE_PORT"
@@ -182,26 +182,13 @@ def test_http_namespaces_are_not_in_dns(discovery):
 
 
 @pytest.fixture
-def task(ecs, family, subnet, until_stopped):
-    """Runs a task that waits in a subnet; answers its ARN. All are stopped at the end."""
-    arns = []
-
-    def task(where=subnet):
-        ecs.register_task_definition(
-            family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
-            containerDefinitions=[{"name": "main", "image": "busybox", "command": ["sleep", "1000"], "stopTimeout": 2}])
-        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=family, launchType="FARGATE",
-                              networkConfiguration={"awsvpcConfiguration": {"subnets": [where]}})
-        arns.append(answer["tasks"][0]["taskArn"])
-        ecs.get_waiter("tasks_running").wait(cluster=CLUSTER, tasks=arns[-1:],
-                                             WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-        return arns[-1]
-
-    yield task
-    for arn in arns:
-        ecs.stop_task(cluster=CLUSTER, task=arn)
-    for arn in arns:
-        until_stopped(arn)
+def task(vpc_task, until_running):
+    """Runs a task that waits in a subnet; answers its ARN."""
+    def task(*where):
+        arn = vpc_task(["sleep", "1000"], *where)
+        until_running(arn)
+        return arn
+    return task
 
 
 @pytest.fixture

@@ -58,28 +58,13 @@ class Task:
 
 
 @pytest.fixture
-def start(ecs, family, subnet, until_stopped, inside):  # noqa: F811
-    """Runs a task with these changes to its definition. All are stopped at the end."""
-    arns = []
-
+def start(vpc_task, until_running, inside):
+    """Runs a task with these changes to its definition."""
     def start(**more):
-        container = {"name": "main", "image": "busybox", "command": ["sh", "-c", "sleep 1000"], "stopTimeout": 2}
-        definition = {"family": family, "networkMode": "awsvpc", "requiresCompatibilities": ["FARGATE"],
-                      "cpu": "256", "memory": "512", "containerDefinitions": [container], **more}
-        revision = ecs.register_task_definition(**definition)["taskDefinition"]["taskDefinitionArn"]
-        network = {"awsvpcConfiguration": {"subnets": [subnet]}}
-        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=revision, launchType="FARGATE",
-                              networkConfiguration=network, tags=[{"key": "colour", "value": "red"}])
-        assert not answer["failures"], answer
-        arns.append(answer["tasks"][0]["taskArn"])
-        ecs.get_waiter("tasks_running").wait(cluster=CLUSTER, tasks=arns[-1:], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-        return Task(arns[-1], inside)
-
-    yield start
-    for arn in arns:
-        ecs.stop_task(cluster=CLUSTER, task=arn)
-    for arn in arns:
-        until_stopped(arn)
+        arn = vpc_task(["sh", "-c", "sleep 1000"], tags=[{"key": "colour", "value": "red"}], definition=more)
+        until_running(arn)
+        return Task(arn, inside)
+    return start
 
 
 def test_the_task_is_what_ecs_shows(ecs, ec2, start, family):

@@ -37,27 +37,9 @@ def group(ec2, subnet):
 
 
 @pytest.fixture
-def task(ecs, family, subnet, until_stopped, group):
-    """Runs a script in a task with these security groups; answers its ARN. All are stopped at the end."""
-    arns = []
-
-    def task(script, groups):
-        registered = ecs.register_task_definition(
-            family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
-            containerDefinitions=[{"name": "main", "image": "busybox", "command": ["sh", "-c", script],
-                                   "stopTimeout": 2}])
-        definition = registered["taskDefinition"]["taskDefinitionArn"]
-        network = {"awsvpcConfiguration": {"subnets": [subnet], "securityGroups": groups}}
-        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=definition, launchType="FARGATE", networkConfiguration=network)
-        assert not answer["failures"], answer
-        arns.append(answer["tasks"][0]["taskArn"])
-        return arns[-1]
-
-    yield task
-    for arn in arns:
-        ecs.stop_task(cluster=CLUSTER, task=arn)
-    for arn in arns:
-        until_stopped(arn)
+def task(group, vpc_task):
+    """Runs a script in a task with these security groups, which outlive it; answers its ARN."""
+    return lambda script, groups: vpc_task(["sh", "-c", script], securityGroups=groups)
 
 
 @pytest.fixture
@@ -70,11 +52,11 @@ def code(task, until_stopped):
 
 
 @pytest.fixture
-def running(ecs, task):
+def running(ecs, task, until_running):
     """Runs a script in a task; answers the task once it runs."""
     def running(script, groups):
         arn = task(script, groups)
-        ecs.get_waiter("tasks_running").wait(cluster=CLUSTER, tasks=[arn], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        until_running(arn)
         return ecs.describe_tasks(cluster=CLUSTER, tasks=[arn])["tasks"][0]
     return running
 
