@@ -193,7 +193,8 @@ impl Query {
         if message.len() <= bytes_max {
             return message;
         }
-        self.write(&Answer { records: Vec::new(), authority: Vec::new(), ..answer.clone() }, TC)
+        let Answer { code, is_authoritative, .. } = *answer;
+        self.write(&Answer { code, is_authoritative, records: Vec::new(), authority: Vec::new() }, TC)
     }
 
     fn write(&self, answer: &Answer, more_flags: u16) -> Vec<u8> {

@@ -14,10 +14,10 @@ use neargate_model::vpc::{RESERVED_FIRST, Vpc};
 use neargate_model::{Cidr, Region, SecurityGroupId, SubnetId, TaskKey, TaskNetwork, Timestamp, VpcId};
 
 /// How long an address rests: longer than most clients keep a name or a connection that is dead.
-const REST_MS: u64 = 60_000;
+pub(super) const REST_MS: u64 = 60_000;
 /// How long it rests where every other one is held or rests. What the host remembers of its connections is forgotten
 /// before another task has it, so that this is only for those who hold on to it elsewhere.
-const SHORT_REST_MS: u64 = 1_000;
+pub(super) const SHORT_REST_MS: u64 = 1_000;
 
 /// What a task wants of one subnet.
 pub(crate) struct Place<'a> {

@@ -14,7 +14,7 @@ use neargate_model::{
 };
 use neargate_store::{StoreError, Txn};
 
-use super::addresses::usable;
+use super::addresses::{REST_MS, SHORT_REST_MS, usable};
 use crate::Control;
 use crate::place::Refusal;
 use crate::tables::{BRIDGE, BridgeRecord, NOW, VPCS, WRITE_ATTEMPTS, commit, scan_all, too_contended};
@@ -22,9 +22,6 @@ use crate::tables::{BRIDGE, BridgeRecord, NOW, VPCS, WRITE_ATTEMPTS, commit, sca
 /// Ports that are given where none is named: above those from which the kernel takes the ports of outgoing connections
 /// unless told otherwise (ip(7), `ip_local_port_range`), which ECS's own range overlaps.
 const DYNAMIC_PORTS: RangeInclusive<u16> = 61_000..=65_535;
-/// How long an address rests after its task has stopped, and how long where no other is left; as an interface's.
-const REST_MS: u64 = 60_000;
-const SHORT_REST_MS: u64 = 1_000;
 
 /// What tasks hold of the network mode `bridge`, and the ports that tasks with the host's network hold.
 #[derive(Default)]
