@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use neargate_model::Throttle;
+
 /// Messages a second that a task is answered, the number that Amazon has for an interface (VPC User Guide, "DNS
 /// quotas"); as many may come at once.
 const MESSAGES_PER_S: f64 = 1024.0;
@@ -30,9 +32,7 @@ struct State {
 }
 
 struct Meter {
-    /// Messages that it may send at once.
-    allowance: f64,
-    at: Instant,
+    messages: Throttle,
     /// How many of each [`Thing`] it has.
     held: [u32; 2],
 }
@@ -70,12 +70,7 @@ impl Meters {
 
     /// Counts a message of a task; `false` of one too many, which is not looked at.
     pub(crate) fn admit(&self, task: Ipv4Addr, now: Instant) -> bool {
-        let mut state = self.lock();
-        let meter = state.meter(task, now);
-        let allowance = meter.allowance_at(now);
-        meter.at = now;
-        meter.allowance = if allowance < 1.0 { allowance } else { allowance - 1.0 };
-        allowance >= 1.0
+        self.lock().meter(task, now).messages.admit(now)
     }
 
     /// Gives a task one thing more; `None` if it has enough, which is less the less is left: a few that take all they get
@@ -108,17 +103,11 @@ impl Drop for Held {
 impl State {
     fn meter(&mut self, task: Ipv4Addr, now: Instant) -> &mut Meter {
         if self.tasks.len() >= TASKS_MAX && !self.tasks.contains_key(&task) {
-            let is_busy = |meter: &Meter| meter.held != [0, 0] || meter.allowance_at(now) < MESSAGES_PER_S;
+            let is_busy = |meter: &Meter| meter.held != [0, 0] || !meter.messages.is_rested(now);
             self.tasks.retain(|_, meter| is_busy(meter));
         }
-        self.tasks.entry(task).or_insert(Meter { allowance: MESSAGES_PER_S, at: now, held: [0, 0] })
-    }
-}
-
-impl Meter {
-    fn allowance_at(&self, now: Instant) -> f64 {
-        let elapsed_s = now.saturating_duration_since(self.at).as_secs_f64();
-        (self.allowance + elapsed_s * MESSAGES_PER_S).min(MESSAGES_PER_S)
+        let messages = Throttle::new(MESSAGES_PER_S, MESSAGES_PER_S, now);
+        self.tasks.entry(task).or_insert(Meter { messages, held: [0, 0] })
     }
 }
 

@@ -21,6 +21,7 @@ mod network;
 pub mod policy;
 mod task;
 mod task_definition;
+mod throttle;
 mod time;
 pub mod validate;
 pub mod vpc;
@@ -47,4 +48,5 @@ pub use task_definition::{
     SharedVolume, Tags, TaskDefinition, TaskShape, Tmpfs, TmpfsOptions, UlimitSetting, Volume, WasmIsolation,
     WasmOptions,
 };
+pub use throttle::Throttle;
 pub use time::Timestamp;

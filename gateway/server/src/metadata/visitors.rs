@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use neargate_model::Throttle;
 use tokio::sync::Semaphore;
 
 /// Connections of a task at a time: a pool of an SDK has ten.
@@ -26,8 +27,7 @@ pub(super) struct Visitors {
 #[derive(Debug)]
 struct Visitor {
     connections: usize,
-    tokens: f64,
-    at: Instant,
+    questions: Throttle,
     calls: Arc<Semaphore>,
 }
 
@@ -48,7 +48,7 @@ impl Visitors {
     pub(super) fn enter(self: &Arc<Self>, address: Ipv4Addr, now: Instant) -> Option<Visit> {
         let mut known = self.known();
         if known.len() >= QUIET_MAX && !known.contains_key(&address) {
-            known.retain(|_, visitor| visitor.connections > 0 || !visitor.is_rested(now));
+            known.retain(|_, visitor| visitor.connections > 0 || !visitor.questions.is_rested(now));
         }
         let visitor = known.entry(address).or_insert_with(|| Visitor::new(now));
         if visitor.connections >= CONNECTIONS_MAX {
@@ -62,7 +62,7 @@ impl Visitors {
 impl Visit {
     /// Whether the task may ask once more about itself.
     pub(super) fn may_ask(&self, now: Instant) -> bool {
-        self.visitors.known().get_mut(&self.address).is_some_and(|visitor| visitor.take(now))
+        self.visitors.known().get_mut(&self.address).is_some_and(|visitor| visitor.questions.admit(now))
     }
 
     /// What each of its calls to AWS services takes a permit of.
@@ -81,25 +81,8 @@ impl Drop for Visit {
 
 impl Visitor {
     fn new(now: Instant) -> Self {
-        Self { connections: 0, tokens: BURST, at: now, calls: Arc::new(Semaphore::new(CALLS_MAX)) }
-    }
-
-    fn tokens_at(&self, now: Instant) -> f64 {
-        (self.tokens + now.saturating_duration_since(self.at).as_secs_f64() * STEADY).min(BURST)
-    }
-
-    fn is_rested(&self, now: Instant) -> bool {
-        self.tokens_at(now) >= BURST
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        self.tokens = self.tokens_at(now);
-        self.at = now;
-        let may = self.tokens >= 1.0;
-        if may {
-            self.tokens -= 1.0;
-        }
-        may
+        let (questions, calls) = (Throttle::new(STEADY, BURST, now), Arc::new(Semaphore::new(CALLS_MAX)));
+        Self { connections: 0, questions, calls }
     }
 }
 
