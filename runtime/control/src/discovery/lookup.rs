@@ -21,7 +21,7 @@ impl Control {
     /// Whether a task, or a container under `bridge`, has this address.
     pub fn is_task_address(&self, address: Ipv4Addr) -> bool {
         let networks = &self.shared.networks;
-        networks.addresses.whereabouts(address).is_some() || networks.bridge.has(address)
+        networks.addresses.is_held(address) || networks.bridge.has(address)
     }
 
     /// What the task of an address is told of a name in lower case. A container under `bridge` is in no VPC, and sees no

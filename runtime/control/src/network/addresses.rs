@@ -170,6 +170,11 @@ impl Addresses {
         self.with(|state| state.holders.get(&address.to_bits()).cloned())
     }
 
+    /// Whether a task holds an address.
+    pub(crate) fn is_held(&self, address: Ipv4Addr) -> bool {
+        self.with(|state| state.holders.contains_key(&address.to_bits()))
+    }
+
     /// How many addresses of a subnet's block are free.
     pub(crate) fn free(&self, block: Cidr, now: Timestamp) -> u32 {
         self.with(|state| {
