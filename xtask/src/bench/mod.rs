@@ -169,12 +169,14 @@ fn measure(ways: &[Way<'_>], server: Option<&Server>) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for concurrency in CONCURRENCY {
         let mut seen: Vec<Seen> = ways.iter().map(|_| Seen::default()).collect();
+        let crew = || (0..concurrency).map(|_| Worker::new(server, concurrency)).collect();
+        let mut crews: Vec<Vec<Worker>> = ways.iter().map(|_| crew()).collect();
         let rounds = 10;
         for round in 0..=rounds {
-            for ((_, way), seen) in ways.iter().zip(&mut seen) {
+            for (((_, way), seen), crew) in ways.iter().zip(&mut seen).zip(&mut crews) {
                 let count = if round == 0 { WARM_UP * concurrency } else { SAMPLES / rounds };
                 let started = Instant::now();
-                let samples = at_once(way, server, concurrency, count)?;
+                let samples = at_once(way, crew, count)?;
                 // The first round warms up.
                 if round > 0 {
                     seen.seconds += started.elapsed().as_secs_f64();
@@ -193,24 +195,23 @@ fn measure(ways: &[Way<'_>], server: Option<&Server>) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Does the work `count` times on `concurrency` threads.
+/// Has the workers do the work `count` times, all at once. They stay the same through a measurement, so that what they
+/// make for themselves (connections, shells) is made while it warms up.
 fn at_once(
     way: &(dyn Fn(&mut Worker) -> Result<Vec<f64>> + Sync),
-    server: Option<&Server>,
-    concurrency: usize,
+    crew: &mut [Worker],
     count: usize,
 ) -> Result<Vec<Vec<f64>>> {
     let next = AtomicUsize::new(0);
-    let work = || {
-        let mut worker = Worker::new(server, concurrency);
+    let work = |worker: &mut Worker| {
         let mut seen = Vec::new();
         while next.fetch_add(1, Ordering::Relaxed) < count {
-            seen.push(way(&mut worker)?);
+            seen.push(way(worker)?);
         }
         Ok(seen)
     };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..concurrency).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = crew.iter_mut().map(|worker| scope.spawn(|| work(worker))).collect();
         let mut seen = Vec::new();
         for thread in threads {
             let values: Result<Vec<Vec<f64>>> = thread.join().expect("workers return their errors");
@@ -235,10 +236,10 @@ fn prepare(server: &Server, family: &str, image: &str, command: &[&str]) -> Resu
 fn through_api(worker: &mut Worker, family: &str) -> Result<Vec<f64>> {
     let poll = worker.poll;
     let client = worker.client.as_mut().context("this way needs a server")?;
+    let network = client.network()?;
     let started = Instant::now();
     let started_unix =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("read clock")?;
-    let network = client.network()?;
     let request = json!({"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE", "networkConfiguration": network});
     let accepted = client.ecs("RunTask", &request)?;
     let arn = accepted["tasks"][0]["taskArn"].as_str().with_context(|| format!("run task: {accepted}"))?;
