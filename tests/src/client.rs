@@ -183,20 +183,42 @@ impl Client {
         };
         let mut plain = vec![("host", self.address.as_bytes()), ("content-type", content_type.as_bytes())];
         plain.extend(target.iter().map(|target| ("x-amz-target", target.as_bytes())));
-        let signer = Signer {
-            access_key: &self.credentials.access_key,
-            secret: &Secret::new(self.credentials.secret.as_str()),
-            session_token: None,
-            region: &self.credentials.region,
-            service: api.scope(),
-            path_style: PathStyle::Normalized,
-        };
         let request =
             Outgoing { method: "POST", path: "/", query: "", headers: &plain, payload: Payload::Bytes(body) };
-        let added = signer.sign_header(&request, now).context("sign request")?;
+        let secret = Secret::new(self.credentials.secret.as_str());
+        let added = self.signer(api.scope(), &secret).sign_header(&request, now).context("sign request")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let plain = plain.iter().map(|(name, value)| ((*name).to_owned(), text(value)));
         Ok(plain.chain(added.into_iter().map(|(name, value)| (name.to_owned(), value))).collect())
+    }
+
+    /// A signed GET of the native API.
+    pub fn native(&mut self, path: &str, query: &str) -> Result<Value> {
+        let plain = [("host", self.address.as_bytes())];
+        let request = Outgoing { method: "GET", path, query, headers: &plain, payload: Payload::Bytes(b"") };
+        let signed = self
+            .signer("neargate", &Secret::new(self.credentials.secret.as_str()))
+            .sign_header(&request, now())
+            .context("sign request")?;
+        let host = ("host".to_owned(), self.address.clone());
+        let added = signed.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let headers: Vec<(String, String)> = std::iter::once(host).chain(added).collect();
+        let answer = self.send("GET", &format!("{path}?{query}"), &headers, b"")?;
+        if answer.status == 200 {
+            return Ok(answer.json());
+        }
+        bail!(Refused { operation: format!("GET {path}"), answer })
+    }
+
+    fn signer<'c>(&'c self, service: &'c str, secret: &'c Secret) -> Signer<'c> {
+        Signer {
+            access_key: &self.credentials.access_key,
+            secret,
+            session_token: None,
+            region: &self.credentials.region,
+            service,
+            path_style: PathStyle::Normalized,
+        }
     }
 
     /// An unsigned GET.

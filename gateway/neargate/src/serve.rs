@@ -278,17 +278,19 @@ async fn serve(
         logs: LogsApi::new(logs.clone()),
         sts: StsApi::new(control.clone(), access.clone()),
     };
+    let end = CancellationToken::new();
     let native = Native::new(
         control.clone(),
         Arc::new(NodeArtifacts(artifacts.clone())),
         Arc::new(NodeSessions(sessions.clone())),
+        end.clone(),
     );
     let gateway = Arc::new(Gateway { apis, native, access, control: control.clone(), region });
     announce(args, data, &listener)?;
     notify::notify(notify::READY);
 
     // Tasks that are told to stop may still ask for names, and for what they are.
-    let (end, end_of_tasks) = (CancellationToken::new(), CancellationToken::new());
+    let end_of_tasks = CancellationToken::new();
     let serving = tokio::spawn(neargate_server::serve(listener, gateway.clone(), end.clone()));
     let (answerers, Supplies { metadata: listeners, resolver: sockets }) = link_local::channels();
     let supplying = containers

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Origin;
 use crate::body::Body;
+use crate::native;
 use crate::pipeline::{Gateway, Sender, too_large};
 
 /// The largest body: PutLogEvents carries up to 1 MiB of messages, and JSON may double that.
@@ -132,6 +133,9 @@ async fn answer(
     head.extensions.insert(sender);
     let body = Limited::new(body, BODY_BYTES_MAX).collect();
     let response = match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) if native::only_reads(&head.method, head.uri.path()) => {
+            gateway.answer(&head, body.to_bytes()).await
+        }
         Ok(Ok(body)) => {
             // Goes on when its client does not wait for the answer: what is half done would stay so.
             let answered = tokio::spawn(async move { gateway.answer(&head, body.to_bytes()).await }).await;

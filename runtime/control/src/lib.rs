@@ -23,6 +23,7 @@ mod tags;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
 use std::sync::Arc;
 
@@ -66,6 +67,7 @@ struct Shared {
     networks: network::NetworkState,
     directory: discovery::Directory,
     memos: Memos,
+    waiters: waiters::Waiters,
 }
 
 /// What is read at every start or again and again.
@@ -104,7 +106,8 @@ impl Control {
         let ledger = place::Ledger::new(capacity);
         let networks = network::NetworkState::default();
         let directory = discovery::Directory::default();
-        let shared = Shared { store, node, host, ledger, networks, directory, memos: Memos::default() };
+        let (memos, waiters) = (Memos::default(), waiters::Waiters::default());
+        let shared = Shared { store, node, host, ledger, networks, directory, memos, waiters };
         Self { shared: Arc::new(shared) }
     }
 

@@ -46,6 +46,7 @@ impl Control {
                     self.shared.networks.bridge.give_back(&report.task, self.now());
                     tracing::info!(task = %task.id, reason = stop_reason(&task.status), "task stopped");
                 }
+                self.shared.waiters.tell(&report.task);
                 return Ok(());
             }
         }

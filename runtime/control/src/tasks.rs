@@ -10,7 +10,7 @@ use neargate_model::{
     Family, LastStatus, LaunchType, NodeCommand, Scope, Stop, StopCode, Tags, Task, TaskDefinition, TaskId,
     TaskKey, TaskNetwork, TaskShape, TaskSpec, TaskStatus, Timestamp,
 };
-use neargate_store::{Key, StoreError, Txn, Versioned, WatchItem};
+use neargate_store::{Key, StoreError, Txn, Versioned};
 use uuid::Uuid;
 
 use crate::network::{Assigned, NotAssigned, WantedNetwork};
@@ -23,6 +23,9 @@ use crate::{Control, DefinitionError, RevisionWanted, tags};
 
 /// Tasks looked up by one read of the store.
 const DESCRIBE_CHUNK: usize = 25;
+
+/// Who waits for a task looks again after this, in case its record was changed by nobody in this process.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Memory that placement counts for a task whose definition names no memory at all, in MiB.
 const MEMORY_MIB_UNSTATED: u32 = 64;
@@ -627,30 +630,27 @@ impl Control {
         timeout: Duration,
     ) -> Result<DescribedTask, TaskError> {
         let deadline = tokio::time::Instant::now() + timeout;
-        let at = task_key(&TASKS, key);
+        // Before the first look, so that no change is missed between a look and the wait for the next.
+        let mut changes = self.shared.waiters.listen(key);
         loop {
-            // The page's revision, not the record's: the log of changes does not reach back to a record that
-            // has not changed for long, and a watch from there would only ever say so.
-            let page = TASKS.scan(self.store(), &at, None, 1, NOW).await?;
-            let is_reached = match (page.items.first(), wait) {
-                (None, _) => true,
-                (Some((_, found)), TaskWait::Running) => found.value.status.last >= LastStatus::Running,
-                (Some((_, found)), TaskWait::Stopped) => found.value.status.last == LastStatus::Stopped,
-            };
-            if is_reached {
-                return self.describe_task(key).await;
+            let described = self.describe_task(key).await?;
+            let is_over = tokio::time::Instant::now() >= deadline;
+            if is_over || wait.is_reached(described.task.status.last) {
+                return Ok(described);
             }
-            let mut watch = self.store().watch(at.clone(), page.rev);
-            if tokio::time::timeout_at(deadline, next_change(&mut watch)).await.is_err() {
-                return self.describe_task(key).await;
-            }
+            let look = deadline.min(tokio::time::Instant::now() + LOOK_AGAIN);
+            let _ = tokio::time::timeout_at(look, changes.next()).await;
         }
     }
 }
 
-/// Waits for a change, or for the watch to lose its place, after which its caller looks anew.
-async fn next_change(watch: &mut neargate_store::Watch) {
-    while let WatchItem::Progress(_) = watch.next().await {}
+impl TaskWait {
+    fn is_reached(self, status: LastStatus) -> bool {
+        match self {
+            Self::Running => status >= LastStatus::Running,
+            Self::Stopped => status == LastStatus::Stopped,
+        }
+    }
 }
 
 fn new_container_id() -> ContainerId {

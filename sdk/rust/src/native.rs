@@ -1,6 +1,6 @@
 //! What Neargate has and no AWS service has: usage of tasks, and what they left for the debugger.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -21,6 +21,9 @@ const SERVICE: &str = "neargate";
 
 /// Documents of the native API are far below this size.
 const DOCUMENT_BYTES_MAX: usize = 4 << 20;
+
+/// The longest time for which the server is asked to wait; what is between may give up silent exchanges after a minute.
+const WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// One file that a container left for the debugger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +55,18 @@ impl Client {
     /// `GET /v1/tasks/{id}` answers it.
     pub async fn details(&self, arn: &str) -> Result<Value, Error> {
         self.document(Request::of_task("describe task", arn, "")?).await
+    }
+
+    /// Has the server wait for the end of a task, for at most `limit` and often less. Says whether it did.
+    pub(crate) async fn wait_at_server(&self, arn: &str, limit: Duration) -> bool {
+        // An attempt that the server draws out must not look like one that failed.
+        let seconds = limit.min(WAIT_MAX).min(self.config().attempt_timeout / 2).as_secs();
+        if seconds == 0 {
+            return false;
+        }
+        let Ok(mut request) = Request::of_task("wait for task", arn, "") else { return false };
+        request.query.push_str(&format!("&timeout={seconds}&wait=stopped"));
+        self.document(request).await.is_ok()
     }
 
     /// What the containers of a task left for the debugger.

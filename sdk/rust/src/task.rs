@@ -196,16 +196,22 @@ impl Client {
     }
 
     /// Waits until a task has stopped, for at most `timeout`; the task goes on when that is over.
+    ///
+    /// The server answers the moment the task has stopped. One that refuses that, as to the credentials of a task's
+    /// role, is asked again and again.
     pub async fn wait(&self, arn: &str, timeout: Duration) -> Result<FinishedTask, Error> {
         let started = Instant::now();
         let mut pauses = Backoff::new(LOOK.0, LOOK.1);
         loop {
+            let left = timeout.saturating_sub(started.elapsed());
+            if !self.wait_at_server(arn, left).await {
+                tokio::time::sleep(pauses.next().min(left)).await;
+            }
             let task = self.task(arn).await?;
             if is_stopped(&task) {
                 return Ok(FinishedTask::new(arn, task));
             }
-            let left = timeout.saturating_sub(started.elapsed());
-            if left.is_zero() {
+            if started.elapsed() >= timeout {
                 let last_status = task.last_status.unwrap_or_default();
                 return Err(Error::StillRunning {
                     arn: arn.to_owned(),
@@ -213,7 +219,6 @@ impl Client {
                     waited: started.elapsed(),
                 });
             }
-            tokio::time::sleep(pauses.next().min(left)).await;
         }
     }
 

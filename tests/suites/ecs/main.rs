@@ -110,10 +110,23 @@ fn register(client: &Client, family: &str, containers: Vec<ContainerDefinition>)
 /// A subnet of the default VPC of the suite's server, of which there is a client already.
 fn network() -> Result<NetworkConfiguration> {
     let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-    let network = server.as_ref().context("find the server")?.client().network()?;
+    network_of(server.as_ref().context("find the server")?)
+}
+
+/// A subnet of the default VPC of a server.
+fn network_of(server: &Server) -> Result<NetworkConfiguration> {
+    let network = server.client().network()?;
     let subnet = network["awsvpcConfiguration"]["subnets"][0].as_str().context("find a subnet")?;
     let vpc = AwsVpcConfiguration::builder().subnets(subnet).build()?;
     Ok(NetworkConfiguration::builder().awsvpc_configuration(vpc).build())
+}
+
+/// Asks the native API of the suite's server, of which there is a client already.
+fn native(path: &str, query: &str) -> Result<serde_json::Value> {
+    let server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut client = server.as_ref().context("find the server")?.client();
+    drop(server);
+    client.native(path, query)
 }
 
 /// Runs one task of a family and returns its ARN.

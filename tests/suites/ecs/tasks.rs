@@ -10,8 +10,8 @@ use aws_sdk_ecs::types::{
 
 use crate::suite::{Case, Needs};
 use crate::{
-    CLUSTER, client, container, describe, exit_code, network, register, run, start, until, until_stopped,
-    wait,
+    CLUSTER, client, container, describe, exit_code, native, network, network_of, register, run, sdk, start,
+    start_server, until, until_stopped, wait,
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -20,6 +20,8 @@ pub(crate) const CASES: &[Case] = &[
     ("task/exit_code_and_trap", Needs::Wasm, exit_code_and_trap),
     ("task/overrides", Needs::Wasm, overrides),
     ("task/stop_is_user_initiated", Needs::Wasm, stop_is_user_initiated),
+    ("task/end_is_waited_for", Needs::Wasm, end_is_waited_for),
+    ("task/waiting_ends_with_the_server", Needs::Wasm, waiting_ends_with_the_server),
     ("task/absent_image_fails_to_start", Needs::Nothing, absent_image_fails_to_start),
     ("task/client_token", Needs::Wasm, client_token),
     ("task/ten_at_once", Needs::Wasm, ten_at_once),
@@ -98,6 +100,65 @@ fn stop_is_user_initiated() -> Result<()> {
     assert_eq!(task.stop_code(), Some(&TaskStopCode::UserInitiated));
     assert_eq!(task.stopped_reason(), Some("enough"));
     assert!(task.stopping_at().is_some() && task.stopped_at().is_some());
+    Ok(())
+}
+
+/// The native API answers once the task has stopped, or when the time is over.
+fn end_is_waited_for() -> Result<()> {
+    let client = client()?;
+    let sleeper = container("main", "probe", &["tick", "60000"]).stop_timeout(2).build();
+    register(&client, "waited", vec![sleeper])?;
+    let arn = start(&client, "waited")?;
+    let path = format!("/v1/tasks/{}", arn.rsplit('/').next().context("an ARN has an id")?);
+    let ask = |query: &str| native(&path, &format!("cluster={CLUSTER}&{query}"));
+    assert_eq!(ask("timeout=60&wait=running")?["status"], "RUNNING");
+    // The task goes on for a minute, so that it is the time that is over.
+    assert_eq!(ask("timeout=1&wait=stopped")?["status"], "RUNNING");
+    let stopping = std::thread::spawn({
+        let (client, arn) = (client.clone(), arn.clone());
+        move || wait(client.stop_task().cluster(CLUSTER).task(&arn).send()).map(drop)
+    });
+    assert_eq!(ask("timeout=60&wait=stopped")?["status"], "STOPPED");
+    stopping.join().expect("the thread returns its error")?;
+    assert_eq!(until_stopped(&client, &arn)?.stop_code(), Some(&TaskStopCode::UserInitiated));
+    // Of one that has stopped nothing is waited for.
+    assert_eq!(ask("timeout=60&wait=running")?["status"], "STOPPED");
+    for wrong in ["wait=gone", "timeout=0&wait=stopped", "timeout=61&wait=stopped", "timeout=x&wait=stopped"] {
+        let error = ask(wrong).expect_err(wrong).to_string();
+        assert!(error.contains("answered 400"), "{wrong}: {error}");
+    }
+    let unknown = native(&format!("/v1/tasks/{}", "f".repeat(32)), &format!("cluster={CLUSTER}&wait=stopped"));
+    assert!(unknown.is_err_and(|error| error.to_string().contains("answered 404")));
+    Ok(())
+}
+
+/// Who waits keeps no server from its end, and is answered.
+fn waiting_ends_with_the_server() -> Result<()> {
+    let mut server = start_server()?;
+    let client = sdk(&server);
+    register(&client, "waited", vec![container("main", "probe", &["tick", "60000"]).stop_timeout(2).build()])?;
+    let network = network_of(&server)?;
+    let call = client.run_task().cluster(CLUSTER).task_definition("waited").launch_type(LaunchType::Fargate);
+    let answer = wait(call.network_configuration(network).send())?;
+    let arn = answer.tasks().first().and_then(|task| task.task_arn()).context("one task")?.to_owned();
+    let path = format!("/v1/tasks/{}", arn.rsplit('/').next().context("an ARN has an id")?);
+    server.client().native(&path, &format!("cluster={CLUSTER}&timeout=60&wait=running"))?;
+    let mut waiting = server.client();
+    let answer = std::thread::scope(|scope| {
+        let answer = scope.spawn(|| {
+            let query = format!("cluster={CLUSTER}&timeout=60&wait=stopped");
+            waiting.native(&path, &query)
+        });
+        // Were it not waiting yet it would be refused, which is seen below.
+        std::thread::sleep(Duration::from_millis(300));
+        let ended = server.stop();
+        (answer.join().expect("the thread returns its error"), ended)
+    });
+    let (answer, ended) = answer;
+    assert!(ended?.success());
+    assert!(answer?["status"].is_string());
+    let log = server.log();
+    assert!(!log.contains("requests were still in flight"), "{log}");
     Ok(())
 }
 

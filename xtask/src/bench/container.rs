@@ -13,7 +13,7 @@ use neargate_tests::{Server, fixtures, is_root};
 use serde_json::json;
 
 use super::floor::{Binary, Floor};
-use super::{Way, Worker, is_present, measure, prepare, through_api, timed};
+use super::{See, Way, Worker, is_present, measure, prepare, through_api, timed};
 use crate::statistics::Row;
 
 /// A shell that runs a peer again and again, in a mount namespace without the hybrid layout's cgroup v2 mount:
@@ -69,10 +69,12 @@ pub(super) fn container_start() -> Result<Vec<Row>> {
     let server = Server::start()?;
     server.pack(&root, "busybox", "/bin/busybox")?;
     prepare(&server, "true", "busybox", &["true"])?;
-    let mut ways: Vec<Way<'_>> = vec![(
-        vec!["neargate API, submit to exec".to_owned(), "neargate API, submit to exit seen".to_owned()],
-        Box::new(|worker| through_api(worker, "true")),
-    )];
+    let seen =
+        |how: &str| ["exec", "exit seen"].map(|end| format!("neargate API, submit to {end}, {how}")).to_vec();
+    let mut ways: Vec<Way<'_>> = vec![
+        (seen("waiting"), Box::new(|worker| through_api(worker, "true", See::ByWaiting))),
+        (seen("asking"), Box::new(|worker| through_api(worker, "true", See::ByAsking))),
+    ];
     let bundles = tempfile::tempdir().context("create directory for bundles")?;
     for peer in ["crun", "runc"].into_iter().filter(|peer| is_present(peer)) {
         let bundle = write_bundle(&bundles.path().join(peer), &root)?;

@@ -8,7 +8,7 @@ use neargate_tests::{Client, Server, ServerOptions, fixtures, is_root};
 use serde_json::json;
 
 use super::density::figure;
-use super::{CLUSTER, Worker, prepare, through_api};
+use super::{CLUSTER, See, Worker, prepare, through_api};
 use crate::statistics::{Figures, Row};
 
 /// Idle containers over which their memory is averaged.
@@ -53,7 +53,7 @@ pub(super) fn many() -> Result<Figures> {
     let mut starts = |count: usize| -> Result<[Row; 2]> {
         let mut samples = [Vec::new(), Vec::new()];
         for _ in 0..count {
-            let seen = through_api(&mut worker, "true")?;
+            let seen = through_api(&mut worker, "true", See::ByAsking)?;
             samples.iter_mut().zip(seen).for_each(|(samples, value)| samples.push(value));
         }
         Ok(samples.map(|samples| Row::new("", 1, samples)))

@@ -5,7 +5,7 @@ use neargate_tests::{Client, Server, eventually, fixtures};
 use serde_json::{Value, json};
 
 use super::http::{Load, component, load, start_task};
-use super::{CLUSTER, TASK_LIMIT, WARM_UP, Worker, prepare, through_api};
+use super::{CLUSTER, See, TASK_LIMIT, WARM_UP, Worker, prepare, through_api};
 use crate::statistics::{Figures, Row, median};
 
 /// Tasks of each round; with [`ROUNDS`], the 99th percentile is the twentieth worst of two thousand.
@@ -101,7 +101,7 @@ fn small_tasks(server: &Server, count: usize) -> Result<Vec<f64>> {
     let mut worker = Worker::new(Some(server), 1);
     let mut samples = Vec::with_capacity(count);
     for _ in 0..count {
-        samples.extend(through_api(&mut worker, "small")?.pop());
+        samples.extend(through_api(&mut worker, "small", See::ByAsking)?.pop());
     }
     Ok(samples)
 }

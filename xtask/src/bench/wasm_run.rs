@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Context as _, Result};
 use neargate_tests::{Server, binary, fixtures};
 
-use super::{Way, Worker, measure, prepare, through_api, timed, wasmtime};
+use super::{See, Way, Worker, measure, prepare, through_api, timed, wasmtime};
 use crate::shell::run;
 use crate::statistics::Row;
 
@@ -27,7 +27,7 @@ pub(super) fn wasm_run() -> Result<Vec<Row>> {
         (vec!["neargate run, whole process".to_owned()], Box::new(whole)),
         (
             vec!["neargate API, submit to start".to_owned(), "neargate API, submit to exit seen".to_owned()],
-            Box::new(|worker| through_api(worker, "probe")),
+            Box::new(|worker| through_api(worker, "probe", See::ByAsking)),
         ),
     ];
     let compiled = tempfile::tempdir().context("create directory for compiled code")?;

@@ -4,6 +4,7 @@
 //! GET  /healthz                                     anyone
 //! GET  /v1/fidelity                                 anyone
 //! GET  /v1/tasks/{id}?cluster=NAME                  signed for the service `neargate`, as all below
+//! GET  /v1/tasks/{id}?cluster=NAME&wait=stopped       once it has stopped, or is `running`; see `wait.rs`
 //! GET  /v1/tasks/{id}/artifacts?cluster=NAME
 //! GET  /v1/tasks/{id}/artifacts/{container}/{name}?cluster=NAME
 //! POST /v1/tasks/{id}/exec?cluster=NAME               see `exec.rs`
@@ -13,6 +14,7 @@
 mod exec;
 mod session;
 mod tasks;
+mod wait;
 
 use std::sync::Arc;
 
@@ -23,11 +25,13 @@ use neargate_control::Control;
 use neargate_model::Scope;
 use neargate_wire::fidelity;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
 
 pub use exec::{CommandError, CommandOutput, Commands, RunningCommand};
 pub use tasks::{Artifact, ArtifactSource};
+use wait::Wait;
 
 /// The name that requests of this API are signed for.
 pub(crate) const SERVICE: &str = "neargate";
@@ -40,6 +44,8 @@ pub struct Native {
     control: Control,
     artifacts: Arc<dyn ArtifactSource>,
     commands: Arc<dyn Commands>,
+    /// Nobody waits for anything after this.
+    end: CancellationToken,
 }
 
 /// A request that could not be answered as it asked.
@@ -103,6 +109,11 @@ pub(crate) fn is_served(path: &str) -> bool {
     path.starts_with("/v1/tasks/") || path == "/v1/images:prepare"
 }
 
+/// Whether a request changes nothing, so that it need not be carried out when its client has left.
+pub(crate) fn only_reads(method: &Method, path: &str) -> bool {
+    method == Method::GET && is_served(path)
+}
+
 /// The answer to a path at which nothing is served.
 pub(crate) fn nothing(path: &str) -> Response<Body> {
     let path: String = path.chars().take(128).collect();
@@ -113,9 +124,15 @@ pub(crate) fn nothing(path: &str) -> Response<Body> {
 }
 
 impl Native {
-    /// The native API over control, what tasks left, and the containers that run.
-    pub fn new(control: Control, artifacts: Arc<dyn ArtifactSource>, commands: Arc<dyn Commands>) -> Self {
-        Self { control, artifacts, commands }
+    /// The native API over control, what tasks left, and the containers that run. Who waits for a task is answered when
+    /// `end` is cancelled.
+    pub fn new(
+        control: Control,
+        artifacts: Arc<dyn ArtifactSource>,
+        commands: Arc<dyn Commands>,
+        end: CancellationToken,
+    ) -> Self {
+        Self { control, artifacts, commands, end }
     }
 
     /// The answer to a request of a caller in this scope.
@@ -149,7 +166,10 @@ impl Native {
     ) -> Result<Response<Body>, Problem> {
         let key = tasks::key(scope, id, query)?;
         match part {
-            Part::Task => Ok(ok(&self.describe_task(&key).await?)),
+            Part::Task => {
+                let wait = Wait::read(query)?;
+                Ok(ok(&tasks::describe(&self.task_after(&key, wait).await?)))
+            }
             Part::Artifacts => Ok(ok(&self.list_artifacts(&key).await?)),
             Part::Artifact(container, name) => {
                 let file = self.open_artifact(&key, container, name).await?;

@@ -33,38 +33,21 @@ pub struct Artifact {
 
 /// The task that a path means: its id there, its cluster in the query, `default` as everywhere in ECS.
 pub(super) fn key(scope: &Scope, id: &str, query: Option<&str>) -> Result<TaskKey, Problem> {
-    let cluster = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("cluster="));
-    let cluster = ClusterName::new(cluster.unwrap_or("default"));
+    let cluster = ClusterName::new(parameter(query, "cluster").unwrap_or("default"));
     let cluster = cluster.map_err(|error| Problem::bad_request(format!("read cluster: {error}")))?;
     let id = TaskId::new(id).map_err(|error| Problem::bad_request(format!("read task: {error}")))?;
     Ok(TaskKey { scope: scope.clone(), cluster, id })
 }
 
+/// The first parameter of this name in a query.
+pub(super) fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<&'q str> {
+    let mut pairs = query.unwrap_or_default().split('&');
+    pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
 impl Native {
     pub(super) async fn task(&self, key: &TaskKey) -> Result<DescribedTask, Problem> {
-        self.control.describe_task(key).await.map_err(|error| match error {
-            TaskError::ClusterNotFound { .. } | TaskError::NotFound { .. } => {
-                Problem::not_found(error.to_string())
-            }
-            TaskError::Store(error) => {
-                tracing::error!(error = neargate_model::chain(&error), "store failed");
-                Problem::ours("the server could not reach its store; try again")
-            }
-        })
-    }
-
-    /// `GET /v1/tasks/{id}`.
-    pub(super) async fn describe_task(&self, key: &TaskKey) -> Result<Value, Problem> {
-        let DescribedTask { task, spec } = self.task(key).await?;
-        let containers = spec.shape.containers.iter().zip(&task.status.containers);
-        Ok(json!({
-            "task": task.id.as_str(),
-            "cluster": task.cluster.as_str(),
-            "status": task.status.last,
-            "stopped_reason": task.status.stop.as_ref().map(|stop| stop.reason.as_str()),
-            "limits": { "cpu_units": task.cpu_units, "memory_mib": task.memory_mib },
-            "containers": containers.map(|(definition, status)| container(definition, status)).collect::<Vec<_>>(),
-        }))
+        self.control.describe_task(key).await.map_err(not_described)
     }
 
     /// `GET /v1/tasks/{id}/artifacts`.
@@ -94,6 +77,32 @@ impl Native {
             }
         }
     }
+}
+
+/// Why a task cannot be told of.
+pub(super) fn not_described(error: TaskError) -> Problem {
+    match error {
+        TaskError::ClusterNotFound { .. } | TaskError::NotFound { .. } => {
+            Problem::not_found(error.to_string())
+        }
+        TaskError::Store(error) => {
+            tracing::error!(error = neargate_model::chain(&error), "store failed");
+            Problem::ours("the server could not reach its store; try again")
+        }
+    }
+}
+
+/// The answer to `GET /v1/tasks/{id}`.
+pub(super) fn describe(DescribedTask { task, spec }: &DescribedTask) -> Value {
+    let containers = spec.shape.containers.iter().zip(&task.status.containers);
+    json!({
+        "task": task.id.as_str(),
+        "cluster": task.cluster.as_str(),
+        "status": task.status.last,
+        "stopped_reason": task.status.stop.as_ref().map(|stop| stop.reason.as_str()),
+        "limits": { "cpu_units": task.cpu_units, "memory_mib": task.memory_mib },
+        "containers": containers.map(|(definition, status)| container(definition, status)).collect::<Vec<_>>(),
+    })
 }
 
 fn container(definition: &ContainerDefinition, status: &ContainerStatus) -> Value {

@@ -27,7 +27,7 @@ const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 /// A call as the server saw it.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
-    /// The operation.
+    /// The operation; of the native API, method and path.
     pub operation: String,
     /// The input: JSON, or the form as a string.
     pub input: Value,
@@ -151,6 +151,7 @@ fn verify(head: &http::request::Parts, body: &[u8]) -> Result<String, String> {
     let service = match head.headers.get("x-amz-target").and_then(|target| target.to_str().ok()) {
         Some(target) if target.starts_with("AmazonEC2ContainerServiceV20141113.") => "ecs",
         Some(target) if target.starts_with("Logs_20140328.") => "logs",
+        None if head.uri.path().starts_with("/v1/") => "neargate",
         None => "sts",
         Some(other) => return Err(format!("unknown target {other}")),
     };
@@ -165,6 +166,9 @@ fn verify(head: &http::request::Parts, body: &[u8]) -> Result<String, String> {
 fn operation(head: &http::request::Parts, body: &[u8]) -> String {
     match head.headers.get("x-amz-target").and_then(|target| target.to_str().ok()) {
         Some(target) => target.rsplit('.').next().unwrap().to_owned(),
+        None if head.uri.path().starts_with("/v1/") => {
+            format!("{} {}", head.method, head.uri.path_and_query().unwrap())
+        }
         None => neargate_wire::Form::parse(body).unwrap().get("Action").unwrap().to_owned(),
     }
 }

@@ -50,9 +50,30 @@ async fn a_task_that_is_not_taken_is_an_error() {
 }
 
 #[tokio::test]
+async fn the_server_is_had_to_wait() {
+    let mut waits = 0;
+    let server = Server::start(move |call| match call.operation.as_str() {
+        "DescribeTasks" if waits == 2 => described("STOPPED", &json!([{"name": "app", "exitCode": 0}])),
+        "DescribeTasks" => described("RUNNING", &json!([{"name": "app"}])),
+        _ => {
+            waits += 1;
+            Reply::Json(200, json!({"status": "RUNNING"}))
+        }
+    })
+    .await;
+    let finished = server.client().wait(&arn(), Duration::from_secs(600)).await.unwrap();
+    assert_eq!(finished.exit_code("app"), Some(0));
+    let wait = "GET /v1/tasks/0123456789abcdef0123456789abcdef?cluster=c&timeout=15&wait=stopped";
+    assert_eq!(server.operations(), [wait, "DescribeTasks", wait, "DescribeTasks"]);
+}
+
+#[tokio::test]
 async fn waiting_ends_when_the_task_has() {
     let mut looks = 0;
     let server = Server::start(move |call| {
+        if call.operation.starts_with("GET ") {
+            return Reply::Json(403, json!({"detail": "credentials of roles are for AWS services"}));
+        }
         looks += 1;
         assert_eq!((call.operation.as_str(), &call.input["cluster"]), ("DescribeTasks", &json!("c")));
         match looks {
@@ -63,7 +84,8 @@ async fn waiting_ends_when_the_task_has() {
     })
     .await;
     let finished = server.client().wait(&arn(), Duration::from_secs(60)).await.unwrap();
-    assert_eq!(server.calls().len(), 3);
+    let looks = server.operations().into_iter().filter(|operation| operation == "DescribeTasks");
+    assert_eq!(looks.count(), 3);
     assert_eq!((finished.exit_code("app"), finished.exit_code("side")), (Some(3), None));
     assert_eq!(finished.exit_codes.len(), 2);
     assert_eq!(finished.stop_code.map(|code| code.to_string()).as_deref(), Some("EssentialContainerExited"));
