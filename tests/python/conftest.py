@@ -188,8 +188,9 @@ def vpc_task(ecs, family, subnet, until_stopped):
     """Runs a command in a task with an interface; answers its ARN. All are stopped at the end."""
     arns = []
 
-    def vpc_task(command, where=subnet, tags=(), definition=None, **network):
-        container = {"name": "main", "image": "busybox", "command": command, "stopTimeout": 2}
+    def vpc_task(command, where=subnet, tags=(), definition=None, labels=None, **network):
+        container = {"name": "main", "image": "busybox", "command": command, "stopTimeout": 2,
+                     "dockerLabels": labels or {}}
         registered = ecs.register_task_definition(
             family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
             containerDefinitions=[container], **(definition or {}))

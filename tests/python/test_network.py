@@ -107,6 +107,32 @@ def test_the_default_group_lets_its_own_in(running, code):
     assert code(ask(address, 80), []) == 0
 
 
+def test_a_label_limits_the_bandwidth(ecs, family, running, vpc_task, until_running, inside):
+    labels = {"neargate.network-mbps": "8"}
+    address = interface(running("while :; do nc -l -p 99 -e wc -c; done", []))["privateIPv4Address"]
+    limited, free = vpc_task(["sleep", "1000"], labels=labels), vpc_task(["sleep", "1000"])
+
+    def seconds(task):
+        until_running(task)
+        begun = time.monotonic()
+        assert inside(task, f"head -c 4000000 /dev/zero | nc {address} 99")[0] == "4000000\n"
+        return time.monotonic() - begun
+
+    # A second's worth, 1 MB, passes at once.
+    took = seconds(limited)
+    assert took > 1.5 and seconds(free) * 2 < took, took
+    definition = ecs.describe_tasks(cluster=CLUSTER, tasks=[limited])["tasks"][0]["taskDefinitionArn"]
+    container = ecs.describe_task_definition(taskDefinition=definition)["taskDefinition"]["containerDefinitions"][0]
+    assert container["dockerLabels"] == labels
+
+
+def test_a_wrong_limit_of_the_bandwidth_is_refused(ecs, register):
+    for value, more, why in [("0", {}, "between 1 and 100000"), ("fast", {}, "between 1 and 100000"),
+                             ("8", {"networkMode": "bridge", "requiresCompatibilities": []}, "awsvpc only")]:
+        with pytest.raises(ecs.exceptions.ClientException, match=f"neargate.network-mbps.*{why}"):
+            register(container={"dockerLabels": {"neargate.network-mbps": value}}, **more)
+
+
 def test_a_rule_reaches_tasks_that_run(ec2, running, inside, group):
     """A change is enforced before its answer comes."""
     clients, servers = group("clients"), group("servers")

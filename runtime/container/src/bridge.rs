@@ -78,7 +78,13 @@ impl BridgedPlan {
         let address = address(self.address)?;
         Ok(Endpoint {
             container: self.container.clone(),
-            interface: Interface { address, mac: MacAddress::of(address), groups: Vec::new(), vpc: block },
+            interface: Interface {
+                address,
+                mac: MacAddress::of(address),
+                groups: Vec::new(),
+                vpc: block,
+                bandwidth: None,
+            },
             bridged: Bridged { address, ports, links },
         })
     }

@@ -627,8 +627,8 @@ impl SandboxHost for SupervisorClient {
                 SandboxNetwork::Own => NetworkPlan::Own {},
                 SandboxNetwork::Managed => NetworkPlan::Managed {},
                 SandboxNetwork::Host => NetworkPlan::Host {},
-                SandboxNetwork::Vpc { interface, managed } => {
-                    NetworkPlan::Vpc { interface: InterfacePlan::of(interface), managed: *managed }
+                SandboxNetwork::Vpc { interface, mbps, managed } => {
+                    NetworkPlan::Vpc { interface: InterfacePlan::of(interface, *mbps), managed: *managed }
                 }
                 SandboxNetwork::Bridge { block, containers, managed } => NetworkPlan::Bridge {
                     containers: containers.iter().map(BridgedPlan::of).collect(),

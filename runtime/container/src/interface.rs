@@ -7,6 +7,7 @@ use neargate_model::vpc::RULES_MAX;
 use neargate_model::{
     Cidr, MacAddress, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic,
 };
+use neargate_network::bandwidth::Bandwidth;
 use neargate_network::rules::Policy;
 
 use crate::failure::Failure;
@@ -21,6 +22,8 @@ pub(crate) struct Interface {
     pub(crate) mac: MacAddress,
     pub(crate) groups: Vec<SecurityGroupId>,
     pub(crate) vpc: Cidr,
+    /// How much passes it.
+    pub(crate) bandwidth: Option<Bandwidth>,
 }
 
 impl Interface {
@@ -60,10 +63,10 @@ impl NetworkPlan {
 
 impl InterfacePlan {
     /// What the supervisor is told of a task's interface.
-    pub(crate) fn of(network: &TaskNetwork) -> Self {
+    pub(crate) fn of(network: &TaskNetwork, mbps: Option<u32>) -> Self {
         let mac = network.mac.0.iter().fold(0, |mac, byte| mac << 8 | u64::from(*byte));
         let groups = network.groups.iter().map(ToString::to_string).collect();
-        Self { address: network.address.to_bits(), mac, groups, vpc: BlockPlan::of(&network.vpc_block) }
+        Self { address: network.address.to_bits(), mac, groups, vpc: BlockPlan::of(&network.vpc_block), mbps }
     }
 
     /// The same, checked.
@@ -73,7 +76,8 @@ impl InterfacePlan {
         let address = Ipv4Addr::from_bits(self.address);
         let vpc = self.vpc.read()?;
         let is_sound = vpc.contains(address.into()) && mac[0] & 1 == 0;
-        let interface = Interface { address, mac: MacAddress(mac), groups, vpc };
+        let bandwidth = self.mbps.map(Bandwidth::from_mbps);
+        let interface = Interface { address, mac: MacAddress(mac), groups, vpc, bandwidth };
         if is_sound { Ok(interface) } else { Err(malformed()) }
     }
 }
@@ -246,6 +250,7 @@ mod tests {
             mac,
             groups: vec![group.to_owned()],
             vpc,
+            mbps: None,
         };
         let group = "sg-0123456789abcdef0";
         assert!(plan([172, 31, 0, 5], 0x0a6e_ac1f_0005, group, vpc()).read().is_ok());

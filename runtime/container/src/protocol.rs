@@ -104,6 +104,8 @@ wire_struct! {
         groups: Vec<String>,
         /// The addresses of its VPC.
         vpc: BlockPlan,
+        /// Megabits a second each way; `None` is no limit.
+        mbps: Option<u32>,
     }
 }
 

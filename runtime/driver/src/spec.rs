@@ -246,6 +246,8 @@ pub enum SandboxNetwork {
     Vpc {
         /// The interface.
         interface: Box<TaskNetwork>,
+        /// Megabits that may leave it each second, and as many that may come in; `None` is no limit.
+        mbps: Option<u32>,
         /// Whether containers have power over it.
         managed: bool,
     },

@@ -70,6 +70,9 @@ pub struct TaskShape {
     /// Seconds after the start of its first container at which it is stopped.
     #[serde(default)]
     pub timeout_s: Option<u32>,
+    /// Megabits that may leave its interface each second, and as many that may come in.
+    #[serde(default)]
+    pub network_mbps: Option<u32>,
     /// Which processes its containers see.
     #[serde(default)]
     pub pid_mode: PidMode,
@@ -85,6 +88,8 @@ pub struct TaskShape {
 impl TaskShape {
     /// The longest timeout in seconds, a year: more is no limit.
     pub const TIMEOUT_S_MAX: u32 = 366 * 24 * 3600;
+    /// The highest limit of an interface in megabits a second: more than any machine has.
+    pub const NETWORK_MBPS_MAX: u32 = 100_000;
 }
 
 /// Where a task runs, as its client said it.

@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bandwidth;
 pub mod bridge;
 mod conntrack;
 pub mod elements;

@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use neargate_model::{Cidr, Peer, SecurityGroupId, SecurityGroupRules, SecurityRule, Traffic};
 
+use crate::bandwidth::{self, Bandwidth};
 use crate::bridge::{self, Bridged};
 
 /// The name of the table, in the family `inet`.
@@ -85,6 +86,8 @@ pub struct Picture {
     pub hosts: BTreeSet<Ipv4Addr>,
     /// Containers under `bridge`, by their addresses.
     pub bridged: BTreeMap<Ipv4Addr, Bridged>,
+    /// How much passes links to tasks, by their names, where not all that can.
+    pub limits: BTreeMap<String, Bandwidth>,
 }
 
 impl Picture {
@@ -113,6 +116,7 @@ impl Picture {
             let _ = writeln!(text, "add element inet {TABLE} {POLICIES} {{ {address} : {:#x} }}", policy.0);
         }
         self.bridged.values().for_each(|bridged| bridged.render(&mut text));
+        self.limits.iter().for_each(|(link, bandwidth)| text.push_str(&bandwidth.render(link)));
         text
     }
 
@@ -140,6 +144,7 @@ impl Picture {
 
     fn skeleton(&self, text: &mut String) {
         let (bridge, (from_bridged, to_bridged)) = (bridge::chains(), bridge::jumps());
+        let bandwidth = bandwidth::chain();
         let _ = write!(
             text,
             r#"table inet {TABLE} {{
@@ -151,6 +156,7 @@ impl Picture {
     set connections {{ type ipv4_addr; size 65535; flags dynamic; }}
     set questions {{ type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m; }}
 {bridge}
+{bandwidth}
     chain prerouting {{
         type filter hook prerouting priority raw; policy accept;
         iifname "{LINK_PREFIX}*" fib saddr . iif oif missing drop

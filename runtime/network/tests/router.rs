@@ -163,6 +163,7 @@ fn groups_hold() {
         vpcs: BTreeSet::from([VPC.parse().unwrap()]),
         hosts: BTreeSet::from([Ipv4Addr::new(10, 9, 8, 7)]),
         bridged: BTreeMap::new(),
+        limits: BTreeMap::new(),
     };
     let (of_clients, of_servers) =
         (PolicyId::of(std::slice::from_ref(&clients)), PolicyId::of(std::slice::from_ref(&servers)));

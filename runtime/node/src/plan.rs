@@ -61,7 +61,8 @@ fn network(spec: &TaskSpec, has_root: impl Fn(usize) -> bool) -> SandboxNetwork 
     match (spec.shape.network_mode, &spec.network) {
         (NetworkMode::Host, _) => SandboxNetwork::Host,
         (NetworkMode::Awsvpc, Some(interface)) => {
-            SandboxNetwork::Vpc { interface: Box::new(interface.clone()), managed }
+            let mbps = spec.shape.network_mbps;
+            SandboxNetwork::Vpc { interface: Box::new(interface.clone()), mbps, managed }
         }
         (NetworkMode::Bridge, _) if spec.bridge.is_some() => bridge(spec, managed, has_root),
         (NetworkMode::Awsvpc | NetworkMode::Bridge | NetworkMode::None, _) if managed => {

@@ -48,7 +48,8 @@ const fn stored(name: &'static str, note: &'static str) -> Listed {
 
 const CLUSTER_NOTE: &str = "settings and configuration are stored only";
 const DEFINITION_NOTE: &str = "port mappings lead to containers under bridge, and to Wasm HTTP handlers; under awsvpc those of other images are stored only; \
-     dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; \
+     dockerLabels neargate.wasm.… say how Wasm is run, neargate.timeout-s how long a task may run, \
+     neargate.network-mbps how much passes its interface, others are stored only; \
      swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, \
      host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them";
 const VPC_NOTE: &str = "IPv4 only; blocks do not overlap, as all VPCs share one routed address space; \

@@ -196,6 +196,7 @@ impl RunArgs {
             memory_mib: Some(self.memory.unwrap_or_else(memory_mib_default)),
             ephemeral_storage_gib: self.container.storage_gib(),
             timeout_s: None,
+            network_mbps: None,
             pid_mode: PidMode::default(),
             ipc_mode: IpcMode::default(),
             task_role: None,

@@ -1,5 +1,5 @@
-//! Docker labels that mean something here: `neargate.wasm.…` say how a Wasm image is run, and
-//! `neargate.timeout-s` how long a task may.
+//! Docker labels that mean something here: `neargate.wasm.…` say how a Wasm image is run,
+//! `neargate.timeout-s` how long a task may, and `neargate.network-mbps` how fast its network is.
 //!
 //! Task definitions have no field of their own for that, and labels are what AWS's tools pass through
 //! unchanged. Other labels are kept and shown again, and mean nothing.
@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use neargate_model::policy::HostNamespace;
-use neargate_model::{ContainerName, Policy, TaskShape, WasmIsolation, WasmOptions};
+use neargate_model::{ContainerName, NetworkMode, Policy, TaskShape, WasmIsolation, WasmOptions};
 use neargate_wire::ecs::EcsError;
 
 use super::error::client;
@@ -20,6 +20,12 @@ const WASM: &str = "neargate.wasm.";
 
 /// Seconds after the start of its first container at which the task is stopped.
 const TIMEOUT: &str = "neargate.timeout-s";
+
+/// Megabits a second that may leave the task's interface, and as many that may come in.
+const BANDWIDTH: &str = "neargate.network-mbps";
+
+/// Labels that are about the task.
+const OF_TASK: [&str; 2] = [TIMEOUT, BANDWIDTH];
 
 /// The known labels, after [`WASM`].
 const KNOWN: [&str; 9] = [
@@ -44,7 +50,8 @@ pub(super) fn wasm_options(
     policy: &Policy,
 ) -> Result<WasmOptions, EcsError> {
     let mut options = WasmOptions::default();
-    for (label, value) in labels.iter().filter(|(label, _)| label.starts_with(OURS) && *label != TIMEOUT) {
+    let is_ours = |label: &str| label.starts_with(OURS) && !OF_TASK.contains(&label);
+    for (label, value) in labels.iter().filter(|(label, _)| is_ours(label)) {
         let setting = label.strip_prefix(WASM).unwrap_or_default();
         set(&mut options, setting, value, policy).map_err(|why| refuse(name, label, value, &why))?;
     }
@@ -64,6 +71,22 @@ pub(super) fn timeout_s(
     let Some(value) = labels.and_then(|labels| labels.get(TIMEOUT)) else { return Ok(None) };
     let seconds = number(value, u64::from(TaskShape::TIMEOUT_S_MAX));
     seconds.map(|seconds| u32::try_from(seconds).ok()).map_err(|why| refuse(name, TIMEOUT, value, &why))
+}
+
+/// How many megabits the labels of a container let pass its task's interface each second, each way.
+pub(super) fn network_mbps(
+    labels: Option<&BTreeMap<String, String>>,
+    name: &ContainerName,
+    mode: NetworkMode,
+) -> Result<Option<u32>, EcsError> {
+    let Some(value) = labels.and_then(|labels| labels.get(BANDWIDTH)) else { return Ok(None) };
+    let mbps = match mode {
+        NetworkMode::Awsvpc => number(value, u64::from(TaskShape::NETWORK_MBPS_MAX)),
+        NetworkMode::Bridge | NetworkMode::Host | NetworkMode::None => {
+            Err("a task has an interface of its own with networkMode awsvpc only".to_owned())
+        }
+    };
+    mbps.map(|mbps| u32::try_from(mbps).ok()).map_err(|why| refuse(name, BANDWIDTH, value, &why))
 }
 
 fn refuse(name: &ContainerName, label: &str, value: &str, why: &str) -> EcsError {
@@ -90,8 +113,9 @@ fn set(options: &mut WasmOptions, setting: &str, value: &str, policy: &Policy) -
         "profile" => options.profile = is_true(value)?,
         _ => {
             return Err(format!(
-                "there is no such label; known are {WASM}{}, {TIMEOUT}",
-                KNOWN.join(&format!(", {WASM}"))
+                "there is no such label; known are {WASM}{}, {}",
+                KNOWN.join(&format!(", {WASM}")),
+                OF_TASK.join(", ")
             ));
         }
     }
@@ -212,6 +236,28 @@ mod tests {
         assert_eq!(timeout_s(None, &name), Ok(None));
         for bad in ["0", "-1", "1.5", "", "31622401"] {
             assert!(read(bad).unwrap_err().contains("neargate.timeout-s"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_a_number_of_megabits() {
+        let name = ContainerName::new("main").unwrap();
+        let read = |value: &str, mode| {
+            let labels = [(BANDWIDTH.to_owned(), value.to_owned())].into();
+            assert_eq!(read(&[(BANDWIDTH, value)], false), Ok(WasmOptions::default()));
+            network_mbps(Some(&labels), &name, mode).map_err(|error| format!("{error:?}"))
+        };
+        assert_eq!(read("100000", NetworkMode::Awsvpc), Ok(Some(100_000)));
+        assert_eq!(network_mbps(None, &name, NetworkMode::Bridge), Ok(None));
+        for bad in ["0", "-1", "0.5", "", "20M", "100001"] {
+            let message = read(bad, NetworkMode::Awsvpc).unwrap_err();
+            assert!(
+                message.contains("neargate.network-mbps") && message.contains("1 and 100000"),
+                "{message}"
+            );
+        }
+        for mode in [NetworkMode::Bridge, NetworkMode::Host, NetworkMode::None] {
+            assert!(read("20", mode).unwrap_err().contains("networkMode awsvpc only"), "{mode:?}");
         }
     }
 

@@ -35,9 +35,12 @@ pub(super) fn shape(
     };
     let container = |input| container(input, network_mode, policy);
     let mut containers = input.container_definitions.iter().map(container).collect::<Result<Vec<_>, _>>()?;
-    let timeouts = input.container_definitions.iter().zip(&containers);
-    let timeouts = timeouts.map(|(input, c)| labels::timeout_s(input.docker_labels.as_ref(), &c.name));
+    let labelled =
+        || input.container_definitions.iter().map(|input| input.docker_labels.as_ref()).zip(&containers);
+    let timeouts = labelled().map(|(labels, c)| labels::timeout_s(labels, &c.name));
     let timeout_s = timeouts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().min();
+    let limits = labelled().map(|(labels, c)| labels::network_mbps(labels, &c.name, network_mode));
+    let network_mbps = limits.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().min();
     hosts::order_by_links(&mut containers)?;
     volumes::inherit(&input.container_definitions, &mut containers)?;
     let volumes_input = input.volumes.as_deref().unwrap_or_default();
@@ -51,6 +54,7 @@ pub(super) fn shape(
         memory_mib: input.memory.as_deref().map(memory_mib).transpose()?,
         ephemeral_storage_gib: input.ephemeral_storage.as_ref().map(ephemeral_gib).transpose()?,
         timeout_s,
+        network_mbps,
         pid_mode,
         ipc_mode,
         task_role: roles::wanted(account, input.task_role_arn.as_ref())?,

@@ -166,7 +166,7 @@ pub const OPERATIONS: &[wire::Operation] = &[
     wire::Operation {
         name: "RegisterTaskDefinition",
         mark: wire::Mark::Real,
-        note: "port mappings lead to containers under bridge, and to Wasm HTTP handlers; under awsvpc those of other images are stored only; dockerLabels neargate.wasm.… say how Wasm is run and neargate.timeout-s how long a task may run, others are stored only; swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them",
+        note: "port mappings lead to containers under bridge, and to Wasm HTTP handlers; under awsvpc those of other images are stored only; dockerLabels neargate.wasm.… say how Wasm is run, neargate.timeout-s how long a task may run, neargate.network-mbps how much passes its interface, others are stored only; swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them",
         method: "POST",
         uri: "/",
     },

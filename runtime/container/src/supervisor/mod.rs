@@ -19,6 +19,7 @@
 
 mod adopt;
 mod allow;
+mod bandwidth;
 mod bounds;
 mod bridge;
 mod cells;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use neargate_driver::{Traffic, TrafficCounters};
 use neargate_model::{Cidr, SecurityGroupId, SecurityGroupRules};
+use neargate_network::bandwidth::Bandwidth;
 use neargate_network::elements::{self, Member};
 use neargate_network::link::{End, ROUTER_MAC, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, Subsystem};
@@ -113,7 +114,9 @@ pub(super) struct Wiring {
     address: Ipv4Addr,
     id: PolicyId,
     policy: Policy,
-    /// The router's end of its link.
+    /// The name of the router's end of its link.
+    link: String,
+    /// The router's end.
     index: u32,
     /// The other end.
     inside: Inside,
@@ -145,18 +148,35 @@ impl Network {
         let router = self.router.as_mut().ok_or_else(no_router)?;
         router.forget_earlier(interface.address)?;
         neargate_failpoint::reach("container::link::before");
-        let (index, inside) = router.link(&link_name(ids), interface, site, launchpad)?;
+        let link = link_name(ids);
+        let (index, inside) = router.link(&link, interface, site, launchpad)?;
         neargate_failpoint::reach("container::link::after");
-        let wiring = Wiring { address: interface.address, id, policy: interface.policy(), index, inside };
-        let named = router.named_of(&wiring);
-        let entered = router.filter.exchange(elements::enter(wiring.member(&named)));
-        neargate_failpoint::reach("container::element::after");
-        if let Err(error) = entered {
-            router.unlink(index);
-            return Err(refused(error));
+        let wiring =
+            Wiring { address: interface.address, id, policy: interface.policy(), link, index, inside };
+        if let Err(failure) = self.let_through(&wiring, interface.bandwidth, launchpad) {
+            self.unlimit(&wiring.link, launchpad);
+            self.router.iter().for_each(|router| router.unlink(index));
+            return Err(failure);
         }
         self.members.insert(interface.address, id);
         Ok(wiring)
+    }
+
+    /// Has the packet filter know a task: what its groups let through passes, as much as its limit allows.
+    fn let_through(
+        &mut self,
+        wiring: &Wiring,
+        bandwidth: Option<Bandwidth>,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
+        if let Some(bandwidth) = bandwidth {
+            self.limit(wiring.link.clone(), bandwidth, launchpad)?;
+        }
+        let router = self.router.as_mut().ok_or_else(no_router)?;
+        let named = router.named_of(wiring);
+        let entered = router.filter.exchange(elements::enter(wiring.member(&named)));
+        neargate_failpoint::reach("container::element::after");
+        entered.map_err(refused)
     }
 
     /// Takes up again a task that an earlier supervisor has connected; its link is there if the router is the same.
@@ -167,7 +187,8 @@ impl Network {
         namespace: BorrowedFd<'_>,
         launchpad: &Launchpad,
     ) -> Result<Wiring, Failure> {
-        let found = self.router.as_ref().and_then(|router| router.route.index_of(&link_name(ids)).ok());
+        let link = link_name(ids);
+        let found = self.router.as_ref().and_then(|router| router.route.index_of(&link).ok());
         let Some(index) = found else {
             return self.wire(ids, interface, Site { namespace, linked: false, inside: None }, launchpad);
         };
@@ -175,14 +196,16 @@ impl Network {
         let (id, policy) = (PolicyId::of(&interface.groups), interface.policy());
         self.picture.vpcs.insert(interface.vpc);
         self.picture.policies.insert(id, policy.clone());
+        self.picture.limits.extend(interface.bandwidth.map(|bandwidth| (link.clone(), bandwidth)));
         self.members.insert(interface.address, id);
-        Ok(Wiring { address: interface.address, id, policy, index, inside })
+        Ok(Wiring { address: interface.address, id, policy, link, index, inside })
     }
 
     /// Disconnects a task, whose processes are gone. Tells what its network has for another task with its policy, if its
     /// link is still there.
-    pub(super) fn unwire(&mut self, wiring: Wiring) -> Option<Legacy> {
+    pub(super) fn unwire(&mut self, wiring: Wiring, launchpad: &Launchpad) -> Option<Legacy> {
         self.members.remove(&wiring.address);
+        self.unlimit(&wiring.link, launchpad);
         let router = self.router.as_mut()?;
         let named = router.named_of(&wiring);
         // What is not current is made anew without it.
@@ -450,7 +473,7 @@ impl Network {
     }
 
     /// Has `nft` carry out a text, all of it or nothing.
-    fn load(&mut self, text: &str, launchpad: &Launchpad) -> Result<(), Failure> {
+    pub(super) fn load(&mut self, text: &str, launchpad: &Launchpad) -> Result<(), Failure> {
         neargate_failpoint::reach("container::rules::before");
         let Router { filter, namespace, .. } = self.router.as_mut().ok_or_else(no_router)?;
         let loaded = filter.change(|_| load(text, namespace.as_fd(), launchpad));

@@ -233,7 +233,7 @@ impl Host {
         if let Some(sandbox) = self.sandboxes.remove(task) {
             self.ended.retain(|_, ended| ended.task != task);
             let Namespaces { network, owns_network, .. } = sandbox.namespaces;
-            let legacy = sandbox.wiring.and_then(|wiring| self.network.unwire(wiring));
+            let legacy = sandbox.wiring.and_then(|wiring| self.network.unwire(wiring, &self.launchpad));
             let legacy = legacy.filter(|_| !owns_network);
             sandbox.places.iter().for_each(|place| self.network.unwire_place(place));
             neargate_failpoint::reach("container::release::before");

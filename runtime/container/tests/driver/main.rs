@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attended;
+mod bandwidth;
 mod bridge;
 mod cases;
 mod faults;
@@ -106,6 +107,7 @@ fn main() -> ExitCode {
         faults::CASES,
         // Last: their networks are kept for a while, which those who count what is left do not expect.
         network::CASES,
+        bandwidth::CASES,
     ]
     .into_iter()
     .flatten()

@@ -55,7 +55,7 @@ pub(crate) fn interface(address: [u8; 4], groups: &[char]) -> TaskNetwork {
 }
 
 pub(crate) fn vpc(address: [u8; 4], groups: &[char], managed: bool) -> SandboxNetwork {
-    SandboxNetwork::Vpc { interface: Box::new(interface(address, groups)), managed }
+    SandboxNetwork::Vpc { interface: Box::new(interface(address, groups)), mbps: None, managed }
 }
 
 pub(crate) fn group(digit: char) -> SecurityGroupId {
@@ -417,7 +417,7 @@ async fn router_is_as_before(fixture: &Fixture) {
 }
 
 /// The processes that hold routers of supervisors of this process.
-fn routers() -> Vec<i32> {
+pub(crate) fn routers() -> Vec<i32> {
     let pids =
         fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -434,7 +434,7 @@ fn routers() -> Vec<i32> {
 
 /// Routes, neighbours and elements of a router.
 /// Without what the kernel itself enters and forgets: whose questions and connections it has counted lately.
-fn contents(router: i32) -> String {
+pub(crate) fn contents(router: i32) -> String {
     let table = run_in(router, &["nft", "list", "table", "inet", "neargate"]);
     let (mut in_counted, mut kept) = (false, Vec::new());
     for line in table.lines() {
@@ -452,7 +452,7 @@ fn links(router: i32) -> usize {
     run_in(router, &["ip", "-o", "link"]).lines().filter(|line| line.contains(": ng")).count()
 }
 
-fn run_in(router: i32, arguments: &[&str]) -> String {
+pub(crate) fn run_in(router: i32, arguments: &[&str]) -> String {
     let pid = router.to_string();
     let output = Command::new("nsenter").args(["-t", &pid, "-n"]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

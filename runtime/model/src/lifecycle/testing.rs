@@ -76,6 +76,7 @@ pub fn shape(containers: Vec<ContainerDefinition>) -> TaskShape {
         memory_mib: Some(512),
         ephemeral_storage_gib: None,
         timeout_s: None,
+        network_mbps: None,
         pid_mode: PidMode::default(),
         ipc_mode: IpcMode::default(),
         task_role: None,
