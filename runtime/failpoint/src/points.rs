@@ -86,6 +86,12 @@ pub const POINTS: &[Point] = &[
     point("container::link::after", Role::Supervisor),
     point("container::element::after", Role::Supervisor),
     point("container::unlink::before", Role::Supervisor),
+    // A container under bridge, which has a link of its own and ports of the host.
+    point("container::place::before", Role::Supervisor),
+    point("container::place::linked", Role::Supervisor),
+    point("container::place::entered", Role::Supervisor),
+    short("container::place::published", Role::Supervisor),
+    point("container::place::withdrawn", Role::Supervisor),
     point("container::cgroup::task", Role::Supervisor),
     short("container::journal::before", Role::Supervisor),
     point("container::journal::after", Role::Supervisor),

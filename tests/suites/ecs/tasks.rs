@@ -123,11 +123,13 @@ fn end_is_waited_for() -> Result<()> {
     assert_eq!(until_stopped(&client, &arn)?.stop_code(), Some(&TaskStopCode::UserInitiated));
     // Of one that has stopped nothing is waited for.
     assert_eq!(ask("timeout=60&wait=running")?["status"], "STOPPED");
-    for wrong in ["wait=gone", "timeout=0&wait=stopped", "timeout=61&wait=stopped", "timeout=x&wait=stopped"] {
+    for wrong in ["wait=gone", "timeout=0&wait=stopped", "timeout=61&wait=stopped", "timeout=x&wait=stopped"]
+    {
         let error = ask(wrong).expect_err(wrong).to_string();
         assert!(error.contains("answered 400"), "{wrong}: {error}");
     }
-    let unknown = native(&format!("/v1/tasks/{}", "f".repeat(32)), &format!("cluster={CLUSTER}&wait=stopped"));
+    let unknown =
+        native(&format!("/v1/tasks/{}", "f".repeat(32)), &format!("cluster={CLUSTER}&wait=stopped"));
     assert!(unknown.is_err_and(|error| error.to_string().contains("answered 404")));
     Ok(())
 }
@@ -136,7 +138,11 @@ fn end_is_waited_for() -> Result<()> {
 fn waiting_ends_with_the_server() -> Result<()> {
     let mut server = start_server()?;
     let client = sdk(&server);
-    register(&client, "waited", vec![container("main", "probe", &["tick", "60000"]).stop_timeout(2).build()])?;
+    register(
+        &client,
+        "waited",
+        vec![container("main", "probe", &["tick", "60000"]).stop_timeout(2).build()],
+    )?;
     let network = network_of(&server)?;
     let call = client.run_task().cluster(CLUSTER).task_definition("waited").launch_type(LaunchType::Fargate);
     let answer = wait(call.network_configuration(network).send())?;

@@ -157,7 +157,7 @@ pub(crate) fn judge(
 
 fn verdict(kind: Kind, task: &Value, ran: usize) -> Verdict {
     let (expected, of_memory) = match kind {
-        Kind::Exit(code) => (code, false),
+        Kind::Exit(code) | Kind::Bridged(code) => (code, false),
         Kind::Stopped => (STOPPED_CODE, false),
         Kind::Wasm => (0, false),
         Kind::Hog => (OUT_OF_MEMORY_CODE, true),

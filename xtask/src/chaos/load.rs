@@ -2,24 +2,35 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use neargate_tests::eventually;
 use serde_json::{Value, json};
 
 use super::machine::{CLUSTER, Caller, Site, VOLUME};
+use crate::shell::command;
 
 /// Between two tasks of one submitter; with two of them, some thirty tasks a second.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A task that was accepted runs within this, or is found to be lost by whoever checks.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// Tasks that run all the time.
+/// Tasks that run all the time with an interface in a VPC; one more is under `bridge`.
 const HEARTBEATS: usize = 3;
+/// The port of a container under `bridge` to which one of the host leads.
+const PORT: u16 = 80;
+/// What the heartbeat under `bridge` says to whoever connects.
+const GREETING: &str = "here";
+/// It answers within this.
+const GREETING_LIMIT: Duration = Duration::from_secs(5);
+/// The family of tasks under `bridge`.
+const BRIDGED: &str = "bridged";
 /// Enough for as many processes as a task may have.
 const CROWD_MEMORY_MIB: u64 = 2048;
 
@@ -33,6 +44,8 @@ pub(crate) const HEARTBEAT_CODE: i64 = 3;
 
 /// Writes the machine's time since boot to its witness and its output, ten times a second.
 const HEARTBEAT: &str = "trap 'exit 3' TERM; while :; do read up idle < /proc/uptime; echo $up >> /witness/beat-$0; echo $up; sleep 0.1; done";
+/// The same, and answers at a port.
+const REACHED: &str = "nc -ll -p 80 -e echo here & ";
 const EXIT: &str = "echo ran >> /witness/ran-$0; exit $1";
 const STOPPED: &str = "trap 'exit 7' TERM; echo ran >> /witness/ran-$0; while :; do sleep 0.05; done";
 /// Takes more memory than it may once it is told to.
@@ -44,6 +57,8 @@ const HOG: &str =
 pub(crate) enum Kind {
     /// A container that ends with this code.
     Exit(i64),
+    /// The same under `bridge`, with a port of the host that leads to it.
+    Bridged(i64),
     /// A container that is stopped while it runs.
     Stopped,
     /// A container that goes over its memory.
@@ -106,14 +121,21 @@ impl Load {
             ended: AtomicBool::new(false),
         });
         let mut caller = site.caller();
-        register(&mut caller, "container", "busybox", 64)?;
-        register(&mut caller, "crowd", "busybox", CROWD_MEMORY_MIB)?;
-        register(&mut caller, "wasm", "probe", 64)?;
+        register(&mut caller, "container", &definition("busybox", 64))?;
+        register(&mut caller, "crowd", &definition("busybox", CROWD_MEMORY_MIB))?;
+        register(&mut caller, "wasm", &definition("probe", 64))?;
+        register(&mut caller, BRIDGED, &bridged(definition("busybox", 64)))?;
         let mut heartbeats = Vec::new();
-        for _ in 0..HEARTBEATS {
+        let kinds = [Kind::Exit(HEARTBEAT_CODE); HEARTBEATS].into_iter();
+        for kind in kinds.chain([Kind::Bridged(HEARTBEAT_CODE)]) {
             let number = shared.next_number();
-            let arn = run(&mut caller, "container", &["sh", "-c", HEARTBEAT, &number.to_string()])?;
-            heartbeats.push(Job { arn, number, kind: Kind::Exit(HEARTBEAT_CODE) });
+            let (family, first) = match kind {
+                Kind::Bridged(_) => (BRIDGED, REACHED),
+                _ => ("container", ""),
+            };
+            let script = format!("{first}{HEARTBEAT}");
+            let arn = run(&mut caller, family, &["sh", "-c", &script, &number.to_string()])?;
+            heartbeats.push(Job { arn, number, kind });
         }
         for job in &heartbeats {
             let beat = witness.join(format!("beat-{}", job.number));
@@ -123,10 +145,11 @@ impl Load {
         }
         let kinds: [fn(u64) -> Kind; 2] = [
             |number| {
-                if number.is_multiple_of(4) {
-                    Kind::Stopped
-                } else {
-                    Kind::Exit((number % 100).cast_signed())
+                let code = (number % 100).cast_signed();
+                match number % 4 {
+                    0 => Kind::Stopped,
+                    1 => Kind::Bridged(code),
+                    _ => Kind::Exit(code),
                 }
             },
             |_| Kind::Wasm,
@@ -221,6 +244,7 @@ impl Shared {
         let text = number.to_string();
         let arn = match kind {
             Kind::Exit(code) => run(caller, "container", &["sh", "-c", EXIT, &text, &code.to_string()]),
+            Kind::Bridged(code) => run(caller, BRIDGED, &["sh", "-c", EXIT, &text, &code.to_string()]),
             Kind::Stopped => run(caller, "container", &["sh", "-c", STOPPED, &text]),
             Kind::Hog => run(caller, "container", &["sh", "-c", HOG, &text]),
             Kind::Crowd => run(caller, "crowd", &["sh", "-c", CROWD, &text]),
@@ -267,26 +291,64 @@ pub(crate) fn beats(witness: &Path, number: u64) -> Result<Vec<f64>> {
     Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
 }
 
-fn register(caller: &mut Caller, family: &str, image: &str, memory_mib: u64) -> Result<()> {
-    let definition = json!({
-        "family": family, "requiresCompatibilities": ["EC2"], "networkMode": "awsvpc",
+/// What a container of an image is, whose task has an interface in a VPC.
+fn definition(image: &str, memory_mib: u64) -> Value {
+    json!({
+        "requiresCompatibilities": ["EC2"], "networkMode": "awsvpc",
         "cpu": "256", "memory": memory_mib.max(512).to_string(),
         "volumes": [{"name": VOLUME, "dockerVolumeConfiguration": {"scope": "shared", "autoprovision": true}}],
         "containerDefinitions": [{
             "name": "main", "image": image, "memory": memory_mib, "command": ["true"],
             "mountPoints": [{"sourceVolume": VOLUME, "containerPath": "/witness"}],
         }],
-    });
+    })
+}
+
+/// The same under `bridge`.
+fn bridged(mut definition: Value) -> Value {
+    definition["networkMode"] = json!("bridge");
+    definition["containerDefinitions"][0]["portMappings"] = json!([{"containerPort": PORT, "hostPort": 0}]);
+    definition
+}
+
+fn register(caller: &mut Caller, family: &str, definition: &Value) -> Result<()> {
+    let mut definition = definition.clone();
+    definition["family"] = json!(family);
     caller.call("RegisterTaskDefinition", &definition).map(drop)
+}
+
+/// Connects to the port of the host that leads to a task under `bridge`; says what is wrong.
+pub(crate) fn reach(task: &Value) -> Result<()> {
+    let port = task["containers"][0]["networkBindings"][0]["hostPort"].as_u64();
+    let port =
+        port.and_then(|port| u16::try_from(port).ok()).with_context(|| format!("find a port in {task}"))?;
+    let address = SocketAddr::from((host_address()?, port));
+    let mut stream = TcpStream::connect_timeout(&address, GREETING_LIMIT)
+        .with_context(|| format!("connect to {address}"))?;
+    stream.set_read_timeout(Some(GREETING_LIMIT)).context("set read timeout")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said).with_context(|| format!("read from {address}"))?;
+    ensure!(said.trim() == GREETING, "{address} says {said:?}");
+    Ok(())
+}
+
+/// An address of this machine that is not the loopback's; there is one as long as there is a router.
+fn host_address() -> Result<Ipv4Addr> {
+    let shown = command("ip", &["-o", "-4", "addr"]).output().context("list addresses")?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let mut addresses = shown.split_whitespace().filter_map(|word| word.split_once('/')?.0.parse().ok());
+    addresses.find(|address: &Ipv4Addr| !address.is_loopback()).context("find an address of this machine")
 }
 
 /// Runs a task of a family with a command; returns its name once it is accepted.
 pub(crate) fn run(caller: &mut Caller, family: &str, command: &[&str]) -> Result<String> {
-    let network = caller.network()?;
-    let request = json!({
-        "cluster": CLUSTER, "taskDefinition": family, "launchType": "EC2", "networkConfiguration": network,
+    let mut request = json!({
+        "cluster": CLUSTER, "taskDefinition": family, "launchType": "EC2",
         "overrides": {"containerOverrides": [{"name": "main", "command": command}]},
     });
+    if family != BRIDGED {
+        request["networkConfiguration"] = caller.network()?;
+    }
     let answer: Value = caller.call("RunTask", &request)?;
     let arn = answer["tasks"][0]["taskArn"].as_str().with_context(|| format!("run {family}: {answer}"))?;
     Ok(arn.to_owned())

@@ -190,9 +190,13 @@ impl Scene {
 
     fn judge_heartbeats(&mut self, row: &mut Row) -> Result<()> {
         let arns: Vec<&str> = self.load.heartbeats.iter().map(|job| job.arn.as_str()).collect();
-        for task in self.caller.describe(&arns)? {
+        for (job, task) in self.load.heartbeats.iter().zip(self.caller.describe(&arns)?) {
             if task["lastStatus"] != "RUNNING" {
                 row.violations.push((Invariant::Kept, format!("a running task is lost: {task}")));
+            } else if matches!(job.kind, Kind::Bridged(_))
+                && let Err(error) = load::reach(&task)
+            {
+                row.violations.push((Invariant::Undisturbed, format!("{}: {error:#}", job.arn)));
             }
         }
         let now_s = uptime_s()?;

@@ -120,13 +120,17 @@ impl Network {
         self.know_block(interface.vpc, launchpad)?;
         let router = self.router.as_mut().ok_or_else(no_router)?;
         router.forget_earlier(bridged.address)?;
+        neargate_failpoint::reach("container::place::before");
         router.uplink.ports.hold(&bridged.ports)?;
         let site = Site { namespace, linked, inside: None };
         let linked = router.link(name, interface, site, launchpad);
         let (index, _) = linked.inspect_err(|_| router.uplink.ports.let_go(&bridged.ports))?;
+        neargate_failpoint::reach("container::place::linked");
         self.picture.bridged.insert(bridged.address, bridged.clone());
         let entered = router.filter.exchange(bridged.enter()).map_err(refused);
+        neargate_failpoint::reach("container::place::entered");
         let entered = entered.and_then(|()| router.uplink.publish(bridged, &self.picture, launchpad));
+        neargate_failpoint::reach("container::place::published");
         if let Err(failure) = entered {
             self.unwire_bridged(endpoint, index);
             return Err(failure);
@@ -166,6 +170,7 @@ impl Network {
         self.picture.bridged.remove(&bridged.address);
         let Some(router) = &mut self.router else { return };
         let withdrawn = router.uplink.withdraw(bridged);
+        neargate_failpoint::reach("container::place::withdrawn");
         // What is not current is made anew without it.
         let left = if router.is_current { router.filter.exchange(bridged.leave()) } else { Ok(()) };
         router.part(bridged.address, index);
