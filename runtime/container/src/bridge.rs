@@ -80,6 +80,7 @@ impl BridgedPlan {
             container: self.container.clone(),
             interface: Interface {
                 address,
+                v6: None,
                 mac: MacAddress::of(address),
                 groups: Vec::new(),
                 vpc: block,

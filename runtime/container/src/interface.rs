@@ -19,6 +19,8 @@ use crate::protocol::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Interface {
     pub(crate) address: Ipv4Addr,
+    /// What it has of IPv6, if anything.
+    pub(crate) v6: Option<InterfaceV6>,
     pub(crate) mac: MacAddress,
     pub(crate) groups: Vec<SecurityGroupId>,
     pub(crate) vpc: Cidr,
@@ -26,7 +28,24 @@ pub(crate) struct Interface {
     pub(crate) bandwidth: Option<Bandwidth>,
 }
 
+/// The IPv6 address of an interface, and the block of its VPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InterfaceV6 {
+    pub(crate) address: Ipv6Addr,
+    pub(crate) vpc: Cidr,
+}
+
 impl Interface {
+    /// Its addresses, one of each version of the protocol that it has.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        std::iter::once(self.address.into()).chain(self.address_v6().map(IpAddr::from)).collect()
+    }
+
+    /// Its address of IPv6.
+    pub(crate) fn address_v6(&self) -> Option<Ipv6Addr> {
+        self.v6.map(|v6| v6.address)
+    }
+
     /// What decides about its packets.
     pub(crate) fn policy(&self) -> Policy {
         Policy { groups: self.groups.clone(), vpc: self.vpc }
@@ -66,7 +85,16 @@ impl InterfacePlan {
     pub(crate) fn of(network: &TaskNetwork, mbps: Option<u32>) -> Self {
         let mac = network.mac.0.iter().fold(0, |mac, byte| mac << 8 | u64::from(*byte));
         let groups = network.groups.iter().map(ToString::to_string).collect();
-        Self { address: network.address.to_bits(), mac, groups, vpc: BlockPlan::of(&network.vpc_block), mbps }
+        let v6 = network.address_v6.zip(network.vpc_block_v6);
+        Self {
+            address: network.address.to_bits(),
+            address_v6: v6.map(|(address, _)| address.to_bits()),
+            mac,
+            groups,
+            vpc: BlockPlan::of(&network.vpc_block),
+            vpc_v6: v6.map(|(_, vpc)| BlockPlan::of(&vpc)),
+            mbps,
+        }
     }
 
     /// The same, checked.
@@ -77,8 +105,21 @@ impl InterfacePlan {
         let vpc = self.vpc.read()?;
         let is_sound = vpc.contains(address.into()) && mac[0] & 1 == 0;
         let bandwidth = self.mbps.map(Bandwidth::from_mbps);
-        let interface = Interface { address, mac: MacAddress(mac), groups, vpc, bandwidth };
+        let v6 = self.read_v6()?;
+        let interface = Interface { address, v6, mac: MacAddress(mac), groups, vpc, bandwidth };
         if is_sound { Ok(interface) } else { Err(malformed()) }
+    }
+
+    fn read_v6(&self) -> Result<Option<InterfaceV6>, Failure> {
+        match (self.address_v6, &self.vpc_v6) {
+            (None, None) => Ok(None),
+            (Some(address), Some(vpc)) => {
+                let (address, vpc) = (Ipv6Addr::from_bits(address), vpc.read()?);
+                let v6 = InterfaceV6 { address, vpc };
+                vpc.contains(address.into()).then_some(Some(v6)).ok_or_else(malformed)
+            }
+            (Some(_), None) | (None, Some(_)) => Err(malformed()),
+        }
     }
 }
 
@@ -247,9 +288,11 @@ mod tests {
         let vpc = || BlockPlan { first: vec![172, 31, 0, 0], prefix: 16 };
         let plan = |address: [u8; 4], mac, group: &str, vpc| InterfacePlan {
             address: u32::from_be_bytes(address),
+            address_v6: None,
             mac,
             groups: vec![group.to_owned()],
             vpc,
+            vpc_v6: None,
             mbps: None,
         };
         let group = "sg-0123456789abcdef0";
@@ -264,6 +307,16 @@ mod tests {
                 plan([172, 31, 0, 5], 0x0a6e_ac1f_0005, group, BlockPlan { first, prefix }).read().is_err()
             );
         }
+        let v6 = |address_v6: u128, first: [u8; 4]| {
+            let vpc_v6 = BlockPlan { first: [&first[..], &[0; 12]].concat(), prefix: 32 };
+            let plan = plan([172, 31, 0, 5], 0x0a6e_ac1f_0005, group, vpc());
+            InterfacePlan { address_v6: Some(address_v6), vpc_v6: Some(vpc_v6), ..plan }
+        };
+        assert!(v6(0xfd00_0001 << 96 | 5, [0xfd, 0, 0, 1]).read().is_ok());
+        assert!(v6(0xfd00_0002 << 96 | 5, [0xfd, 0, 0, 1]).read().is_err());
+        let halves = v6(5, [0; 4]);
+        assert!(InterfacePlan { vpc_v6: None, ..halves.clone() }.read().is_err());
+        assert!(InterfacePlan { address_v6: None, ..halves }.read().is_err());
         let rule = RulePlan {
             traffic: TrafficPlan::Tcp { first: 2, last: 1 },
             peer: PeerPlan::Block { block: vpc() },

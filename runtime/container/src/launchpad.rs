@@ -9,6 +9,7 @@
 //! (`mount_too_revealing()`).
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -250,7 +251,13 @@ fn furnish_network() -> Result<(), Failure> {
     // NET_BIND_SERVICE does not reach a namespace of the host's, and raw sockets for ping need the capability that
     // containers do not have. 2147483647 is the highest group that the kernel takes.
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").step("open low ports")?;
-    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").step("allow ping")
+    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").step("allow ping")?;
+    // An interface that comes has none until its task gets an address; loopback has it already.
+    match fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written.step("switch IPv6 off"),
+    }
 }
 
 /// Fills the launch namespace, in which the caller is, and makes it the root.

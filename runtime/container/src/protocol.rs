@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::names::NamesPlan;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 8;
+pub(crate) const VERSION: u32 = 9;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
@@ -98,12 +98,16 @@ wire_struct! {
     pub(crate) struct InterfacePlan {
         /// The IPv4 address.
         address: u32,
+        /// The IPv6 address, if there is one.
+        address_v6: Option<u128>,
         /// The hardware address, in the lower 48 bits.
         mac: u64,
         /// Security groups, sorted.
         groups: Vec<String>,
-        /// The addresses of its VPC.
+        /// The IPv4 addresses of its VPC.
         vpc: BlockPlan,
+        /// The IPv6 addresses of its VPC, if it has one of them.
+        vpc_v6: Option<BlockPlan>,
         /// Megabits a second each way; `None` is no limit.
         mbps: Option<u32>,
     }

@@ -29,6 +29,9 @@ pub struct TaskNetwork {
     pub address: Ipv4Addr,
     /// The IPv6 address, where the subnet has a block of them.
     pub address_v6: Option<Ipv6Addr>,
+    /// The IPv6 addresses of the VPC, where the task has one of them.
+    #[serde(default)]
+    pub vpc_block_v6: Option<Cidr>,
     /// The hardware address of the interface.
     pub mac: MacAddress,
     /// The security groups, 1 to 5, sorted and each once.

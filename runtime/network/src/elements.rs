@@ -1,6 +1,6 @@
 //! Elements of sets and maps of the packet filter: what a task adds, while rules stay as they are.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use neargate_model::SecurityGroupId;
 use netlink_packet_core::NLM_F_CREATE;
@@ -12,17 +12,18 @@ use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
 
+use crate::family::{Family, bytes};
 use crate::netlink::Batch;
 use crate::rules::{self, PolicyId, TABLE};
 
 /// The packet filter's number among the subsystems of netfilter (`NFNL_SUBSYS_NFTABLES`).
 const SUBSYSTEM: u16 = 10;
 
-/// A task in the filter: which policy its address has, and the groups that others let in by it.
+/// A task in the filter: which policy its addresses have, and the groups that others let in by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member<'a> {
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its addresses, one of each version of the protocol that it has.
+    pub addresses: &'a [IpAddr],
     /// Its policy.
     pub policy: PolicyId,
     /// Those of its groups that some policy's rules name.
@@ -41,12 +42,16 @@ pub fn leave(member: Member<'_>) -> Batch {
 
 impl Member<'_> {
     fn elements(self) -> impl Iterator<Item = Element> {
-        let key = move || self.address.octets().to_vec();
-        // As the mark of a packet: in the machine's order.
-        let mark = self.policy.mark().to_ne_bytes().to_vec();
-        let policy = Element { set: rules::POLICIES.to_owned(), key: key(), value: Some(mark) };
-        let of_group = move |group| Element { set: rules::set_of(group), key: key(), value: None };
-        std::iter::once(policy).chain(self.groups.iter().map(of_group))
+        self.addresses.iter().flat_map(move |address| {
+            let family = Family::of(*address);
+            // As the mark of a packet: in the machine's order.
+            let mark = self.policy.mark().to_ne_bytes().to_vec();
+            let policy =
+                Element { set: family.set(rules::POLICIES), key: bytes(*address), value: Some(mark) };
+            let of_group =
+                move |group| Element { set: rules::set_of(group, family), key: bytes(*address), value: None };
+            std::iter::once(policy).chain(self.groups.iter().map(of_group))
+        })
     }
 }
 

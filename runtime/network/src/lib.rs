@@ -24,6 +24,7 @@ pub mod bandwidth;
 pub mod bridge;
 mod conntrack;
 pub mod elements;
+pub mod family;
 pub mod link;
 pub mod netlink;
 pub mod rules;

@@ -1,7 +1,7 @@
 //! Links, addresses, routes and neighbours.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use neargate_model::{Cidr, MacAddress};
@@ -30,6 +30,10 @@ pub const ROUTER_MAC: MacAddress = MacAddress([0x0a, 0x6e, 0x67, 0, 0, 1]);
 pub const HOST_MAC: MacAddress = MacAddress([0x0a, 0x6e, 0x67, 0, 0, 2]);
 /// The next hop of the router; as with [`TASK_GATEWAY`].
 pub const HOST_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+/// As [`TASK_GATEWAY`], of IPv6.
+pub const TASK_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// As [`HOST_GATEWAY`], of IPv6.
+pub const HOST_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 /// Largest packet that crosses a link, in bytes.
 pub const MTU: u32 = 1500;
 
@@ -85,14 +89,14 @@ impl Batch {
     }
 
     /// Routes a block to an interface, by a next hop on it if one is given, with a source address if one is given.
-    pub fn add_route(&mut self, block: Cidr, index: u32, hop: Option<Ipv4Addr>, source: Option<IpAddr>) {
+    pub fn add_route(&mut self, block: Cidr, index: u32, hop: Option<IpAddr>, source: Option<IpAddr>) {
         let mut message = route_of(block, index);
         message.header.protocol = RouteProtocol::Boot;
         message.header.kind = RouteType::Unicast;
         message.header.scope = if hop.is_some() { RouteScope::Universe } else { RouteScope::Link };
         if let Some(hop) = hop {
             message.header.flags = RouteFlags::Onlink;
-            message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(hop)));
+            message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(hop)));
         }
         message
             .attributes
@@ -128,18 +132,17 @@ impl Batch {
 }
 
 impl Netlink {
-    /// Every IPv4 block that is routed to an interface, and that interface's index.
+    /// Every block that is routed to an interface, and that interface's index.
     pub fn routes(&self) -> Result<Vec<(Cidr, u32)>, NetlinkError> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        self.list("list routes", RouteNetlinkMessage::GetRoute(message), NEW_ROUTE, read_route)
+        let message = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+        self.list("list routes", message, NEW_ROUTE, read_route)
     }
 
-    /// Every IPv4 address of the socket's namespace.
-    pub fn addresses(&self) -> Result<Vec<Ipv4Addr>, NetlinkError> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        self.list("list addresses", RouteNetlinkMessage::GetAddress(message), NEW_ADDRESS, read_address)
+    /// Every address of the socket's namespace. Without link-local ones of IPv6: every interface has one, and no task
+    /// reaches any.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>, NetlinkError> {
+        let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        self.list("list addresses", message, NEW_ADDRESS, read_address)
     }
 
     /// Index and name of every interface of the socket's namespace.
@@ -180,25 +183,38 @@ impl Netlink {
 /// A block of the main table, and the interface that it leads to.
 fn read_route(payload: &[u8]) -> Option<(Cidr, u32)> {
     let message = RouteMessage::parse(payload).ok()?;
-    let (mut first, mut index) = (Ipv4Addr::UNSPECIFIED, None);
+    let mut first: IpAddr = match message.header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let mut index = None;
     for attribute in message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(destination)) => first = destination,
+            RouteAttribute::Destination(RouteAddress::Inet(destination)) => first = destination.into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(destination)) => first = destination.into(),
             RouteAttribute::Oif(oif) => index = Some(oif),
             _ => {}
         }
     }
     let is_main = message.header.table == RouteHeader::RT_TABLE_MAIN;
-    let block = Cidr::containing(first.into(), message.header.destination_prefix_length)?;
+    let block = Cidr::containing(first, message.header.destination_prefix_length)?;
     index.filter(|_| is_main).map(|index| (block, index))
 }
 
-fn read_address(payload: &[u8]) -> Option<Ipv4Addr> {
+fn read_address(payload: &[u8]) -> Option<IpAddr> {
     let message = AddressMessage::parse(payload).ok()?;
-    message.attributes.into_iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(address),
-        _ => None,
-    })
+    // Of IPv6 the kernel tells the local address only where there is another one at the other end (rtnetlink(7)).
+    let (mut local, mut address) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Local(told) => local = Some(told),
+            AddressAttribute::Address(told) => address = Some(told),
+            _ => {}
+        }
+    }
+    let is_link_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    local.or(address).filter(|address| !is_link_local(address))
 }
 
 /// An index and a name.

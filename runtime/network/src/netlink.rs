@@ -22,7 +22,12 @@ const ERROR: u16 = 2;
 const RTMGRP_LINK: u32 = 0x1;
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 const RTMGRP_IPV4_ROUTE: u32 = 0x40;
+const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+const RTMGRP_IPV6_ROUTE: u32 = 0x400;
 const NFNLGRP_NFTABLES: u32 = 7;
+/// What [`News::Ways`] are told by.
+const WAYS: u32 =
+    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE;
 /// Bytes before the attributes of a message of the packet filter (`struct nfgenmsg`).
 const NETFILTER_HEADER_BYTES: usize = 4;
 /// The attribute with the name of a table, of whatever kind the message is.
@@ -42,7 +47,7 @@ pub enum Subsystem {
 /// What a socket can be told without asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// An interface, an IPv4 address of one or an IPv4 route has come, changed or gone.
+    /// An interface, an address of one or a route has come, changed or gone.
     Ways,
     /// Something of the packet filter has changed.
     Rules,
@@ -79,7 +84,7 @@ impl Netlink {
     /// Opens a socket that becomes readable when there is news of the caller's network namespace.
     pub fn listen(news: News) -> io::Result<Self> {
         let (subsystem, group) = match news {
-            News::Ways => (Subsystem::Route, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE),
+            News::Ways => (Subsystem::Route, WAYS),
             News::Rules => (Subsystem::Netfilter, 1 << (NFNLGRP_NFTABLES - 1)),
         };
         let opened = Self::open(subsystem)?;

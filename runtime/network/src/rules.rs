@@ -18,6 +18,7 @@ use neargate_model::{Cidr, Peer, SecurityGroupId, SecurityGroupRules, SecurityRu
 
 use crate::bandwidth::{self, Bandwidth};
 use crate::bridge::{self, Bridged};
+use crate::family::Family;
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "neargate";
@@ -31,7 +32,13 @@ pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 253);
 /// machines their secrets.
 const UNREACHABLE: &str =
     "127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255, 168.63.129.16, 100.100.100.200";
-/// Connections that a task may have opened at a time, so that none uses up what the kernel remembers of all.
+/// The same of IPv6, with what stands for an address of IPv4 (`::/8`, which has mapped ones and those of NAT64, and 6to4):
+/// who is forbidden one way must not be reached another way. Amazon and Google tell machines their secrets at the last
+/// two.
+const UNREACHABLE_V6: &str = "::/8, 2002::/16, fe80::/10, fec0::/10, ff00::/8, fd00:ec2::/32, fd20:ce::254";
+/// Messages by which those on one link find and lead each other (RFC 4861) and tell their groups (RFC 2710, RFC 3810).
+const OF_ONE_LINK: &str = "130-137, 143";
+/// Connections that a task may have opened at a time by each version of the protocol, so that none uses up what the kernel remembers of all.
 const CONNECTIONS_MAX: u32 = 8192;
 /// Questions for names that a task may send, the number that Amazon has for an interface (VPC User Guide, "DNS quotas").
 /// What is more does not reach the socket of the resolver, which is one for all.
@@ -69,7 +76,7 @@ impl PolicyId {
 pub struct Policy {
     /// The groups, sorted.
     pub groups: Vec<SecurityGroupId>,
-    /// The block of the VPC that they are in: the rest of what is routed here is another's.
+    /// The IPv4 block of the VPC that they are in: the rest of what is routed here is another's.
     pub vpc: Cidr,
 }
 
@@ -82,8 +89,10 @@ pub struct Picture {
     pub policies: BTreeMap<PolicyId, Policy>,
     /// The blocks of all VPCs.
     pub vpcs: BTreeSet<Cidr>,
+    /// The IPv6 blocks of VPCs in which a task has such an address, by their IPv4 blocks.
+    pub dual: BTreeMap<Cidr, Cidr>,
     /// The addresses of the host, which no task reaches.
-    pub hosts: BTreeSet<Ipv4Addr>,
+    pub hosts: BTreeSet<IpAddr>,
     /// Containers under `bridge`, by their addresses.
     pub bridged: BTreeMap<Ipv4Addr, Bridged>,
     /// How much passes links to tasks, by their names, where not all that can.
@@ -103,7 +112,7 @@ impl Picture {
     }
 
     /// The whole table, in the place of what there is, with these tasks' addresses.
-    pub fn render(&self, members: &BTreeMap<Ipv4Addr, PolicyId>) -> String {
+    pub fn render(&self, members: &BTreeMap<IpAddr, PolicyId>) -> String {
         let mut text = String::new();
         // Deleted only after it was made, so that it need not be there.
         let _ = writeln!(text, "add table inet {TABLE}\ndelete table inet {TABLE}");
@@ -113,7 +122,8 @@ impl Picture {
             self.add_policy(&mut text, *id);
         }
         for (address, policy) in members {
-            let _ = writeln!(text, "add element inet {TABLE} {POLICIES} {{ {address} : {:#x} }}", policy.0);
+            let map = Family::of(*address).set(POLICIES);
+            let _ = writeln!(text, "add element inet {TABLE} {map} {{ {address} : {:#x} }}", policy.0);
         }
         self.bridged.values().for_each(|bridged| bridged.render(&mut text));
         self.limits.iter().for_each(|(link, bandwidth)| text.push_str(&bandwidth.render(link)));
@@ -125,7 +135,7 @@ impl Picture {
         &self,
         policies: &BTreeSet<PolicyId>,
         new_sets: &BTreeSet<&SecurityGroupId>,
-        members: &BTreeMap<Ipv4Addr, PolicyId>,
+        members: &BTreeMap<IpAddr, PolicyId>,
     ) -> String {
         let mut text = String::new();
         self.add_sets(&mut text, new_sets, members);
@@ -137,7 +147,8 @@ impl Picture {
 
     /// New blocks of VPCs and addresses of the host.
     pub fn render_blocks(&self) -> String {
-        let mut text = format!("flush set inet {TABLE} vpcs\nflush set inet {TABLE} hosts\n");
+        let sets = Family::ALL.into_iter().flat_map(|family| [family.set("vpcs"), family.set("hosts")]);
+        let mut text: String = sets.map(|set| format!("flush set inet {TABLE} {set}\n")).collect();
         self.add_blocks(&mut text);
         text
     }
@@ -145,15 +156,12 @@ impl Picture {
     fn skeleton(&self, text: &mut String) {
         let (bridge, (from_bridged, to_bridged)) = (bridge::chains(), bridge::jumps());
         let bandwidth = bandwidth::chain();
+        let sets = Family::ALL.map(sets_of_skeleton).concat();
         let _ = write!(
             text,
             r#"table inet {TABLE} {{
-    map {POLICIES} {{ type ipv4_addr : mark; }}
-    map egress {{ type mark : verdict; }}
+{sets}    map egress {{ type mark : verdict; }}
     map ingress {{ type mark : verdict; }}
-    set vpcs {{ type ipv4_addr; flags interval; auto-merge; }}
-    set hosts {{ type ipv4_addr; }}
-    set connections {{ type ipv4_addr; size 65535; flags dynamic; }}
     set questions {{ type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m; }}
 {bridge}
 {bandwidth}
@@ -164,10 +172,17 @@ impl Picture {
     }}
     chain from_task {{
         ip daddr {{ {UNREACHABLE} }} drop
+        ip6 daddr {{ {UNREACHABLE_V6} }} drop
+        exthdr hbh exists drop
+        exthdr rt exists drop
+        icmpv6 type {{ {OF_ONE_LINK} }} drop
         ct state new add @connections {{ ip saddr ct count over {CONNECTIONS_MAX} }} drop
+        ct state new add @connections6 {{ ip6 saddr ct count over {CONNECTIONS_MAX} }} drop
         ip daddr @hosts drop
+        ip6 daddr @hosts6 drop
         {from_bridged}
         meta mark set ip saddr map @{POLICIES}
+        meta mark set ip6 saddr map @{POLICIES}6
         meta mark vmap @egress
         drop
     }}
@@ -175,13 +190,13 @@ impl Picture {
         {to_bridged}
         meta mark set 0
         meta mark set ip daddr map @{POLICIES}
+        meta mark set ip6 daddr map @{POLICIES}6
         meta mark vmap @ingress
         drop
     }}
     chain forward {{
         type filter hook forward priority filter; policy drop;
         ct state vmap {{ established : accept, related : accept, invalid : drop }}
-        meta nfproto != ipv4 drop
         iifname "{LINK_PREFIX}*" jump from_task
         oifname "{LINK_PREFIX}*" jump to_task
         iifname "{LINK_PREFIX}*" accept
@@ -203,11 +218,26 @@ impl Picture {
     }
 
     fn add_blocks(&self, text: &mut String) {
-        for vpc in self.vpcs.iter().filter(|vpc| vpc.is_v4()) {
-            let _ = writeln!(text, "add element inet {TABLE} vpcs {{ {vpc} }}");
+        for vpc in &self.vpcs {
+            let set = Family::of_block(vpc).set("vpcs");
+            let _ = writeln!(text, "add element inet {TABLE} {set} {{ {vpc} }}");
         }
         for host in &self.hosts {
-            let _ = writeln!(text, "add element inet {TABLE} hosts {{ {host} }}");
+            let set = Family::of(*host).set("hosts");
+            let _ = writeln!(text, "add element inet {TABLE} {set} {{ {host} }}");
+        }
+    }
+
+    /// Those of which a task has an address.
+    fn families(&self) -> &'static [Family] {
+        if self.dual.is_empty() { &[Family::V4] } else { &Family::ALL }
+    }
+
+    /// The block of a policy's VPC.
+    fn own_block(&self, policy: &Policy, family: Family) -> Option<Cidr> {
+        match family {
+            Family::V4 => Some(policy.vpc),
+            Family::V6 => self.dual.get(&policy.vpc).copied(),
         }
     }
 
@@ -215,10 +245,13 @@ impl Picture {
         &self,
         text: &mut String,
         groups: &BTreeSet<&SecurityGroupId>,
-        members: &BTreeMap<Ipv4Addr, PolicyId>,
+        members: &BTreeMap<IpAddr, PolicyId>,
     ) {
-        for group in groups {
-            let _ = writeln!(text, "add set inet {TABLE} {} {{ type ipv4_addr; }}", set_of(group));
+        for (group, family) in
+            groups.iter().flat_map(|group| self.families().iter().map(move |family| (group, *family)))
+        {
+            let (set, of) = (set_of(group, family), family.address_type());
+            let _ = writeln!(text, "add set inet {TABLE} {set} {{ type {of}; }}");
         }
         // They may be many, and most changes come to name nobody new.
         if groups.is_empty() {
@@ -227,7 +260,8 @@ impl Picture {
         for (address, policy) in members {
             let of_member = self.policies.get(policy).into_iter().flat_map(|policy| &policy.groups);
             for group in of_member.filter(|group| groups.contains(group)) {
-                let _ = writeln!(text, "add element inet {TABLE} {} {{ {address} }}", set_of(group));
+                let set = set_of(group, Family::of(*address));
+                let _ = writeln!(text, "add element inet {TABLE} {set} {{ {address} }}");
             }
         }
     }
@@ -243,10 +277,17 @@ impl Picture {
             });
         for (direction, side, rules) in [("in", "saddr", ingress), ("out", "daddr", egress)] {
             let chain = format!("{direction}_{:08x}", id.0);
-            let vpc = policy.vpc;
             let _ = writeln!(text, "add chain inet {TABLE} {chain}\nflush chain inet {TABLE} {chain}");
-            let _ = writeln!(text, "add rule inet {TABLE} {chain} ip {side} != {vpc} ip {side} @vpcs drop");
-            for rule in rules.into_iter().filter_map(|rule| matching(rule, side)) {
+            for family in self.families() {
+                let (header, vpcs) = (family.header(), family.set("vpcs"));
+                let own = self.own_block(policy, *family);
+                let elsewhere = own.map(|own| format!("{header} {side} != {own} ")).unwrap_or_default();
+                let _ =
+                    writeln!(text, "add rule inet {TABLE} {chain} {elsewhere}{header} {side} @{vpcs} drop");
+            }
+            let of_families =
+                |rule| self.families().iter().filter_map(move |family| matching(rule, side, *family));
+            for rule in rules.into_iter().flat_map(of_families) {
                 let _ = writeln!(text, "add rule inet {TABLE} {chain} {rule} return");
             }
             let _ = writeln!(text, "add rule inet {TABLE} {chain} drop");
@@ -259,76 +300,100 @@ impl Picture {
 /// The table of the host, in the place of what there is under its name: tasks leave by the host's addresses, and reach
 /// nothing of the host's own and no other server's tasks. `uplink` and `table` are names of ours.
 ///
-/// With `alone`, nobody but Neargate wants the host to forward packets, and it forwards no others.
+/// Of the versions of the protocol in `alone` nobody but Neargate wants the host to forward packets, and it forwards no
+/// others.
 pub fn render_host<'a>(
     (table, uplink): (&str, &str),
     vpcs: &BTreeSet<Cidr>,
     bridged: impl Iterator<Item = &'a Bridged>,
-    alone: bool,
+    alone: &BTreeSet<Family>,
 ) -> String {
     let mut text = format!("add table inet {table}\ndelete table inet {table}\n");
-    let policy = if alone { "drop" } else { "accept" };
+    let others: String =
+        alone.iter().map(|family| format!("        {} drop\n", family.every_packet())).collect();
+    let sets = Family::ALL.map(set_of_blocks).concat();
     let ports = bridge::host_chains(UPLINK_PREFIX);
     let _ = write!(
         text,
         r#"table inet {table} {{
-    set vpcs {{ type ipv4_addr; flags interval; auto-merge; }}
-{ports}
+{sets}{ports}
     chain input {{
         type filter hook input priority filter; policy accept;
         iifname "{uplink}" ct state vmap {{ established : accept, related : accept }}
         iifname "{uplink}" drop
     }}
     chain forward {{
-        type filter hook forward priority filter; policy {policy};
+        type filter hook forward priority filter; policy accept;
         iifname "{uplink}" ip saddr != @vpcs drop
+        iifname "{uplink}" ip6 saddr != @vpcs6 drop
         iifname "{UPLINK_PREFIX}*" oifname "{UPLINK_PREFIX}*" drop
         iifname "{UPLINK_PREFIX}*" accept
         oifname "{UPLINK_PREFIX}*" ct state vmap {{ established : accept, related : accept }}
         oifname "{uplink}" ct status dnat accept
         oifname "{UPLINK_PREFIX}*" drop
-    }}
+{others}    }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         ip saddr @vpcs oifname != "{UPLINK_PREFIX}*" masquerade
+        ip6 saddr @vpcs6 oifname != "{UPLINK_PREFIX}*" masquerade
     }}
 }}
 "#
     );
-    for vpc in vpcs.iter().filter(|vpc| vpc.is_v4()) {
-        let _ = writeln!(text, "add element inet {table} vpcs {{ {vpc} }}");
+    for vpc in vpcs {
+        let set = Family::of_block(vpc).set("vpcs");
+        let _ = writeln!(text, "add element inet {table} {set} {{ {vpc} }}");
     }
     bridged.for_each(|bridged| bridged.render_host(&mut text, table));
     text
 }
 
-/// The name of the set of a group's addresses.
-pub(crate) fn set_of(group: &SecurityGroupId) -> String {
-    format!("m_{}", group.as_str().trim_start_matches("sg-"))
+/// The sets and maps of the router's table that hold addresses of tasks and others.
+fn sets_of_skeleton(family: Family) -> String {
+    let (of, hosts, connections) = (family.address_type(), family.set("hosts"), family.set("connections"));
+    let policies = family.set(POLICIES);
+    let vpcs = set_of_blocks(family);
+    format!(
+        r#"    map {policies} {{ type {of} : mark; }}
+{vpcs}    set {hosts} {{ type {of}; }}
+    set {connections} {{ type {of}; size 65535; flags dynamic; }}
+"#
+    )
 }
 
-/// The expressions that match what a rule lets through; `None` of what no packet here can be.
-fn matching(rule: &SecurityRule, side: &str) -> Option<String> {
+/// The set of the blocks of VPCs.
+fn set_of_blocks(family: Family) -> String {
+    let (of, vpcs) = (family.address_type(), family.set("vpcs"));
+    format!("    set {vpcs} {{ type {of}; flags interval; auto-merge; }}\n")
+}
+
+/// The name of the set of a group's addresses.
+pub(crate) fn set_of(group: &SecurityGroupId, family: Family) -> String {
+    format!("{}_{}", family.set("m"), group.as_str().trim_start_matches("sg-"))
+}
+
+/// The expressions that match what a rule lets through of one version of the protocol; `None` where that is nothing.
+fn matching(rule: &SecurityRule, side: &str, family: Family) -> Option<String> {
+    let header = family.header();
     let peer = match &rule.peer {
-        Peer::Block(block) if *block == Cidr::ANYWHERE_V4 => String::new(),
-        Peer::Block(block) => match block.first() {
-            IpAddr::V4(_) => format!("ip {side} {block} "),
-            IpAddr::V6(_) => return None,
-        },
-        Peer::Group(group) => format!("ip {side} @{} ", set_of(group)),
+        Peer::Block(block) if Family::of_block(block) != family => return None,
+        Peer::Block(block) if block.prefix() == 0 => family.every_packet().to_owned(),
+        Peer::Block(block) => format!("{header} {side} {block}"),
+        Peer::Group(group) => format!("{header} {side} @{}", set_of(group, family)),
     };
-    let icmp = |kind: Option<u8>, code: Option<u8>| match (kind, code) {
-        (None, _) => "meta l4proto icmp".to_owned(),
-        (Some(kind), None) => format!("icmp type {kind}"),
-        (Some(kind), Some(code)) => format!("icmp type {kind} icmp code {code}"),
+    let icmp = |name: &str, kind: Option<u8>, code: Option<u8>| match (kind, code) {
+        (None, _) => format!("meta l4proto {name}"),
+        (Some(kind), None) => format!("{name} type {kind}"),
+        (Some(kind), Some(code)) => format!("{name} type {kind} {name} code {code}"),
     };
-    let traffic = match rule.traffic {
-        Traffic::All => String::new(),
-        Traffic::Tcp(first, last) => format!("tcp dport {first}-{last}"),
-        Traffic::Udp(first, last) => format!("udp dport {first}-{last}"),
-        Traffic::Icmp(kind, code) => icmp(kind, code),
-        Traffic::IcmpV6(..) => return None,
-        Traffic::Protocol(number) => format!("meta l4proto {number}"),
+    let traffic = match (rule.traffic, family) {
+        (Traffic::All, _) => String::new(),
+        (Traffic::Tcp(first, last), _) => format!("tcp dport {first}-{last}"),
+        (Traffic::Udp(first, last), _) => format!("udp dport {first}-{last}"),
+        (Traffic::Icmp(kind, code), Family::V4) => icmp("icmp", kind, code),
+        (Traffic::IcmpV6(kind, code), Family::V6) => icmp("icmpv6", kind, code),
+        (Traffic::Icmp(..), Family::V6) | (Traffic::IcmpV6(..), Family::V4) => return None,
+        (Traffic::Protocol(number), _) => format!("meta l4proto {number}"),
     };
-    Some(format!("{peer}{traffic}"))
+    Some(format!("{peer} {traffic}"))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -256,8 +256,8 @@ fn rule_change() -> Result<Vec<f64>> {
     picture.policies.insert(policy, Policy { groups: vec![group.clone()], vpc });
     picture.vpcs.insert(vpc);
     let first = Ipv4Addr::new(10, 0, 1, 0).to_bits();
-    let members: BTreeMap<Ipv4Addr, PolicyId> =
-        (0..MEMBERS).map(|n| (Ipv4Addr::from_bits(first + n), policy)).collect();
+    let members: BTreeMap<IpAddr, PolicyId> =
+        (0..MEMBERS).map(|n| (Ipv4Addr::from_bits(first + n).into(), policy)).collect();
     let namespace = Namespace::new()?;
     namespace.load(&picture.render(&members))?;
     let mut times = Vec::new();

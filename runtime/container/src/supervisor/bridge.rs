@@ -116,10 +116,10 @@ impl Network {
     ) -> Result<u32, Failure> {
         self.make_router(launchpad)?;
         let Endpoint { interface, bridged, .. } = endpoint;
-        self.check_unused(bridged.address)?;
+        self.check_unused(&interface.addresses())?;
         self.know_block(interface.vpc, launchpad)?;
         let router = self.router.as_mut().ok_or_else(no_router)?;
-        router.forget_earlier(bridged.address)?;
+        router.forget_earlier(&interface.addresses())?;
         neargate_failpoint::reach("container::place::before");
         router.uplink.ports.hold(&bridged.ports)?;
         let site = Site { namespace, linked, inside: None };
@@ -173,7 +173,7 @@ impl Network {
         neargate_failpoint::reach("container::place::withdrawn");
         // What is not current is made anew without it.
         let left = if router.is_current { router.filter.exchange(bridged.leave()) } else { Ok(()) };
-        router.part(bridged.address, index);
+        router.part(&endpoint.interface.addresses(), index);
         if let Err(error) = withdrawn.and(left) {
             report("take a container out of the packet filter", &refused(error).into_start());
             self.mistrust();

@@ -1,14 +1,14 @@
 //! The inside of a task's network: the task's end of its link, and what is left there when the task is gone.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use neargate_model::Cidr;
-use neargate_network::link::{ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
+use neargate_network::link::{ROUTER_MAC, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, Subsystem};
 use neargate_network::rules::Policy;
 
+use super::dual::{Dual, gateway_for};
 use super::router::refused;
 use crate::failure::{Failure, Step};
 use crate::interface::Interface;
@@ -28,32 +28,48 @@ pub(super) struct Inside {
     route: Netlink,
     /// Of the interface.
     index: u32,
+    /// Whether the link has IPv6.
+    pub(super) dual: Dual,
 }
 
 impl Inside {
     /// Of a network that has an interface.
-    pub(super) fn open(namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<Self, Failure> {
+    pub(super) fn open(
+        namespace: BorrowedFd<'_>,
+        dual: Dual,
+        launchpad: &Launchpad,
+    ) -> Result<Self, Failure> {
         let open = || Netlink::open(Subsystem::Route).step("open netlink in the task's network");
         let route = launchpad.in_network(namespace, open)?;
         let index = route.index_of(TASK_INTERFACE).map_err(refused)?;
-        Ok(Self { route, index })
+        Ok(Self { route, index, dual })
     }
 
     /// Sets up the interface.
     pub(super) fn set_up(&self, interface: &Interface) -> Result<(), Failure> {
-        let address = interface.address.into();
         let mut batch = Batch::default();
         batch.set_up(self.index, Some(interface.mac));
-        batch.add_address(self.index, address);
-        batch.add_neighbour(self.index, TASK_GATEWAY.into(), ROUTER_MAC);
-        batch.add_route(Cidr::ANYWHERE_V4, self.index, Some(TASK_GATEWAY), Some(address));
+        for address in interface.addresses() {
+            let (hop, everywhere) = gateway_for(address);
+            batch.add_address(self.index, address);
+            batch.add_neighbour(self.index, hop, ROUTER_MAC);
+            batch.add_route(everywhere, self.index, Some(hop), Some(address));
+        }
         self.route.exchange(batch).map_err(refused)
     }
 
-    /// Takes the address of a task from its interface, which has no route then.
-    pub(super) fn clear(&self, address: Ipv4Addr) -> Result<(), Failure> {
+    /// Takes the addresses of a task from its interface, which has no route then.
+    pub(super) fn clear(&self, addresses: &[IpAddr]) -> Result<(), Failure> {
         let mut batch = Batch::default();
-        batch.remove_address(self.index, address.into());
+        for address in addresses {
+            // Of IPv4 the kernel takes back what leads out with its only address, of IPv6 it does not.
+            if address.is_ipv6() {
+                let (hop, everywhere) = gateway_for(*address);
+                batch.remove_route(everywhere, self.index);
+                batch.remove_neighbour(self.index, hop);
+            }
+            batch.remove_address(self.index, *address);
+        }
         self.route.exchange(batch).map_err(refused)
     }
 

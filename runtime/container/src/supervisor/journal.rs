@@ -24,7 +24,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::protocol::{End, NetworkPlan, SharingPlan, StartPlan};
 
 /// Both writer and reader must agree on this number; a journal of another version is not understood.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 
 /// Name of the file in the supervisor's directory.
 const FILE: &str = "journal";

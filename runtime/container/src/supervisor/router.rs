@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +26,7 @@ use rustix::fs::MemfdFlags;
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::dual::Dual;
 use super::filter::Filter;
 use super::inside::{Inside, Legacy};
 use super::journal::boot;
@@ -53,8 +54,8 @@ const NFT_PATIENCE: Duration = Duration::from_secs(20);
 /// Policies that are kept though no task has them, so that the next one with the same groups finds its rules.
 const POLICIES_MAX: usize = 1024;
 
-/// Settings of the router's namespace: it routes, announces nothing, and knows no IPv6.
-const SETTINGS: [(&str, &str); 11] = [
+/// Settings of the router's namespace: it routes, announces nothing, and knows IPv6 only on links that are to have it.
+const SETTINGS: [(&str, &str); 12] = [
     ("net/ipv4/conf/all/send_redirects", "0"),
     ("net/ipv4/conf/default/send_redirects", "0"),
     ("net/ipv4/conf/all/accept_redirects", "0"),
@@ -65,13 +66,14 @@ const SETTINGS: [(&str, &str); 11] = [
     ("net/ipv4/conf/all/proxy_arp", "0"),
     ("net/ipv4/conf/default/proxy_arp", "0"),
     ("net/ipv6/conf/default/disable_ipv6", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
     ("net/ipv4/ip_forward", "1"),
 ];
 
 /// Who may talk to whom, and the router that sees to it once there is one.
 pub(super) struct Network {
     pub(super) picture: Picture,
-    members: BTreeMap<Ipv4Addr, PolicyId>,
+    members: BTreeMap<IpAddr, PolicyId>,
     pub(super) router: Option<Router>,
     directory: Option<PathBuf>,
     instance: String,
@@ -81,7 +83,7 @@ pub(super) struct Network {
 }
 
 pub(super) struct Router {
-    namespace: OwnedFd,
+    pub(super) namespace: OwnedFd,
     /// The process that it belongs to.
     holder: OwnedFd,
     pub(super) route: Netlink,
@@ -94,7 +96,7 @@ pub(super) struct Router {
     /// Whether the supervisor hears of changes.
     is_watched: bool,
     /// Addresses that tasks have had. Whoever has one next must not have its connections.
-    used: BTreeSet<Ipv4Addr>,
+    used: BTreeSet<IpAddr>,
     /// Whether another supervisor has made it, so that it is not known which addresses tasks have had.
     is_inherited: bool,
 }
@@ -112,6 +114,7 @@ pub(super) struct Site<'a> {
 #[derive(Debug)]
 pub(super) struct Wiring {
     address: Ipv4Addr,
+    address_v6: Option<Ipv6Addr>,
     id: PolicyId,
     policy: Policy,
     /// The name of the router's end of its link.
@@ -143,22 +146,22 @@ impl Network {
         launchpad: &Launchpad,
     ) -> Result<Wiring, Failure> {
         self.make_router(launchpad)?;
-        self.check_unused(interface.address)?;
+        let addresses = interface.addresses();
+        self.check_unused(&addresses)?;
         let id = self.admit(interface, launchpad)?;
         let router = self.router.as_mut().ok_or_else(no_router)?;
-        router.forget_earlier(interface.address)?;
+        router.forget_earlier(&addresses)?;
         neargate_failpoint::reach("container::link::before");
         let link = link_name(ids);
         let (index, inside) = router.link(&link, interface, site, launchpad)?;
         neargate_failpoint::reach("container::link::after");
-        let wiring =
-            Wiring { address: interface.address, id, policy: interface.policy(), link, index, inside };
+        let wiring = Wiring::of(interface, id, (link, index), inside);
         if let Err(failure) = self.let_through(&wiring, interface.bandwidth, launchpad) {
             self.unlimit(&wiring.link, launchpad);
             self.router.iter().for_each(|router| router.unlink(index));
             return Err(failure);
         }
-        self.members.insert(interface.address, id);
+        self.members.extend(addresses.into_iter().map(|address| (address, id)));
         Ok(wiring)
     }
 
@@ -174,7 +177,8 @@ impl Network {
         }
         let router = self.router.as_mut().ok_or_else(no_router)?;
         let named = router.named_of(wiring);
-        let entered = router.filter.exchange(elements::enter(wiring.member(&named)));
+        let addresses = wiring.addresses();
+        let entered = router.filter.exchange(elements::enter(wiring.member(&addresses, &named)));
         neargate_failpoint::reach("container::element::after");
         entered.map_err(refused)
     }
@@ -192,30 +196,31 @@ impl Network {
         let Some(index) = found else {
             return self.wire(ids, interface, Site { namespace, linked: false, inside: None }, launchpad);
         };
-        let inside = Inside::open(namespace, launchpad)?;
-        let (id, policy) = (PolicyId::of(&interface.groups), interface.policy());
+        let inside = Inside::open(namespace, Dual::Unknown, launchpad)?;
+        let id = PolicyId::of(&interface.groups);
         self.picture.vpcs.insert(interface.vpc);
-        self.picture.policies.insert(id, policy.clone());
+        self.learn_v6(interface);
+        self.picture.policies.insert(id, interface.policy());
         self.picture.limits.extend(interface.bandwidth.map(|bandwidth| (link.clone(), bandwidth)));
-        self.members.insert(interface.address, id);
-        Ok(Wiring { address: interface.address, id, policy, link, index, inside })
+        self.members.extend(interface.addresses().into_iter().map(|address| (address, id)));
+        Ok(Wiring::of(interface, id, (link, index), inside))
     }
 
     /// Disconnects a task, whose processes are gone. Tells what its network has for another task with its policy, if its
     /// link is still there.
     pub(super) fn unwire(&mut self, wiring: Wiring, launchpad: &Launchpad) -> Option<Legacy> {
-        self.members.remove(&wiring.address);
+        let addresses = wiring.addresses();
+        self.members.retain(|address, _| !addresses.contains(address));
         self.unlimit(&wiring.link, launchpad);
         let router = self.router.as_mut()?;
         let named = router.named_of(&wiring);
         // What is not current is made anew without it.
         let left = match router.is_current {
-            true => router.filter.exchange(elements::leave(wiring.member(&named))),
+            true => router.filter.exchange(elements::leave(wiring.member(&addresses, &named))),
             false => Ok(()),
         };
         neargate_failpoint::reach("container::unlink::before");
-        let is_there =
-            router.part(wiring.address, wiring.index) && wiring.inside.clear(wiring.address).is_ok();
+        let is_there = router.part(&addresses, wiring.index) && wiring.inside.clear(&addresses).is_ok();
         if let Err(error) = left {
             report("take a task out of the packet filter", &refused(error).into_start());
             self.mistrust();
@@ -240,6 +245,7 @@ impl Network {
     ) -> Result<(), Failure> {
         self.is_told = true;
         let before = std::mem::replace(&mut self.picture.groups, groups);
+        self.picture.dual.retain(|_, block| vpcs.contains(block));
         let is_new_vpc = std::mem::replace(&mut self.picture.vpcs, vpcs) != self.picture.vpcs;
         if let Err(failure) = self.forget_strangers() {
             report("forget connections of tasks that are gone", &failure.into_start());
@@ -284,9 +290,15 @@ impl Network {
         }
     }
 
-    /// Refuses an address that somebody has.
-    pub(super) fn check_unused(&self, address: Ipv4Addr) -> Result<(), Failure> {
-        if self.members.contains_key(&address) || self.picture.bridged.contains_key(&address) {
+    /// Whether somebody has an address.
+    fn is_used(&self, address: &IpAddr) -> bool {
+        let is_bridged = |v4| self.picture.bridged.contains_key(v4);
+        self.members.contains_key(address) || matches!(address, IpAddr::V4(v4) if is_bridged(v4))
+    }
+
+    /// Refuses addresses that somebody has.
+    pub(super) fn check_unused(&self, addresses: &[IpAddr]) -> Result<(), Failure> {
+        if let Some(address) = addresses.iter().find(|address| self.is_used(address)) {
             let step = format!("give a task the address {address}, which another one still has");
             return Err(Failure::System { step, errno: libc::EADDRINUSE });
         }
@@ -322,15 +334,18 @@ impl Network {
     /// Has nothing left of the connections of tasks that are gone, of a router that another supervisor has made: which
     /// addresses they had nobody knows any more. Once all others are found again, so that theirs go on.
     fn forget_strangers(&mut self) -> Result<(), Failure> {
-        let (members, picture) = (&self.members, &self.picture);
-        let Some(router) = self.router.as_mut().filter(|router| router.is_inherited) else { return Ok(()) };
-        let is_stranger = |address: Ipv4Addr| {
-            let is_ours = picture.vpcs.iter().any(|block| block.contains(address.into()));
-            is_ours && !members.contains_key(&address) && !picture.bridged.contains_key(&address)
+        let Some(router) = self.router.as_ref().filter(|router| router.is_inherited) else { return Ok(()) };
+        let is_stranger = |address: IpAddr| {
+            let is_ours = self.picture.vpcs.iter().any(|block| block.contains(address));
+            is_ours && !self.is_used(&address)
         };
         router.filter.kernel().forget_connections_of(is_stranger).map_err(refused)?;
-        router.is_inherited = false;
-        router.used.extend(members.keys().chain(picture.bridged.keys()));
+        let bridged = self.picture.bridged.keys().map(|address| IpAddr::V4(*address));
+        let used: Vec<IpAddr> = self.members.keys().copied().chain(bridged).collect();
+        if let Some(router) = &mut self.router {
+            router.is_inherited = false;
+            router.used.extend(used);
+        }
         Ok(())
     }
 
@@ -410,9 +425,12 @@ impl Network {
     fn admit(&mut self, interface: &Interface, launchpad: &Launchpad) -> Result<PolicyId, Failure> {
         let policy = PolicyId::of(&interface.groups);
         let wanted = interface.policy();
+        let is_new_v6 = self.learn_v6(interface);
         match self.picture.policies.get(&policy) {
             Some(known)
-                if *known == wanted && self.router.as_ref().is_some_and(|router| router.is_current) =>
+                if *known == wanted
+                    && !is_new_v6
+                    && self.router.as_ref().is_some_and(|router| router.is_current) =>
             {
                 return Ok(policy);
             }
@@ -423,7 +441,7 @@ impl Network {
             }
             _ => {}
         }
-        let is_new_vpc = self.picture.vpcs.insert(interface.vpc);
+        let is_new_vpc = self.picture.vpcs.insert(interface.vpc) || is_new_v6;
         let is_new = self.picture.policies.insert(policy, wanted).is_none();
         let is_current = self.router.as_ref().is_some_and(|router| router.is_current);
         let rendered = if is_current && !is_new_vpc && self.picture.policies.len() <= POLICIES_MAX {
@@ -525,10 +543,12 @@ impl Router {
         })
     }
 
-    /// Has nothing left of the connections of whoever had an address before.
-    pub(super) fn forget_earlier(&mut self, address: Ipv4Addr) -> Result<(), Failure> {
-        if self.is_inherited || !self.used.insert(address) {
-            self.filter.kernel().forget_connections(address).map_err(refused)?;
+    /// Has nothing left of the connections of whoever had these addresses before.
+    pub(super) fn forget_earlier(&mut self, addresses: &[IpAddr]) -> Result<(), Failure> {
+        for address in addresses {
+            if self.is_inherited || !self.used.insert(*address) {
+                self.filter.kernel().forget_connections(*address).map_err(refused)?;
+            }
         }
         Ok(())
     }
@@ -561,12 +581,17 @@ impl Router {
                 self.route.index_of(name).map_err(refused)?
             }
         };
-        let linked = inside.map_or_else(|| Inside::open(namespace, launchpad), Ok).and_then(|inside| {
+        let wanted = if interface.v6.is_some() { Dual::On } else { Dual::Off };
+        let inside = inside.map_or_else(|| Inside::open(namespace, Dual::Off, launchpad), Ok);
+        let linked = inside.and_then(|mut inside| {
+            self.switch_v6(&mut inside, wanted, (name, namespace), launchpad)?;
             inside.set_up(interface)?;
             let mut batch = Batch::default();
             batch.set_up(index, None);
-            batch.add_route(single(interface.address), index, None, None);
-            batch.add_neighbour(index, interface.address.into(), interface.mac);
+            for address in interface.addresses() {
+                batch.add_route(single(address), index, None, None);
+                batch.add_neighbour(index, address, interface.mac);
+            }
             self.route.exchange(batch).map_err(refused).map(|()| inside)
         });
         if linked.is_err() {
@@ -586,19 +611,21 @@ impl Router {
         if let Ok(index) = self.route.index_of(name) {
             self.unlink(index);
         }
-        if let Ok(inside) = Inside::open(namespace, launchpad) {
+        if let Ok(inside) = Inside::open(namespace, Dual::Unknown, launchpad) {
             inside.remove();
         }
         Ok(())
     }
 
-    /// Leads nothing to an address any more; tells whether its link is still there. A link that is not used again goes
+    /// Leads nothing to addresses any more; tells whether its link is still there. A link that is not used again goes
     /// with its network namespace, which nobody has any more, because to remove it takes long; should that linger,
     /// because of a connection for example, packets from it have a source that is not routed to it.
-    pub(super) fn part(&self, address: Ipv4Addr, index: u32) -> bool {
+    pub(super) fn part(&self, addresses: &[IpAddr], index: u32) -> bool {
         let mut batch = Batch::default();
-        batch.remove_route(single(address), index);
-        batch.remove_neighbour(index, address.into());
+        for address in addresses {
+            batch.remove_route(single(*address), index);
+            batch.remove_neighbour(index, *address);
+        }
         match self.route.exchange(batch) {
             Ok(()) => true,
             Err(error) => {
@@ -628,14 +655,24 @@ impl Router {
 }
 
 impl Wiring {
+    fn of(interface: &Interface, id: PolicyId, (link, index): (String, u32), inside: Inside) -> Self {
+        let (address, address_v6) = (interface.address, interface.address_v6());
+        Self { address, address_v6, id, policy: interface.policy(), link, index, inside }
+    }
+
     /// The task's address.
     pub(super) fn address(&self) -> Ipv4Addr {
         self.address
     }
 
-    /// The task as the packet filter knows it, by those of its groups that have a set.
-    fn member<'a>(&self, named: &'a [SecurityGroupId]) -> Member<'a> {
-        Member { address: self.address, policy: self.id, groups: named }
+    /// All of its addresses.
+    fn addresses(&self) -> Vec<IpAddr> {
+        std::iter::once(self.address.into()).chain(self.address_v6.map(IpAddr::from)).collect()
+    }
+
+    /// The task as the packet filter knows it, by its addresses and those of its groups that have a set.
+    fn member<'a>(&self, addresses: &'a [IpAddr], named: &'a [SecurityGroupId]) -> Member<'a> {
+        Member { addresses, policy: self.id, groups: named }
     }
 }
 
@@ -667,8 +704,9 @@ fn counters(counters: Counters) -> TrafficCounters {
     TrafficCounters { bytes, packets, errors, dropped }
 }
 
-fn single(address: Ipv4Addr) -> Cidr {
-    Cidr::containing(address.into(), 32).unwrap_or(Cidr::ANYWHERE_V4)
+fn single(address: IpAddr) -> Cidr {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    Cidr::containing(address, bits).expect("a block of one address")
 }
 
 /// Sets up the router's namespace, in which the caller is.

@@ -5,28 +5,28 @@
 //! put back as soon as the kernel tells that it is gone.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use neargate_model::{Cidr, PortProtocol};
 use neargate_network::bridge::Bridged;
-use neargate_network::link::{End, HOST_GATEWAY, HOST_MAC, ROUTER_MAC, TASK_GATEWAY};
+use neargate_network::family::Family;
+use neargate_network::link::{
+    End, HOST_GATEWAY, HOST_GATEWAY_V6, HOST_MAC, ROUTER_MAC, TASK_GATEWAY, TASK_GATEWAY_V6,
+};
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, News, Subsystem};
 use neargate_network::rules::{Picture, UPLINK, UPLINK_PREFIX, render_host};
 
+use super::dual::{self, Dual, gateway_for, switch};
 use super::filter::Filter;
+use super::forwarding::Forwarding;
 use super::host_ports::HostPorts;
 use super::report;
 use super::router::{load, refused};
 use crate::failure::{Failure, Step};
 use crate::launchpad::Launchpad;
 
-/// Whether the host forwards packets between its interfaces.
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
-/// Name of the file that tells the next supervisor that the host forwards packets of tasks only.
-const ALONE: &str = "forwarding";
 /// Digits of the instance's name in that of the uplink, which has room for no more.
 const DIGITS: usize = 10;
 
@@ -45,8 +45,8 @@ pub(super) struct Uplink {
     vpcs: BTreeSet<Cidr>,
     /// Ports that lead to containers.
     pub(super) ports: HostPorts,
-    /// A file that is there if nobody but Neargate wanted the host to forward packets.
-    alone: Option<PathBuf>,
+    /// Whether the host forwards packets.
+    forwarding: Forwarding,
     /// Whether the host's rules may be others than they should be.
     is_doubtful: bool,
 }
@@ -64,7 +64,7 @@ impl Uplink {
             is_made: false,
             vpcs: BTreeSet::new(),
             ports: HostPorts::default(),
-            alone: directory.map(|directory| directory.join(ALONE)),
+            forwarding: Forwarding::new(directory),
             is_doubtful: false,
         })
     }
@@ -93,30 +93,49 @@ impl Uplink {
         let mut batch = Batch::default();
         batch.set_up(index, None);
         batch.add_neighbour(index, HOST_GATEWAY.into(), HOST_MAC);
-        batch.add_route(Cidr::ANYWHERE_V4, index, Some(HOST_GATEWAY), None);
+        batch.add_route(Cidr::ANYWHERE_V4, index, Some(HOST_GATEWAY.into()), None);
+        let families = families(&picture.vpcs);
+        let is_dual = families.contains(&Family::V6);
+        if is_dual {
+            launchpad.in_network(router, || switch(UPLINK, Dual::On))?;
+            batch.add_neighbour(index, HOST_GATEWAY_V6.into(), HOST_MAC);
+            batch.add_route(Cidr::ANYWHERE_V6, index, Some(HOST_GATEWAY_V6.into()), None);
+        }
         inside.exchange(batch).map_err(refused)?;
         let index = self.route.index_of(&self.name).map_err(refused)?;
         let mut batch = Batch::default();
         batch.set_up(index, None);
         self.route.exchange(batch).map_err(refused)?;
+        if is_dual {
+            switch(&self.name, Dual::On)?;
+        }
         self.route_vpcs(index, &picture.vpcs);
         // Last, because the kernel forgets every neighbour of an interface that loses its only address
         // (`fib_disable_ip`), also those that were to be known for good.
         let mut batch = Batch::default();
         batch.add_neighbour(index, TASK_GATEWAY.into(), ROUTER_MAC);
+        if is_dual {
+            batch.add_neighbour(index, TASK_GATEWAY_V6.into(), ROUTER_MAC);
+        }
         self.route.exchange(batch).map_err(refused)?;
         self.is_made = true;
-        self.forward(picture, launchpad)
+        // Its rules say what it forwards before it begins.
+        let missing = self.forwarding.missing(families)?;
+        self.load_rules(picture, launchpad)?;
+        missing.into_iter().try_for_each(|family| self.forwarding.begin(family))
     }
 
-    /// Whether the link and the routes to it are there that were made.
+    /// Whether the link, its addresses and the routes to it are there that were made.
     fn is_whole(&self) -> Result<bool, Failure> {
         if !self.is_made {
             return Ok(true);
         }
         let Ok(index) = self.route.index_of(&self.name) else { return Ok(false) };
         let routes = self.route.routes().map_err(refused)?;
-        Ok(self.vpcs.iter().all(|vpc| routes.contains(&(*vpc, index))))
+        let addresses = self.route.addresses().map_err(refused)?;
+        let is_there =
+            |vpc: &Cidr| routes.contains(&(*vpc, index)) && addresses.contains(&router_address(vpc));
+        Ok(self.vpcs.iter().all(is_there))
     }
 
     fn remove_link(&self) {
@@ -131,16 +150,14 @@ impl Uplink {
     fn route_vpcs(&mut self, index: u32, vpcs: &BTreeSet<Cidr>) {
         let routes = self.route.routes().unwrap_or_default();
         for gone in self.vpcs.difference(vpcs) {
-            let Some(own) = router_address(gone) else { continue };
             let mut batch = Batch::default();
             batch.remove_route(*gone, index);
-            batch.remove_address(index, own.into());
+            batch.remove_address(index, router_address(gone));
             // An error means that somebody else has removed it.
             let _ = self.route.exchange(batch);
         }
         let mut routed: BTreeSet<Cidr> = self.vpcs.intersection(vpcs).copied().collect();
         for vpc in vpcs.difference(&self.vpcs) {
-            let Some(own) = router_address(vpc) else { continue };
             let is_elsewhere =
                 |(block, to): &(Cidr, u32)| *to != index && block.prefix() > 0 && block.overlaps(vpc);
             if routes.iter().any(is_elsewhere) {
@@ -149,8 +166,10 @@ impl Uplink {
                 continue;
             }
             let mut batch = Batch::default();
-            batch.add_address(index, own.into());
-            batch.add_route(*vpc, index, Some(TASK_GATEWAY), Some(own.into()));
+            let own = router_address(vpc);
+            let (hop, _) = gateway_for(own);
+            batch.add_address(index, own);
+            batch.add_route(*vpc, index, Some(hop), Some(own));
             match self.route.exchange(batch) {
                 Ok(()) => drop(routed.insert(*vpc)),
                 Err(error) => report(&format!("route {vpc} to its tasks"), &refused(error).into_start()),
@@ -159,30 +178,11 @@ impl Uplink {
         self.vpcs = routed;
     }
 
-    /// Has the host forward packets of tasks. Where it has forwarded none, it forwards no others: its rules say so
-    /// before it begins.
-    fn forward(&mut self, picture: &Picture, launchpad: &Launchpad) -> Result<(), Failure> {
-        const STEP: &str = "let the host forward packets of tasks";
-        let is_off = fs::read_to_string(FORWARDING).step(STEP)?.trim() == "0";
-        if is_off && let Some(alone) = &self.alone {
-            fs::write(alone, "").step(STEP)?;
-        }
-        self.load_rules(picture, launchpad)?;
-        if is_off {
-            fs::write(FORWARDING, "1").step(STEP)?;
-        }
-        Ok(())
-    }
-
-    fn is_alone(&self) -> bool {
-        self.alone.as_ref().is_some_and(|alone| alone.exists())
-    }
-
     /// Makes the host's rules anew.
     fn load_rules(&mut self, picture: &Picture, launchpad: &Launchpad) -> Result<(), Failure> {
         self.is_doubtful = true;
         let names = (self.filter.table(), self.name.as_str());
-        let text = render_host(names, &self.vpcs, picture.bridged.values(), self.is_alone());
+        let text = render_host(names, &self.vpcs, picture.bridged.values(), &self.forwarding.alone());
         let host = launchpad.host_network()?;
         self.filter.change(|_| load(&text, host.as_fd(), launchpad))?;
         self.is_doubtful = false;
@@ -196,6 +196,8 @@ impl Uplink {
         picture: &Picture,
         launchpad: &Launchpad,
     ) -> Result<(), Failure> {
+        // Before anything is looked at: of what changes from here on there is other news.
+        self.addresses.drain();
         if !self.is_whole()? {
             report("look after the link to the host", &"somebody has removed a part of it; it is made anew");
             self.vpcs.clear();
@@ -237,14 +239,16 @@ impl Uplink {
         self.ports.let_go(&bridged.ports);
         // Datagrams that go on coming keep their connection alive, and would never reach the next one that has the port.
         let has_datagrams = bridged.ports.iter().any(|port| port.protocol == PortProtocol::Udp);
-        let forgotten =
-            if has_datagrams { self.filter.kernel().forget_connections(bridged.address) } else { Ok(()) };
+        let forgotten = if has_datagrams {
+            self.filter.kernel().forget_connections(bridged.address.into())
+        } else {
+            Ok(())
+        };
         withdrawn.and(forgotten)
     }
 
     /// The host's own addresses.
-    pub(super) fn host_addresses(&self) -> Result<BTreeSet<Ipv4Addr>, Failure> {
-        self.addresses.drain();
+    pub(super) fn host_addresses(&self) -> Result<BTreeSet<IpAddr>, Failure> {
         Ok(self.route.addresses().map_err(refused)?.into_iter().collect())
     }
 
@@ -253,11 +257,8 @@ impl Uplink {
         self.remove_link();
         let links = self.route.links().unwrap_or_default();
         let is_last = !links.iter().any(|(_, name)| name.starts_with(UPLINK_PREFIX));
-        if self.is_alone() && is_last {
-            // Before the rules go that let nothing else through.
-            let _ = fs::write(FORWARDING, "0");
-        }
-        let _ = self.alone.as_ref().map(fs::remove_file);
+        // Before the rules go that let nothing else through.
+        self.forwarding.end(is_last);
         let table = self.filter.table();
         let text = format!("add table inet {table}\ndelete table inet {table}\n");
         let removed = launchpad.host_network().and_then(|host| load(&text, host.as_fd(), launchpad));
@@ -267,10 +268,16 @@ impl Uplink {
     }
 }
 
+/// The versions of the protocol that VPCs have, as far as the kernel knows them.
+fn families(vpcs: &BTreeSet<Cidr>) -> &'static [Family] {
+    let is_dual = vpcs.iter().any(|vpc| !vpc.is_v4()) && dual::is_supported();
+    if is_dual { &Family::ALL } else { &[Family::V4] }
+}
+
 /// The address of a VPC that is its router's, here the host's: the second, as in Amazon VPC.
-fn router_address(vpc: &Cidr) -> Option<Ipv4Addr> {
+fn router_address(vpc: &Cidr) -> IpAddr {
     match vpc.first() {
-        std::net::IpAddr::V4(first) => Some(Ipv4Addr::from_bits(first.to_bits() + 1)),
-        std::net::IpAddr::V6(_) => None,
+        IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + 1).into(),
+        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + 1).into(),
     }
 }

@@ -11,6 +11,7 @@ mod attended;
 mod bandwidth;
 mod bridge;
 mod cases;
+mod dual;
 mod faults;
 mod fixture;
 mod isolation;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
         // Last: their networks are kept for a while, which those who count what is left do not expect.
         network::CASES,
         bandwidth::CASES,
+        dual::CASES,
     ]
     .into_iter()
     .flatten()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -49,6 +49,7 @@ pub(crate) fn interface(address: [u8; 4], groups: &[char]) -> TaskNetwork {
         zone: "us-east-1a".to_owned(),
         address,
         address_v6: None,
+        vpc_block_v6: None,
         mac: MacAddress::of(address),
         groups: groups.iter().map(|digit| group(*digit)).collect(),
     }
@@ -180,9 +181,9 @@ async fn groups_without_rules_let_nothing_through(fixture: &Fixture) {
 }
 
 /// Whether a server answers somebody who is in the host's network.
-async fn host_reaches(address: &'static str, port: u16) -> bool {
+pub(crate) async fn host_reaches(address: &'static str, port: u16) -> bool {
     let connect = move || {
-        let to = (address.parse::<Ipv4Addr>().unwrap(), port).into();
+        let to = (address.parse::<IpAddr>().unwrap(), port).into();
         (0..3).any(|_| {
             let mut said = String::new();
             let connected = std::net::TcpStream::connect_timeout(&to, Duration::from_millis(700));
@@ -216,6 +217,7 @@ pub(crate) struct Beyond(std::process::Child);
 
 impl Beyond {
     pub(crate) const ADDRESS: &str = "198.51.100.2";
+    pub(crate) const ADDRESS_V6: &str = "2001:db8:5::2";
 
     pub(crate) fn new() -> Self {
         let child = Command::new("unshare")
@@ -236,6 +238,8 @@ impl Beyond {
         beyond.ip("link set ngtest up", false);
         beyond.ip("addr add 198.51.100.2/30 dev eth0", true);
         beyond.ip("link set eth0 up", true);
+        beyond.ip("addr add 2001:db8:5::1/64 dev ngtest nodad", false);
+        beyond.ip("addr add 2001:db8:5::2/64 dev eth0 nodad", true);
         beyond
     }
 
@@ -444,7 +448,9 @@ pub(crate) fn contents(router: i32) -> String {
         }
         in_counted |= line.starts_with("\tset connections") || line.starts_with("\tset questions");
     }
-    [run_in(router, &["ip", "route"]), run_in(router, &["ip", "neigh"]), kept.join("\n")].join("\n")
+    let ways = ["ip -4 route", "ip -6 route", "ip neigh"]
+        .map(|command| run_in(router, &command.split(' ').collect::<Vec<_>>()));
+    [ways.join("\n"), kept.join("\n")].join("\n")
 }
 
 /// How many links to tasks a router has.

@@ -23,8 +23,8 @@ use neargate_model::{ContainerId, ContainerName, IpcMode, PidMode, Policy, TaskI
 
 use crate::bridge::{answers, tcp};
 use crate::cases;
+use crate::dual::{self, both, from, open_out};
 use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec, group_of};
-use crate::network::{from_anywhere, rules, vpc, vpcs};
 
 cases![
     killed_server,
@@ -51,8 +51,8 @@ const BRIDGE: &str = "10.79.0.0/16";
 
 /// Tasks from this number to 255 have an interface in a VPC, whose address ends in the number.
 const CONNECTED: u8 = 200;
-/// The address of the first of them.
-const SERVER_ADDRESS: &str = "10.77.2.200";
+/// The addresses of the first of them.
+const SERVER_ADDRESSES: [&str; 2] = ["10.77.2.200", "fdaa:bbcc:ddee:ff00::a4d:2c8"];
 
 /// First argument of a server; its directory follows.
 pub(crate) const SERVER_ROLE: &str = "server-to-be-killed=";
@@ -633,11 +633,11 @@ impl Role {
             "groups" => {
                 // Who is in group a reaches port 80 of all in it, or nobody does.
                 let ingress = match number {
-                    "open" => vec![from_anywhere(Traffic::Tcp(80, 80))],
+                    "open" => ["0.0.0.0/0", "::/0"].map(|peer| from(Traffic::Tcp(80, 80), peer)).to_vec(),
                     _ => vec![],
                 };
-                let blocks = [vpcs(), vec![BRIDGE.parse().unwrap()]].concat();
-                self.client.set_groups(&[rules('a', ingress)], &blocks).await.unwrap();
+                let blocks = [dual::blocks(), vec![BRIDGE.parse().unwrap()]].concat();
+                self.client.set_groups(&[open_out('a', ingress)], &blocks).await.unwrap();
                 "told".to_owned()
             }
             "serve" => {
@@ -646,12 +646,20 @@ impl Role {
             }
             "reach" => {
                 let found = Driver::recover(&self.client, &container(number.parse().unwrap())).await;
-                let command = format!(
-                    "for i in 1 2 3; do nc -w 1 {SERVER_ADDRESS} 80 </dev/null | grep -q hello && exit; done; exit 1"
-                );
                 let handle = found.unwrap().expect("a container").handle;
-                let exit = handle.exec(exec_spec(&["/bin/sh", "-c", &command], None)).await.unwrap();
-                if exit.code == Some(0) { "reached" } else { "dropped" }.to_owned()
+                let mut codes = Vec::new();
+                for address in SERVER_ADDRESSES {
+                    let command = format!(
+                        "for i in 1 2 3; do nc -w 1 {address} 80 </dev/null | grep -q hello && exit; done; exit 1"
+                    );
+                    let exit = handle.exec(exec_spec(&["/bin/sh", "-c", &command], None)).await.unwrap();
+                    codes.push(exit.code);
+                }
+                match codes[..] {
+                    [Some(0), Some(0)] => "reached".to_owned(),
+                    [Some(1), Some(1)] => "dropped".to_owned(),
+                    _ => format!("{codes:?}"),
+                }
             }
             "count" => self.client.found().len().to_string(),
             "release" => {
@@ -800,7 +808,7 @@ impl Role {
             limits,
             linux: true,
             network: match u8::try_from(number) {
-                Ok(number @ CONNECTED..) => vpc([10, 77, 2, number], &['a'], false),
+                Ok(number @ CONNECTED..) => both([10, 77, 2, number], &['a']),
                 Err(_) => self.bridge(number),
                 _ => Default::default(),
             },

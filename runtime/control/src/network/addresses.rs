@@ -363,6 +363,7 @@ mod tests {
             zone: String::new(),
             address,
             address_v6: None,
+            vpc_block_v6: None,
             mac: MacAddress::of(address),
             groups: Vec::new(),
         }

@@ -91,6 +91,7 @@ impl Control {
             zone: subnet.zone.clone(),
             address,
             address_v6: None,
+            vpc_block_v6: None,
             mac: MacAddress::of(address),
             groups: assigned.groups.clone(),
         })

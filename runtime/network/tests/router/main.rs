@@ -5,6 +5,8 @@
 // What helps the tests outside of them fails as they do.
 #![allow(clippy::unwrap_used)]
 
+mod dual;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -20,7 +22,7 @@ use neargate_model::{
 };
 use neargate_network::bridge::Bridged;
 use neargate_network::elements::{self, Member};
-use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_INTERFACE};
+use neargate_network::link::{End, ROUTER_MAC, TASK_GATEWAY, TASK_GATEWAY_V6, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, Subsystem};
 use neargate_network::rules::{Picture, Policy, PolicyId};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -73,7 +75,10 @@ impl Router {
 
     /// Links a namespace with this address, as a task is linked.
     fn link(&self, number: u8, address: Ipv4Addr) -> Namespace {
-        let task = Namespace::new();
+        self.link_to(Namespace::new(), number, address)
+    }
+
+    fn link_to(&self, task: Namespace, number: u8, address: Ipv4Addr) -> Namespace {
         let name = format!("ng{number}");
         let near = End { name: &name, mac: Some(ROUTER_MAC) };
         let far = End { name: TASK_INTERFACE, mac: None };
@@ -86,7 +91,7 @@ impl Router {
         batch.set_up(own, Some(mac));
         batch.add_address(own, address.into());
         batch.add_neighbour(own, TASK_GATEWAY.into(), ROUTER_MAC);
-        batch.add_route(Cidr::ANYWHERE_V4, own, Some(TASK_GATEWAY), Some(address.into()));
+        batch.add_route(Cidr::ANYWHERE_V4, own, Some(TASK_GATEWAY.into()), Some(address.into()));
         inside.exchange(batch).expect("inside");
         let index = self.route.index_of(&name).expect("index");
         let mut batch = Batch::default();
@@ -161,9 +166,8 @@ fn groups_hold() {
         ]),
         policies: BTreeMap::from([policy(&clients), policy(&servers)]),
         vpcs: BTreeSet::from([VPC.parse().unwrap()]),
-        hosts: BTreeSet::from([Ipv4Addr::new(10, 9, 8, 7)]),
-        bridged: BTreeMap::new(),
-        limits: BTreeMap::new(),
+        hosts: BTreeSet::from([Ipv4Addr::new(10, 9, 8, 7).into()]),
+        ..Picture::default()
     };
     let (of_clients, of_servers) =
         (PolicyId::of(std::slice::from_ref(&clients)), PolicyId::of(std::slice::from_ref(&servers)));
@@ -173,8 +177,8 @@ fn groups_hold() {
     assert!(!connects(&a, &b, B, 5432), "who is in no map reaches nobody");
 
     let named = [clients.clone()];
-    let member_a = Member { address: A, policy: of_clients, groups: &named };
-    let member_b = Member { address: B, policy: of_servers, groups: &[] };
+    let member_a = Member { addresses: &[A.into()], policy: of_clients, groups: &named };
+    let member_b = Member { addresses: &[B.into()], policy: of_servers, groups: &[] };
     router.enter(member_a);
     assert!(!connects(&a, &b, B, 5432), "nor is who is in no map reached");
     router.enter(member_b);
@@ -183,7 +187,7 @@ fn groups_hold() {
 
     // A third one that speaks as the first.
     let c = router.link(3, C);
-    router.enter(Member { address: C, policy: of_servers, groups: &[] });
+    router.enter(Member { addresses: &[C.into()], policy: of_servers, groups: &[] });
     let server = b.within(|| UdpSocket::bind((B, 5432)).unwrap());
     server.set_read_timeout(Some(DROPPED)).unwrap();
     picture.groups.get_mut(&servers).unwrap().ingress = vec![
@@ -219,7 +223,7 @@ fn groups_hold() {
     assert_eq!(&said, b"still", "what was let through goes on");
 
     // The whole anew, with those who are there; then one of them leaves.
-    router.load(&picture.render(&BTreeMap::from([(A, of_clients), (B, of_servers)])));
+    router.load(&picture.render(&BTreeMap::from([(A.into(), of_clients), (B.into(), of_servers)])));
     assert!(connects(&a, &b, B, 80));
     router.leave(Member { groups: &[], ..member_b });
     assert!(!connects(&a, &b, B, 80));
@@ -245,10 +249,10 @@ fn connections_end_with_their_owner() {
         )]),
         ..Picture::default()
     };
-    let member = |address| Member { address, policy, groups: &[] };
+    let member_a = Member { addresses: &[A.into()], policy, groups: &[] };
     let router = Router::new();
     let (a, b) = (router.link(1, A), router.link(2, B));
-    router.load(&picture.render(&BTreeMap::from([(A, policy), (B, policy)])));
+    router.load(&picture.render(&BTreeMap::from([(A.into(), policy), (B.into(), policy)])));
     let server = b.within(|| UdpSocket::bind((B, 5432)).unwrap());
     server.set_read_timeout(Some(DROPPED)).unwrap();
     let is_heard = |from: &Namespace| {
@@ -261,11 +265,11 @@ fn connections_end_with_their_owner() {
     router.load(&picture.render_change(&BTreeSet::from([policy]), &BTreeSet::new(), &BTreeMap::new()));
     assert!(is_heard(&a), "what was let through goes on");
     // Another task has the address, and the same port.
-    router.leave(member(A));
+    router.leave(member_a);
     router.route.remove_link(router.route.index_of("ng1").unwrap()).unwrap();
-    router.filter.forget_connections(A).unwrap();
+    router.filter.forget_connections(A.into()).unwrap();
     let next = router.link(3, A);
-    router.enter(member(A));
+    router.enter(member_a);
     assert!(!is_heard(&next));
 }
 
@@ -282,7 +286,7 @@ fn bridged_containers_are_apart_but_for_links_and_ports() {
     let (a_is, b_is, c_is) = (with(A, &[], &[B]), with(B, &[], &[]), with(C, &[port], &[]));
     let mut picture = Picture {
         vpcs: BTreeSet::from([VPC.parse().unwrap()]),
-        hosts: BTreeSet::from([host]),
+        hosts: BTreeSet::from([host.into()]),
         ..Picture::default()
     };
     let router = Router::new();
