@@ -35,7 +35,7 @@ use self::args::FOR_EVER;
 use self::image::Found;
 use crate::adopt;
 use crate::assembly::{self, Ingredients, Machine, REMOVAL_LIMIT};
-use crate::containers;
+use crate::containers::{self, Unenforced};
 use crate::data_dir::DataDir;
 use crate::disk::AnyDisk;
 use crate::policy;
@@ -71,6 +71,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
     let launcher = launcher.map_or_else(|| wasm::launch(Policy::of_a_root_program()), Ok)?;
     let data = DataDir::open(args.data.as_deref())?;
     let owner = take_owner(&data)?;
+    let is_root = rustix::process::geteuid().is_root();
     let image = Found::find(&args.image, &data, owner, &launcher)?;
     args.check(image.is_wasm())?;
     let shape = args.shape(image.is_wasm())?;
@@ -78,7 +79,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
     let containers = match !image.is_wasm() || args.needs_sandbox() {
         // Named by the scratch directory, so that this run and a server of the same data directory never
         // meet in a cgroup.
-        true => containers::start(scratch.make()?)?,
+        true => containers::start(scratch.make()?, Unenforced::of_option(args.without_limits())?)?,
         false => None,
     };
     let artifacts = Artifacts::new(scratch.path.join("artifacts"));
@@ -92,7 +93,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             // One program needs one process, and no spare beside it.
             (config.workers, config.runs_max) = (1, RUNS_MAX);
         }
-        let wasm = wasm::driver(config, &data, &launcher, containers.as_ref())?;
+        let wasm = wasm::driver(config, &data, &launcher, containers.as_ref().filter(|_| is_root))?;
         if image.is_wasm() && args.shares_worker() {
             wasm.warm_up(ACCOUNT);
             // It is asked for now, and made while the task is accepted and its code is looked for.

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adopt;
 use crate::assembly::{self, Ingredients, Machine, NodeArtifacts, REMOVAL_LIMIT};
-use crate::containers;
+use crate::containers::{self, Unenforced};
 use crate::data_dir::DataDir;
 use crate::disk::{DataDisk, RESERVE_BYTES, Space};
 use crate::firewall;
@@ -107,6 +107,10 @@ pub(crate) struct ServeArgs {
     /// "network" in "host_namespaces" of the policy.
     #[arg(long)]
     allow_host_network: bool,
+    /// For an ordinary user: run container tasks although nothing enforces their limits of CPU and memory. Otherwise such
+    /// tasks stop with the reason.
+    #[arg(long)]
+    without_limits: bool,
 }
 
 /// Runs the server until it is asked to end: SIGINT ends all tasks first, SIGTERM only those that cannot go on without
@@ -128,8 +132,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ExitCode> {
     let data = DataDir::open(args.data.as_deref())?;
     let user = user(args)?;
     let server_uid = user.map_or_else(own_uid, |user| user.uid);
-    let containers = containers::attach(&data, server_uid, &policy)?;
-    if containers.is_some() && firewall::drops_forwarded() == Some(true) {
+    let unenforced = Unenforced::of_option(args.without_limits)?;
+    let containers = containers::attach(&data, server_uid, &policy, unenforced)?;
+    if containers.is_some() && user.is_some() && firewall::drops_forwarded() == Some(true) {
         eprintln!("warning: iptables drops what tasks send beyond this host; {}", firewall::HINT);
     }
     let invoker = user.map(|user| (user.uid, user.gid));
@@ -221,7 +226,7 @@ async fn serve(
     let mut config = wasm::config(data);
     config.runs_max = args.wasm_instances;
     config.control.push(listener.local_addr().context("read the address of the listener")?);
-    let wasm = wasm::driver(config, data, &launcher, containers.as_ref())?;
+    let wasm = wasm::driver(config, data, &launcher, containers.as_ref().filter(|_| is_root))?;
     clear_scratch(data, containers.as_ref(), &files)?;
     let artifacts = Artifacts::new(data.artifacts());
     let boot = std::fs::read_to_string(BOOT_ID).with_context(|| format!("read {BOOT_ID}"))?;

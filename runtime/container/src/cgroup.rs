@@ -33,6 +33,7 @@ use std::time::Duration;
 use neargate_driver::{Limits, Stats};
 
 use crate::failure::{Failure, Step};
+use crate::standing::Standing;
 pub(crate) use detect::{Controller, Layout};
 use devices::Fence;
 pub(crate) use devices::{DeviceRule, Fencing, READ, WRITE};
@@ -61,8 +62,11 @@ pub(crate) struct Groups {
     fence: Fence,
     /// `neargate/<instance>`.
     path: String,
-    /// `flock(2)` on the primary hierarchy's directory: whoever can take it knows that the server is gone.
-    _lock: fs::File,
+    /// `flock(2)` on the primary hierarchy's directory: whoever can take it knows that the server is gone. None where
+    /// there are no hierarchies.
+    _lock: Option<fs::File>,
+    /// Whether a limit that nothing enforces is refused.
+    is_strict: bool,
 }
 
 /// A task's or container's group.
@@ -106,7 +110,37 @@ impl Groups {
         }
         let path = format!("{TOP}/{instance}");
         let fence = fence(&layout, &path, fencing);
-        Ok(Self { layout, fence, path, _lock: lock })
+        Ok(Self { layout, fence, path, _lock: Some(lock), is_strict: true })
+    }
+
+    /// Groups in name only, for a supervisor that may make none: an ordinary user's, unless somebody has given it a part
+    /// of a hierarchy.
+    ///
+    /// They have no directories. A container's is named after its first process ([`Group::name_after`]), by which it is
+    /// found again; what would be a group's to end is ended with the PID namespace. Limits that take a group are refused,
+    /// or, if `is_strict` is false, not enforced.
+    pub(crate) fn nominal(instance: &str, is_strict: bool) -> Self {
+        let (layout, path) = (Layout::none(), format!("{TOP}/{instance}"));
+        Self { layout, fence: Fence::None, path, _lock: None, is_strict }
+    }
+
+    /// Sets whether limits that nothing enforces are refused from now on.
+    pub(crate) fn be_strict(&mut self, is_strict: bool) {
+        self.is_strict = is_strict;
+    }
+
+    /// Whether its groups are cgroups.
+    pub(crate) fn are_real(&self) -> bool {
+        self.layout.is_any()
+    }
+
+    /// Sets limits, as far as there is anything that enforces them.
+    fn apply(&self, group: &Group, is_container: bool, limits: &Limits) -> Result<(), Failure> {
+        match self.are_real() {
+            true => limits::apply(&self.layout, group, is_container, limits),
+            false if self.is_strict => limits::refuse(limits),
+            false => Ok(()),
+        }
     }
 
     /// Kills and removes what is in the instance's directories but the groups of `kept` with those in them, by name,
@@ -206,12 +240,12 @@ impl Groups {
     /// Gives a group to a task, with these limits.
     pub(crate) fn give_to_task(&self, cell: &Group, task: &str, limits: &Limits) -> Result<(), Failure> {
         cell.mark(TASK_ATTRIBUTE, task);
-        limits::apply(&self.layout, cell, false, limits)
+        self.apply(cell, false, limits)
     }
 
     /// Sets the limits of a container whose group was made without.
     pub(crate) fn limit_container(&self, group: &Group, limits: &Limits) -> Result<(), Failure> {
-        limits::apply(&self.layout, group, true, limits)
+        self.apply(group, true, limits)
     }
 
     /// Makes a container's group below its task's, for devices beyond those that all may open.
@@ -248,7 +282,7 @@ impl Groups {
         let mut group = Group::at(path);
         let made = self
             .gather_dirs(&mut group, parent, limits, !devices.is_empty(), |dir| fs::create_dir(dir))
-            .and_then(|()| limits::apply(&self.layout, &group, parent.is_some(), limits))
+            .and_then(|()| self.apply(&group, parent.is_some(), limits))
             .and_then(|()| self.fence(&group, devices).step("set device rules"));
         match made {
             Ok(()) => Ok(group),
@@ -393,15 +427,37 @@ impl Group {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The processes in the group, by their ids in the reader's namespace.
+    /// The processes in the group, by their ids in the reader's namespace. Of a group in name only all that there are:
+    /// whoever asks for them knows them by something else as well.
     pub(crate) fn members(&self) -> Vec<i32> {
+        if self.is_nominal() {
+            let names = directories(Path::new("/proc")).into_iter().map(|(_, name)| name);
+            return names.filter_map(|name| name.parse().ok()).collect();
+        }
         let listed = |dir: &PathBuf| fs::read_to_string(dir.join("cgroup.procs")).ok();
         let text = self.dirs().find_map(listed).unwrap_or_default();
         text.lines().filter_map(|pid| pid.parse().ok()).collect()
     }
 
+    /// Names a container's group that is none after its first process: after the moment at which that was started, which
+    /// together with its id no other process of this boot has.
+    pub(crate) fn name_after(&mut self, pid: i32) -> Result<(), Failure> {
+        if self.is_nominal() {
+            let parent = self.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            self.path = format!("{parent}/{}", nominal_name(pid).step("look at new process")?);
+        }
+        Ok(())
+    }
+
+    fn is_nominal(&self) -> bool {
+        self.unified.is_none() && self.member_of.is_empty()
+    }
+
     /// Whether a process is in the group, also one that has ended and was not reaped, as far as v2 tells that.
     pub(crate) fn holds(&self, pid: i32) -> bool {
+        if self.is_nominal() {
+            return nominal_name(pid).is_ok_and(|name| name == self.name());
+        }
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
         text.lines().any(|line| line.strip_suffix(&self.path).is_some_and(|rest| rest.ends_with('/')))
     }
@@ -595,9 +651,10 @@ fn keyed(file: &Path, key: &str) -> Option<u64> {
 /// The hierarchies' roots, the one with the lock at the end: as soon as its directory is gone a new server of
 /// the same instance may lock another and make its directories, which must not be removed with the old.
 fn primary_last(layout: &Layout) -> Vec<&Path> {
-    let primary = layout.primary();
-    let others = layout.roots().into_iter().filter(|root| *root != primary);
-    others.chain([primary]).collect()
+    let mut roots = layout.roots();
+    // The primary is the first.
+    roots.reverse();
+    roots
 }
 
 /// Makes and locks a directory, so that the locked one is the one that the path names.
@@ -709,8 +766,23 @@ fn remove_patiently(dir: &Path) {
 /// The name of the container's group that a process is in, also one that has ended and was not reaped, as far as v2 tells
 /// that; `None` for a process that is in none.
 pub(crate) fn container_of(pid: i32) -> Option<String> {
+    if !Standing::own().is_host() {
+        return nominal_name(pid).ok();
+    }
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     text.lines().find_map(container_in).map(str::to_owned)
+}
+
+/// The name of the group of the container whose first process this is or was, where groups are so in name only.
+pub(crate) fn nominal_name(pid: i32) -> io::Result<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let began = began_at(&stat).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(format!("@{began}"))
+}
+
+/// When a process was started, in clock ticks since the boot, of proc_pid_stat(5).
+fn began_at(stat: &str) -> Option<u64> {
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(19)?.parse().ok())
 }
 
 /// The container's group in a line of `/proc/PID/cgroup`: `0::/neargate/INSTANCE/TASK/CONTAINER` and perhaps more.
@@ -728,7 +800,14 @@ pub(crate) fn join(tasks: &mut [fs::File]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::container_in;
+    use super::{began_at, container_in};
+
+    #[test]
+    fn reads_when_a_process_was_started() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 99 1\n";
+        assert_eq!(began_at(stat), Some(12345));
+        assert_eq!(began_at("7 (a) S 1"), None);
+    }
 
     #[test]
     fn finds_the_container_in_a_line() {

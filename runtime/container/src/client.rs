@@ -89,6 +89,8 @@ struct Connection {
     child: Mutex<Option<Child>>,
     permits: Semaphore,
     next_id: AtomicU64,
+    /// Whether the supervisor may make cgroups: whether this process was root when it started or found it.
+    has_groups: bool,
     shared: Arc<Shared>,
 }
 
@@ -477,6 +479,7 @@ impl SupervisorClient {
             child: Mutex::new(child),
             permits: Semaphore::new(REQUESTS_MAX),
             next_id: AtomicU64::new(1),
+            has_groups: rustix::process::geteuid().is_root(),
             shared,
         });
         Self { connection }
@@ -644,6 +647,10 @@ impl SandboxHost for SupervisorClient {
             Response::Failed { failure } => Err(failure.into_sandbox()),
             _ => Err(unavailable(unexpected())),
         }
+    }
+
+    fn has_groups(&self) -> bool {
+        self.connection.has_groups
     }
 
     async fn set_groups(&self, groups: &[SecurityGroupRules], vpcs: &[Cidr]) -> Result<(), SandboxError> {

@@ -27,6 +27,7 @@ pub struct SupervisorConfig {
     resolv_conf: Vec<u8>,
     layers_by_path: bool,
     devices_by_programs: bool,
+    without_limits: bool,
     server_uid: u32,
     policy: Policy,
 }
@@ -41,6 +42,7 @@ impl SupervisorConfig {
             resolv_conf: b"nameserver 169.254.169.253\n".to_vec(),
             layers_by_path: false,
             devices_by_programs: false,
+            without_limits: false,
             server_uid: rustix::process::geteuid().as_raw(),
             policy: Policy::default(),
         }
@@ -70,6 +72,13 @@ impl SupervisorConfig {
     /// both; for tests of that way.
     pub fn with_devices_by_programs(mut self) -> Self {
         self.devices_by_programs = true;
+        self
+    }
+
+    /// Has containers run also where no cgroup can enforce their limits of CPU and memory, which is otherwise refused; of
+    /// effect without root alone.
+    pub fn with_unenforced_limits(mut self) -> Self {
+        self.without_limits = true;
         self
     }
 
@@ -120,6 +129,7 @@ impl SupervisorConfig {
             resolv_conf: self.resolv_conf.clone(),
             layers_by_path: self.layers_by_path,
             devices_by_programs: self.devices_by_programs,
+            without_limits: self.without_limits,
             allowed: self.allowed(),
         }
     }

@@ -14,14 +14,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use neargate_ipc::channel;
-use rustix::fs::{CWD, FileType, Mode};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags, fsconfig_create, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
 };
 
-use crate::failure::{Failure, Step};
+use crate::failure::{Failure, Step, errno};
 use crate::rootfs::new_tmpfs;
+use crate::standing::Standing;
 use crate::sys;
 
 /// The character devices of a container: name, major and minor (devices.txt of the kernel).
@@ -155,6 +156,7 @@ impl Launchpad {
         owner: u32,
     ) -> Result<sys::Clone, Failure> {
         sys::setns(self.launch_mounts.as_fd(), libc::CLONE_NEWNS).step("enter launch namespace")?;
+        let owner = Standing::own().root_of(owner);
         let cloned = sys::set_effective_user(owner).and_then(|()| sys::clone3(flags, cgroup));
         if !matches!(cloned, Ok(sys::Clone::Child)) {
             become_root_again();
@@ -169,18 +171,54 @@ impl Launchpad {
         pidfd: BorrowedFd<'_>,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<sys::Clone, Failure> {
+        if !Standing::own().is_host() {
+            return clone_by_child(pidfd);
+        }
         // Affects future children only (pid_namespaces(7)).
-        sys::setns(pidfd, libc::CLONE_NEWPID).map_err(|error| match error.raw_os_error() {
-            Some(libc::ESRCH) => Failure::NotRunning {},
-            other => {
-                Failure::System { step: "enter pid namespace".to_owned(), errno: other.unwrap_or(libc::EIO) }
-            }
-        })?;
+        sys::setns(pidfd, libc::CLONE_NEWPID).map_err(|error| not_entered(errno(&error)))?;
         let cloned = sys::clone3(0, cgroup);
         if !matches!(cloned, Ok(sys::Clone::Child)) {
             leave(&self.own_pids, libc::CLONE_NEWPID);
         }
         cloned.step("clone process")
+    }
+}
+
+fn not_entered(errno: i32) -> Failure {
+    match errno {
+        libc::ESRCH => Failure::NotRunning {},
+        errno => Failure::System { step: "enter pid namespace".to_owned(), errno },
+    }
+}
+
+/// Clones into a PID namespace from a user namespace, in which nobody may come back to the host's: a child goes there and
+/// clones a sibling of its own, which is a child of the caller as well.
+fn clone_by_child(pidfd: BorrowedFd<'_>) -> Result<sys::Clone, Failure> {
+    const STEP: &str = "clone process";
+    let (ours, theirs) = channel::pair().step(STEP)?;
+    let sys::Clone::Parent { pidfd: child, .. } = sys::clone3(0, None).step(STEP)? else {
+        drop(ours);
+        let entered = sys::setns(pidfd, libc::CLONE_NEWPID);
+        let told = match entered.and_then(|()| sys::clone3(libc::CLONE_PARENT as u64, None)) {
+            Ok(sys::Clone::Child) => return Ok(sys::Clone::Child),
+            Ok(sys::Clone::Parent { pid, pidfd }) => {
+                channel::send(theirs.as_fd(), u64::from(pid.cast_unsigned()), &[], &[pidfd.as_fd()], true)
+            }
+            Err(error) => channel::send(theirs.as_fd(), 0, &errno(&error).to_le_bytes(), &[], true),
+        };
+        sys::exit_now(i32::from(told.is_err()))
+    };
+    drop(theirs);
+    let heard = channel::receive(ours.as_fd(), &mut Vec::new(), true).step(STEP);
+    sys::wait_child(Some(child.as_fd()), true).step(STEP)?;
+    let lost = || Failure::System { step: STEP.to_owned(), errno: libc::ECHILD };
+    let mut frame = heard?.ok_or_else(lost)?;
+    match (u32::try_from(frame.id).map(u32::cast_signed), frame.fds.pop()) {
+        (Ok(pid), Some(pidfd)) if pid > 0 => Ok(sys::Clone::Parent { pid, pidfd }),
+        _ => {
+            let errno = <[u8; 4]>::try_from(&frame.message[..]).map_or(libc::EBADMSG, i32::from_le_bytes);
+            Err(not_entered(errno))
+        }
     }
 }
 
@@ -249,9 +287,14 @@ pub(crate) fn make_network_of(userns: BorrowedFd<'_>, launchpad: &Launchpad) -> 
 fn furnish_network() -> Result<(), Failure> {
     sys::bring_loopback_up().step("bring loopback up")?;
     // NET_BIND_SERVICE does not reach a namespace of the host's, and raw sockets for ping need the capability that
-    // containers do not have. 2147483647 is the highest group that the kernel takes.
+    // containers do not have.
     fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0").step("open low ports")?;
-    fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").step("allow ping")?;
+    let last = match Standing::own() {
+        // The highest group that the kernel takes.
+        Standing::Host => i32::MAX,
+        Standing::Realm => 0,
+    };
+    fs::write("/proc/sys/net/ipv4/ping_group_range", format!("0 {last}")).step("allow ping")?;
     // An interface that comes has none until its task gets an address; loopback has it already.
     match fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1") {
         // A kernel without IPv6.
@@ -266,26 +309,67 @@ fn furnish() -> Result<(), Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", private).step(STEP)?;
     let tmpfs = new_tmpfs(c"1m", c"0755", MountAttrFlags::MOUNT_ATTR_NOSUID).step(STEP)?;
+    let fittings = Fittings::open()?;
     // Any directory serves for the moment, and this one is on every Linux.
     let place = Path::new("/proc");
     move_mount(&tmpfs, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(STEP)?;
     for dir in ["proc", "root", "dev", "layers", "shm", "stage", "stage/proc", "stage/dev", "stage/sys"] {
         fs::create_dir(place.join(dir)).step(STEP)?;
     }
-    for (name, major, minor) in DEVICES {
+    for (index, (name, major, minor)) in DEVICES.into_iter().enumerate() {
         let node = place.join("dev").join(name);
-        let mode = Mode::from_raw_mode(0o666);
-        rustix::fs::mknodat(CWD, &node, FileType::CharacterDevice, mode, rustix::fs::makedev(major, minor))
-            .step("make device node")?;
-        rustix::fs::chmodat(CWD, &node, mode, rustix::fs::AtFlags::empty()).step("make device node")?;
+        match fittings.nodes.get(index) {
+            Some(host) => bind(host, &node),
+            None => make_node(&node, rustix::fs::makedev(major, minor)),
+        }
+        .step("make device node")?;
     }
-    let proc = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC).step(STEP)?;
-    fsconfig_create(proc.as_fd()).step(STEP)?;
-    let proc = fsmount(proc.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).step(STEP)?;
     let target = place.join("proc");
-    move_mount(&proc, c"", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(STEP)?;
+    move_mount(&fittings.proc, c"", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).step(STEP)?;
     rustix::process::chdir(place).step(STEP)?;
     rustix::process::pivot_root(c".", c".").step(STEP)?;
     unmount(c".", UnmountFlags::DETACH).step(STEP)?;
     rustix::process::chdir(c"/").step(STEP)
+}
+
+/// What is put into the launch namespace, as detached mounts.
+struct Fittings {
+    proc: OwnedFd,
+    /// The host's nodes of [`DEVICES`], where none can be made.
+    nodes: Vec<OwnedFd>,
+}
+
+impl Fittings {
+    /// Opens them, while the caller still sees what the host has.
+    ///
+    /// In a user namespace no device can be made, and no proc of the PID namespace, which is the host's: the host's own
+    /// are used. What is mounted below that proc cannot be left out (`has_locked_children()`).
+    fn open() -> Result<Self, Failure> {
+        const STEP: &str = "open what the launch namespace has";
+        if Standing::own().is_host() {
+            let proc = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC).step(STEP)?;
+            fsconfig_create(proc.as_fd()).step(STEP)?;
+            let proc = fsmount(proc.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty());
+            return Ok(Self { proc: proc.step(STEP)?, nodes: Vec::new() });
+        }
+        let clone = |path: &str, more| {
+            let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE | more;
+            open_tree(CWD, path, flags).step(STEP)
+        };
+        let node = |(name, ..): (&str, u32, u32)| clone(&format!("/dev/{name}"), OpenTreeFlags::empty());
+        let nodes = DEVICES.into_iter().map(node).collect::<Result<_, _>>()?;
+        Ok(Self { proc: clone("/proc", OpenTreeFlags::AT_RECURSIVE)?, nodes })
+    }
+}
+
+fn make_node(path: &Path, device: rustix::fs::Dev) -> rustix::io::Result<()> {
+    let mode = Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, mode, device)?;
+    rustix::fs::chmodat(CWD, path, mode, rustix::fs::AtFlags::empty())
+}
+
+fn bind(node: &OwnedFd, path: &Path) -> rustix::io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?);
+    move_mount(node, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }

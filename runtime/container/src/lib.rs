@@ -69,10 +69,12 @@ mod names;
 mod pause;
 mod peer;
 mod protocol;
+mod realm;
 mod rootfs;
 mod sandboxed;
 mod seccomp;
 mod spawn;
+mod standing;
 mod steward;
 mod supervisor;
 mod sys;
@@ -82,9 +84,17 @@ pub use client::{ContainerDriver, Supervisor, SupervisorClient};
 pub use config::{DEFAULT_ID_BASE, SupervisorConfig};
 pub use identity::{Rights, become_user, make_files_of};
 pub use launcher::{Fences, Launcher, LauncherClient, Policy, Preparation, Role, Roles};
+pub use realm::Need;
 pub use sandboxed::SandboxProcesses;
 pub use spawn::{SpawnError, SupervisorRole, role_from_args};
 pub use steward::Succession;
+
+/// Whether this machine has what an ordinary user needs to run containers: tries, in a process of its own. Must be called
+/// while this process has one thread.
+pub fn try_without_root(need: Need) -> std::io::Result<()> {
+    spawn::check_threads().map_err(std::io::Error::other)?;
+    realm::try_out(need)
+}
 
 /// How the devices of containers are fenced on this machine, where their absence is the first fence; an error says why
 /// they are not. Only root is answered rightly.

@@ -27,6 +27,8 @@ wire_struct! {
         layers_by_path: bool,
         /// Whether devices are fenced by programs of cgroup v2 also where v1 could.
         devices_by_programs: bool,
+        /// Whether containers run although there is no cgroup to enforce their limits.
+        without_limits: bool,
         /// The most that its containers may have.
         allowed: Allowed,
     }

@@ -34,6 +34,7 @@ use rustix::mount::{
 use crate::failure::{Failure, Step, errno};
 use crate::launchpad::{LAYERS_DIR, Launchpad};
 use crate::protocol::{MountPlan, SourcePlan, StartPlan};
+use crate::standing::Standing;
 use crate::sys;
 use crate::user::ID_RANGE;
 
@@ -48,6 +49,10 @@ pub(crate) enum LayerPassing {
     /// As paths in the launch namespace, for older kernels.
     Paths,
 }
+
+/// Has overlay keep what it must remember in attributes `user.overlay.*`, for in a user namespace it may write no others
+/// (Linux 5.11).
+const USER_ATTRIBUTES: &CStr = c"userxattr";
 
 /// A root file system that is mounted nowhere yet.
 #[derive(Debug)]
@@ -116,6 +121,7 @@ impl Scratch {
 
     /// Makes them in a directory of this path, with `ids` as the host's id of the container's root.
     pub(crate) fn make(path: PathBuf, ids: u32) -> Result<Self, Failure> {
+        let ids = Standing::own().root_of(ids);
         let made = || -> io::Result<()> {
             match path.parent().map(|shelf| fs::DirBuilder::new().mode(0o700).create(shelf)) {
                 Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -180,6 +186,7 @@ pub(crate) fn mount_root(
         let why = format!("it has {} layers; 1 to {LAYERS_MAX} are possible", plan.layers.len());
         return Err(Failure::InvalidImage { why });
     }
+    let ids = Standing::own().root_of(ids);
     // By descriptors and without links: the directory belongs to the server, which may have less rights than we.
     let scratch = open_real(path_of(&plan.scratch)).step("open scratch directory")?;
     const STEP: &str = "make overlay directories";
@@ -272,6 +279,9 @@ fn new_directory(
 fn mapped(dir: &Path, userns: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     let tree = open_real(dir).and_then(|real| clone_tree(real.as_fd(), OpenTreeFlags::empty()));
     let tree = tree.step(&format!("open layer {}", dir.display()))?;
+    if !Standing::own().is_host() {
+        return Ok(tree);
+    }
     sys::mount_setattr(tree.as_fd(), 0, Some(userns)).map_err(|error| map_refused(dir, &error))?;
     Ok(tree)
 }
@@ -299,8 +309,27 @@ fn overlay_from_descriptors(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) 
     }
     // No fsync for the sake of files that are thrown away with the container (Linux 5.10).
     fsconfig_set_flag(overlay.as_fd(), c"volatile").step(STEP)?;
+    if !Standing::own().is_host() {
+        fsconfig_set_flag(overlay.as_fd(), USER_ATTRIBUTES).step(STEP)?;
+    }
     fsconfig_create(overlay.as_fd()).step(STEP)?;
     fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV).step(STEP)
+}
+
+/// Mounts an overlay as a container's root is mounted, of nothing.
+pub(crate) fn try_overlay() -> io::Result<()> {
+    let tmpfs = new_tmpfs(c"1m", c"0755", MountAttrFlags::empty())?;
+    let place = Path::new("/proc");
+    move_mount(&tmpfs, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    for dir in ["lower", "upper", "work"] {
+        fs::create_dir(place.join(dir))?;
+    }
+    let overlay = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, dir) in [(c"lowerdir", "lower"), (c"upperdir", "upper"), (c"workdir", "work")] {
+        fsconfig_set_string(overlay.as_fd(), key, place.join(dir))?;
+    }
+    fsconfig_set_flag(overlay.as_fd(), USER_ATTRIBUTES)?;
+    Ok(fsconfig_create(overlay.as_fd())?)
 }
 
 /// `mount(2)` with one page of options, as all kernels take it: layers are attached one after the other
@@ -328,7 +357,9 @@ fn attach_and_mount(
     }
     let write = attach_new(writable, &format!("{LAYERS_DIR}/w"), attached).step(STEP)?;
     let lower_dirs = lower_dirs.join(":");
-    let options = format!("volatile,lowerdir={lower_dirs},upperdir={write}/{upper},workdir={write}/{work}");
+    let attributes = if Standing::own().is_host() { "" } else { "userxattr," };
+    let options =
+        format!("{attributes}volatile,lowerdir={lower_dirs},upperdir={write}/{upper},workdir={write}/{work}");
     let options = CString::new(options).map_err(io::Error::from).step(STEP)?;
     let merged = format!("{LAYERS_DIR}/merged");
     make_dir(Path::new(&merged)).step(STEP)?;
@@ -426,8 +457,12 @@ fn open_volume(plan: &MountPlan, ids: u32, stored: u32) -> Result<Volume, Failur
         attributes |= libc::MOUNT_ATTR_RDONLY;
     }
     let map = |owner| volume_map(owner, ids, stored);
-    let userns = make_userns(&map(seen.stx_uid), &map(seen.stx_gid))?;
-    sys::mount_setattr(tree.as_fd(), attributes, Some(userns.as_fd())).map_err(fail)?;
+    let userns = match Standing::own() {
+        Standing::Host => Some(make_userns(&map(seen.stx_uid), &map(seen.stx_gid))?),
+        // The user's own files are the container's root's as they are.
+        Standing::Realm => None,
+    };
+    sys::mount_setattr(tree.as_fd(), attributes, userns.as_ref().map(OwnedFd::as_fd)).map_err(fail)?;
     let is_dir = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory;
     Ok(Volume { mount: Some(tree), is_dir, plan: plan.clone() })
 }

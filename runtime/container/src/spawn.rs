@@ -16,6 +16,7 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use crate::pause::{self, PauseRole};
 use crate::protocol::Allowed;
+use crate::realm;
 use crate::supervisor::Meeting;
 use neargate_ipc::channel;
 use neargate_ipc::wire::{decode, encode};
@@ -171,12 +172,14 @@ pub(crate) fn spawn() -> Result<(Child, OwnedFd), SpawnError> {
     let inherited = theirs.as_raw_fd();
     let mut command = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
     command.arg0(NAME).arg(ROLE_ARGUMENT).arg(inherited.to_string());
+    let is_root = rustix::process::geteuid().is_root();
     let keep = move || {
         // SAFETY: the descriptor is open in the child, a copy of this process, and is only borrowed.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(inherited) };
-        fcntl_setfd(fd, FdFlags::empty()).map_err(io::Error::from)
+        fcntl_setfd(fd, FdFlags::empty())?;
+        if is_root { Ok(()) } else { realm::enter(None) }
     };
-    // SAFETY: the closure makes one system call, which is safe between fork and exec.
+    // SAFETY: the process has one thread, as was checked, so that no lock is held by another one between fork and exec.
     unsafe { command.pre_exec(keep) };
     let child = command.spawn().map_err(SpawnError::Execute)?;
     Ok((child, ours))

@@ -33,8 +33,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::ends::Told;
 use crate::spawn::{self, SpawnError, Tenure};
+use crate::standing::Standing;
 use crate::supervisor::{holder, is_router, report};
-use crate::{cgroup, ends, init, sys};
+use crate::{cgroup, ends, init, realm, sys};
 
 /// A supervisor that ends sooner than this has perhaps something to say that starting another one will not change ...
 const SHORT_LIFE: Duration = Duration::from_secs(1);
@@ -148,6 +149,10 @@ fn keep(post: &Post) -> io::Result<()> {
     sys::dup2(null.as_fd(), libc::STDOUT_FILENO)?;
     sys::close_all_but(&mut [&post.descriptors()[..], &[null.as_raw_fd()]].concat())?;
     enter_mounts(&post.mounts)?;
+    if !rustix::process::geteuid().is_root() {
+        realm::enter(Some(&post.directory))?;
+        Standing::look_up()?;
+    }
     let _ = rustix::process::chdir(c"/");
     sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1)?;
     // Signals to the server's group are the server's matter.

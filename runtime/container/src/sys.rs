@@ -6,6 +6,8 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::standing::Standing;
+
 /// Turns the `-1` convention of a system call into a result.
 fn check(value: libc::c_long) -> io::Result<libc::c_long> {
     if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
@@ -77,6 +79,16 @@ pub(crate) fn owner_of(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers; the returned descriptor is new and ours.
     unsafe {
         let fd = check(libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// The user namespace in which a user namespace was made (`NS_GET_PARENT`, ioctl_nsfs(2)).
+pub(crate) fn parent_of(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_PARENT: libc::Ioctl = (0xb7 << 8) | 2;
+    // SAFETY: takes no pointers; the returned descriptor is new and ours.
+    unsafe {
+        let fd = check(libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT).into())?;
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
 }
@@ -321,6 +333,12 @@ pub(crate) fn reap_child(pid: i32) -> io::Result<()> {
     wait_for((libc::P_PID, pid as libc::id_t), libc::WNOHANG).map(drop)
 }
 
+/// Waits for the end of a child and reaps it; returns its code as [`wait_child`] does.
+pub(crate) fn wait_process(pid: i32) -> io::Result<i32> {
+    let ended = wait_for((libc::P_PID, pid as libc::id_t), 0)?;
+    ended.map(|(_, code)| code).ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
+}
+
 /// Waits for a child: `pidfd` when given, else any.
 fn wait(pidfd: Option<BorrowedFd<'_>>, options: libc::c_int) -> io::Result<Option<(i32, i32)>> {
     let child = pidfd.map_or((libc::P_ALL, 0), |fd| (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t));
@@ -419,8 +437,13 @@ pub(crate) fn execve(program: &CStr, argv: &[*const libc::c_char], env: &[*const
 
 /// Sets user, group and supplementary groups with raw system calls; glibc's wrappers would signal
 /// other threads, of which there are none.
+///
+/// In a realm `setgroups(2)` is denied: those of the user who has made it stay, and count for nothing that
+/// a container sees.
 pub(crate) fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    set_groups(groups)?;
+    if Standing::own().is_host() {
+        set_groups(groups)?;
+    }
     set_user(uid, gid)
 }
 
@@ -522,7 +545,9 @@ pub(crate) fn landlock_abi() -> u32 {
 /// Whether this process may raise hard resource limits.
 pub(crate) fn may_raise_limits() -> bool {
     let capabilities = rustix::thread::capabilities(None);
-    capabilities.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE))
+    // One in a user namespace does not count.
+    Standing::own().is_host()
+        && capabilities.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE))
 }
 
 /// The hard resource limit of this process; what it inherits to others.

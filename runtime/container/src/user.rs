@@ -19,6 +19,15 @@ pub(crate) struct User {
     pub(crate) groups: Vec<u32>,
 }
 
+impl User {
+    /// The same where only ids below `count` can be had, without supplementary groups beyond; `None` where user or group
+    /// are.
+    pub(crate) fn within(mut self, count: u32) -> Option<Self> {
+        self.groups.retain(|group| *group < count);
+        (self.uid < count && self.gid < count).then_some(self)
+    }
+}
+
 /// Resolves `user[:group]`. The error says which part is unknown.
 ///
 /// A user given by name or number brings its primary and supplementary groups along, unless a group is

@@ -98,6 +98,11 @@ pub trait SandboxHost: Send + Sync {
         None
     }
 
+    /// Whether its sandboxes are cgroups, with limits, which other processes than containers can be put into.
+    fn has_groups(&self) -> bool {
+        true
+    }
+
     /// Enforces these security groups from now on, in the place of all that were told before, in every sandbox with
     /// an interface in a VPC, and routes these VPCs. Returns once it is so. A group that was not told lets nothing
     /// through.

@@ -104,3 +104,10 @@ pub struct Parts {
     /// The time now.
     pub now: fn() -> Timestamp,
 }
+
+impl Parts {
+    /// Whether Wasm containers can have a cgroup of their own, in a sandbox.
+    fn has_groups(&self) -> bool {
+        self.sandboxes.as_ref().is_some_and(|host| host.has_groups())
+    }
+}

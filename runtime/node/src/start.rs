@@ -114,7 +114,7 @@ impl Start {
         // A container has the network of its task.
         definition.wasm.host_network |= self.spec.shape.network_mode == NetworkMode::Host;
         let definition = &definition;
-        wasm::check(definition, self.parts.sandboxes.is_some()).map_err(Failed::ours)?;
+        wasm::check(definition, self.parts.has_groups()).map_err(Failed::ours)?;
         let assigned = plan::host_ports(&self.spec, self.container);
         let earlier = Some(&self.earlier.host_ports).filter(|ports| !ports.is_empty()).unwrap_or(&assigned);
         let Listeners { sockets, ports } =

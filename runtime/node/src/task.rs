@@ -328,7 +328,7 @@ impl Owner {
         let all_found = images().count() == self.images.len();
         let wants_linux = |(definition, image): (&ContainerDefinition, &TaskImage)| match &image.rootfs {
             Rootfs::Layers(_) => true,
-            Rootfs::Wasm(_) => self.parts.sandboxes.is_some() && wasm::needs_sandbox(definition),
+            Rootfs::Wasm(_) => self.parts.has_groups() && wasm::needs_sandbox(definition),
         };
         let linux = all_found && self.spec.shape.containers.iter().zip(images()).any(wants_linux);
         // A stored definition must not outlive a policy that has become stricter.

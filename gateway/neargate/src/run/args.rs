@@ -184,6 +184,11 @@ impl RunArgs {
         self.dir.is_empty() && self.net != Net::Host && !self.needs_sandbox()
     }
 
+    /// Whether a container runs although nothing enforces its limits.
+    pub(crate) fn without_limits(&self) -> bool {
+        self.container.without_limits()
+    }
+
     /// The task of this command; what is only about Wasm is left out of a container's.
     pub(crate) fn shape(&self, is_wasm: bool) -> Result<TaskShape> {
         let dirs = self.dir.iter().enumerate().map(|(index, text)| directory(index, text));

@@ -20,6 +20,9 @@ pub(crate) struct ContainerArgs {
     /// A limit of setrlimit(2), for example nofile=1024; may be repeated.
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     ulimit: Vec<String>,
+    /// For an ordinary user: run although nothing enforces --cpu and --memory.
+    #[arg(long)]
+    without_limits: bool,
 }
 
 impl ContainerArgs {
@@ -30,8 +33,14 @@ impl ContainerArgs {
             ("--tmpfs", !self.tmpfs.is_empty()),
             ("--storage", self.storage.is_some()),
             ("--ulimit", !self.ulimit.is_empty()),
+            ("--without-limits", self.without_limits),
         ];
         given.iter().find(|(_, is_given)| *is_given).map(|(option, _)| *option)
+    }
+
+    /// Whether it runs although nothing enforces its limits.
+    pub(crate) fn without_limits(&self) -> bool {
+        self.without_limits
     }
 
     /// How much it may write, in GiB.

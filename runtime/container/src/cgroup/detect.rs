@@ -77,6 +77,16 @@ impl Layout {
         Ok(Self { unified_controls, unified, v1, v1_hierarchy })
     }
 
+    /// None that could be used.
+    pub(super) fn none() -> Self {
+        Self { unified: None, unified_controls: false, v1: Vec::new(), v1_hierarchy: None }
+    }
+
+    /// Whether there is a hierarchy that can be used.
+    pub(super) fn is_any(&self) -> bool {
+        self.unified.is_some() || !self.v1.is_empty()
+    }
+
     /// Roots of all hierarchies, each once: controllers may share a mount.
     pub(super) fn roots(&self) -> Vec<&Path> {
         let mut roots: Vec<&Path> = Vec::new();
@@ -90,7 +100,7 @@ impl Layout {
 
     /// The hierarchy whose directory carries the lock.
     pub(super) fn primary(&self) -> &Path {
-        // Never empty: `detect` refuses that.
+        // Empty only where nobody asks: what `detect` tells is not, and without hierarchies nothing is locked.
         self.roots().first().copied().unwrap_or(Path::new("/"))
     }
 

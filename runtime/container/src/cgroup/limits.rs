@@ -66,6 +66,26 @@ pub(super) fn apply(
     apply_pids(&cgroup, limits).step(STEP)
 }
 
+/// Refuses limits that only a cgroup enforces; how many processes there may be, a resource limit bounds as well.
+pub(super) fn refuse(limits: &Limits) -> Result<(), Failure> {
+    let Limits { cpu_millis, cpu_shares, memory_bytes, memory_reservation_bytes, .. } = limits;
+    let asked = [
+        ("cpu", cpu_millis.is_some() || cpu_shares.is_some()),
+        ("memory", memory_bytes.is_some() || memory_reservation_bytes.is_some()),
+    ];
+    let asked: Vec<&str> =
+        asked.into_iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| name).collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Unsupported {
+        what: format!("a limit of {}", asked.join(" and ")),
+        why: "it takes a cgroup, which neargate may not make without root; start it as root, or let it run tasks without \
+              their limits (--without-limits)"
+            .to_owned(),
+    })
+}
+
 fn apply_pids(cgroup: &Cgroup, limits: &Limits) -> io::Result<()> {
     let Some(pids_max) = limits.pids_max else { return Ok(()) };
     let pids: &PidController = cgroup.controller_of().ok_or_else(|| missing("pids"))?;

@@ -79,7 +79,9 @@ pub(super) fn attach(
     let program = spawn::seal_own_binary().map_err(SpawnError::Seal)?;
     let build = spawn::build();
     let (server_uid, allowed) = (config.server_uid(), config.allowed());
-    let tenure = Tenure { server_uid, build: build.clone(), allowed };
+    let is_root = rustix::process::geteuid().is_root();
+    // In the realm of an ordinary user that user is root.
+    let tenure = Tenure { server_uid: if is_root { server_uid } else { 0 }, build: build.clone(), allowed };
     neargate_failpoint::reach("container::attach::before");
     let present = supervisor::connect(directory).ok();
     let copy = program.try_clone().map_err(SpawnError::Seal)?;
@@ -90,7 +92,8 @@ pub(super) fn attach(
         directory: directory.to_owned(),
         setup,
         steward: Mutex::new(Some(ours)),
-        succession: Mutex::new(Some(Succession { post, steward })),
+        // The launcher of an ordinary user is in a user namespace of its own, from which no other one can be entered.
+        succession: Mutex::new(is_root.then_some(Succession { post, steward })),
         _lock: lock,
     };
     let (socket, snapshot) = match present {

@@ -30,6 +30,7 @@ use crate::cgroup;
 use crate::failure::{Failure, Step};
 use crate::launchpad::{LAYERS_DIR, ROOT_DIR};
 use crate::seccomp::Filters;
+use crate::standing::Standing;
 use crate::sys;
 use crate::user::{self, User};
 pub(crate) use environment::attach_null;
@@ -158,6 +159,11 @@ pub(crate) enum Streams {
     Stdio([OwnedFd; 3]),
     /// A terminal with so many rows and columns.
     Terminal(u16, u16),
+}
+
+/// Makes a proc as a container's first process does.
+pub(crate) fn try_proc() -> std::io::Result<()> {
+    mounts::new_proc().map(drop).map_err(std::io::Error::from)
 }
 
 /// Becomes the container's first process: furnishes its namespaces, then waits for its orders.
@@ -294,8 +300,17 @@ fn build_root(room: &Room, orders: &Orders, parts: &Parts) -> Result<User, Failu
 fn look_up_user(root: BorrowedFd<'_>, user: Option<&str>) -> Result<User, Failure> {
     let Some(user) = user else { return Ok(User::default()) };
     let read = |path| files::read_in_root(root, path).step("read users of the image");
-    user::resolve(user, &read(c"/etc/passwd")?, &read(c"/etc/group")?)
-        .map_err(|why| Failure::UnknownUser { user: user.to_owned(), why })
+    let found = user::resolve(user, &read(c"/etc/passwd")?, &read(c"/etc/group")?)
+        .map_err(|why| Failure::UnknownUser { user: user.to_owned(), why })?;
+    match found.within(Standing::own().count()) {
+        Some(user) => Ok(user),
+        None => Err(Failure::Unsupported {
+            what: format!("user {user} in a container"),
+            why: "without root a container has one user, its root, who is whoever has started neargate; let the image \
+                  run as user 0, or start neargate as root"
+                .to_owned(),
+        }),
+    }
 }
 
 fn attach_stdio(stdio: &[OwnedFd; 3]) -> Result<(), Failure> {

@@ -19,6 +19,7 @@ use crate::failure::{Failure, Step, errno};
 use crate::launchpad::{DEVICE_DIR, DEVICES};
 use crate::protocol::{SourcePlan, TmpfsPlan};
 use crate::rootfs::{Volume, clone_tree, new_tmpfs, open_real};
+use crate::standing::Standing;
 use crate::sys;
 
 const NO_EXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -153,10 +154,12 @@ fn fill_dev(dev: BorrowedFd<'_>, ipc: Ipc) -> Result<Option<OwnedFd>, Failure> {
         rustix::fs::symlinkat(target, dev, name).step("make links in /dev")?;
     }
     // Group 5 is tty in every distribution; Docker uses the same options, but for the last.
-    let pts_options = [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5"), (c"max", TERMINALS_MAX)];
+    let pts_options = [(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"max", TERMINALS_MAX), (c"gid", c"5")];
+    // Where there is no group 5 terminals have their user's group.
+    let pts_options = if Standing::own().is_host() { &pts_options[..] } else { &pts_options[..3] };
     let pts = new_mount(
         c"devpts",
-        &pts_options,
+        pts_options,
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
     .step("make /dev/pts")?;

@@ -34,9 +34,10 @@ impl Host {
     pub(super) fn adopt(&mut self, known: Known) {
         neargate_failpoint::reach("container::adoption::before");
         for (task, sandbox) in known {
-            let ids = sandbox.ids;
+            let (ids, processes) = (sandbox.ids, sandbox.nominal_processes());
             if let Err(failure) = self.adopt_sandbox(&task, sandbox) {
-                // Its processes, if there are any, are swept away with its groups.
+                // Its processes, if there are any, are swept away with its groups, where these are real.
+                processes.into_iter().for_each(|pid| drop(sys::kill(pid, libc::SIGKILL)));
                 report(&format!("find task {task} again"), &failure.into_start());
                 self.cells.give_back(ids);
                 if let Err(error) = self.note(|| Entry::Released { task }) {
@@ -107,7 +108,7 @@ impl Host {
             namespaces.take_over(pause, shared.as_ref(), &network)?;
         }
         let mut sandbox = Sandbox::new(hostname, ids, namespaces, sharing, group, None);
-        (sandbox.pause, sandbox.ipc) = (pause, shared);
+        (sandbox.pause, sandbox.ipc, sandbox.pids_max) = (pause, shared, limits.pids_max);
         // A task whose packets go nowhere runs on all the same.
         match self.wire_again(&sandbox, &network, is_connected) {
             Ok(wiring) => sandbox.wiring = wiring,

@@ -36,8 +36,8 @@ use crate::init::Ground;
 use crate::launchpad::{self, Launchpad};
 use crate::protocol::NetworkPlan;
 use crate::rootfs::{self, Scratch};
+use crate::standing::Standing;
 use crate::sys;
-use crate::user::ID_RANGE;
 
 /// Cells that are kept ready: at first, and at most. Each time that there is none the number doubles. One that waits
 /// takes some 400 KiB, nearly all of it the kernel's.
@@ -352,7 +352,8 @@ impl Factory {
         let [user, network, sync, pidfd] = <[OwnedFd; 4]>::try_from(frame.fds).map_err(|_| malformed())?;
         let namespaces = Namespaces { user, network, owns_network: false };
         let process = Process { sync: Some(sync), ..Process::running(pid, pidfd) };
-        let (group, first) = groups.open_cell(&name)?;
+        let (group, mut first) = groups.open_cell(&name)?;
+        first.name_after(pid)?;
         let scratch = scratch.map(|directory| Scratch::at(Scratch::place(directory, &name)));
         let parked = Some(Parked { process, group: first, scratch });
         Ok(Cell { ids, namespaces, group, linked, legacy, parked })
@@ -362,7 +363,7 @@ impl Factory {
 impl Namespaces {
     /// Makes them for a range of ids.
     pub(super) fn make(ids: u32) -> Result<Self, Failure> {
-        let map = format!("0 {ids} {ID_RANGE}");
+        let map = Standing::own().id_map(ids);
         let (user, network) = (rootfs::make_userns(&map, &map)?, launchpad::make_network()?);
         Ok(Self { user, network, owns_network: false })
     }

@@ -22,6 +22,7 @@ use crate::launchpad::Launchpad;
 use crate::protocol::{BlockPlan, End, GroupPlan, Request, Response, Setup, StartPlan};
 use crate::rootfs::LayerPassing;
 use crate::seccomp::Filters;
+use crate::standing::Standing;
 use crate::sys;
 use neargate_driver::Traffic;
 use neargate_ipc::channel;
@@ -182,13 +183,19 @@ impl Host {
         if !rustix::process::geteuid().is_root() {
             return Err(not_permitted("run containers"));
         }
+        let standing = Standing::look_up().step("look up own ids")?;
         let directory = seat.map(|seat| seat.directory.as_path());
         let seat = seat.map(Seat::hold).transpose().step("hold seat")?;
         let seed = u32::from_str_radix(setup.instance.get(..6).unwrap_or_default(), 16).unwrap_or(0);
         let launchpad = Launchpad::build().map_err(explain)?;
         let journal_path = directory.map(journal::path);
         let fencing = if setup.devices_by_programs { Fencing::Programs } else { Fencing::Any };
-        let groups = Groups::open(&setup.instance, journal_path.as_deref(), fencing).map_err(explain)?;
+        let groups = match standing {
+            Standing::Host => {
+                Groups::open(&setup.instance, journal_path.as_deref(), fencing).map_err(explain)?
+            }
+            Standing::Realm => Groups::nominal(&setup.instance, !setup.without_limits),
+        };
         let (journal, known) = match directory.map(Journal::open).transpose().step("open journal")? {
             Some((journal, known)) => (Some(journal), known),
             None => Default::default(),
@@ -386,6 +393,12 @@ impl Host {
         tasks.iter().for_each(|task| self.take_all_back(task));
         self.responses.clear();
         self.lendings.clear();
+    }
+
+    /// Goes on with the settings of another server.
+    pub(super) fn serve_by(&mut self, setup: Setup) {
+        self.groups.be_strict(!setup.without_limits);
+        self.setup = setup;
     }
 
     /// Whether a server's settings are of the instance whose containers these are.

@@ -21,6 +21,7 @@ use neargate_ipc::wire::{decode, encode};
 use neargate_ipc::wire_enum;
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::cgroup::nominal_name;
 use crate::protocol::{End, NetworkPlan, SharingPlan, StartPlan};
 
 /// Both writer and reader must agree on this number; a journal of another version is not understood.
@@ -238,6 +239,25 @@ fn record(entry: &Entry) -> Vec<u8> {
 /// FNV-1a: tells a whole record from a part of one, and needs no more, because only root can write here.
 fn checksum(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The processes of a directory's journal that are still there, of groups in name only; for who looks without a
+/// supervisor.
+pub(crate) fn containers_of(directory: &Path) -> Vec<i32> {
+    let (Ok(bytes), Ok(boot)) = (fs::read(path(directory)), boot()) else { return Vec::new() };
+    replay(&bytes, &boot).values().flat_map(KnownSandbox::nominal_processes).collect()
+}
+
+impl KnownSandbox {
+    /// The first processes of its containers, and its pause process, that are still there; only of groups in name only,
+    /// which tell processes apart.
+    pub(super) fn nominal_processes(&self) -> Vec<i32> {
+        let containers = self.containers.values().filter(|container| container.end.is_none());
+        let containers = containers.map(|container| (container.pid, &container.group));
+        let all = containers.chain(self.pause.iter().map(|pause| (pause.pid, &pause.group)));
+        let there = all.filter(|(pid, group)| nominal_name(*pid).is_ok_and(|name| name == **group));
+        there.map(|(pid, _)| pid).collect()
+    }
 }
 
 /// What a journal's bytes tell; nothing if they are of another boot or version.

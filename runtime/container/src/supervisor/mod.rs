@@ -34,6 +34,7 @@ mod inside;
 mod journal;
 mod lend;
 mod link_local;
+mod ordinary;
 mod pause;
 mod router;
 mod sandbox;
@@ -57,9 +58,10 @@ use crate::spawn::Tenure;
 use crate::sys;
 use bounds::Bounds;
 use host::{Event, Host};
+pub(crate) use journal::containers_of;
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
-pub(crate) use router::is_router;
+pub(crate) use router::{is_router, router_of};
 use seat::Seat;
 pub(crate) use seat::{connect, holder};
 
@@ -346,7 +348,7 @@ impl Supervisor {
         }
         match &mut self.state {
             State::Ready(host) if !host.serves(&setup) => return self.answer(id, disagreement()),
-            State::Ready(host) => host.setup = setup,
+            State::Ready(host) => host.serve_by(setup),
             State::New | State::Refusing(_) => {
                 self.state = match Host::open(setup, self.seat.as_ref(), Rc::clone(&self.epoll)) {
                     Ok(host) => State::Ready(Box::new(host)),

@@ -25,6 +25,7 @@ use crate::init::{self, HostIpc, Ipc, SharedIpc};
 use crate::launchpad::Launchpad;
 use crate::pause::{self, Plan};
 use crate::protocol::{IpcPlan, PidPlan, SharingPlan};
+use crate::standing::Standing;
 use crate::sys::{self, Clone};
 use crate::user::ID_RANGE;
 
@@ -100,14 +101,19 @@ impl Host {
         self.make_shared_ipc(task)?;
         let sandbox = self.open_sandbox(task)?;
         let name = format!("pause.{number}");
-        let group = self.groups.make_container(&sandbox.group, &name, &Limits::default(), &[])?;
-        let (pid, pidfd) = match self.start_pause(sandbox, &group) {
+        let mut group = self.groups.make_container(&sandbox.group, &name, &Limits::default(), &[])?;
+        let started = self.start_pause(sandbox, &group).and_then(|(pid, pidfd)| {
+            let named = group.name_after(pid).inspect_err(|_| abandon(&pidfd));
+            named.map(|()| (pid, pidfd))
+        });
+        let (pid, pidfd) = match started {
             Ok(started) => started,
             Err(failure) => {
                 self.leave(0, task.to_owned(), group, None, None);
                 return Err(failure);
             }
         };
+        let name = group.name().to_owned();
         let entry = || Entry::Paused { number, task: task.to_owned(), group: name, pid };
         let noted = self.note(entry).step("write journal");
         if let Some(sandbox) = self.sandboxes.get_mut(task) {
@@ -150,8 +156,11 @@ impl Host {
                     Some(shared) => shared.mounts.as_fd(),
                     None => self.launchpad.mounts(),
                 },
-                // The last id of the volumes' range, which is no user's of any container.
-                user: self.cells.volumes() + ID_RANGE - 1,
+                user: match Standing::own() {
+                    // The last id of the volumes' range, which is no user's of any container.
+                    Standing::Host => self.cells.volumes() + ID_RANGE - 1,
+                    Standing::Realm => 0,
+                },
             };
             match sys::clone3(libc::CLONE_NEWPID as u64, group.unified_fd()).step("clone pause process")? {
                 Clone::Child => pause::execute(plan, &theirs),

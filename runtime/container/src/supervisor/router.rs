@@ -822,6 +822,11 @@ fn find_holder(directory: &Path) -> Option<(OwnedFd, OwnedFd)> {
     is_it.then_some((pidfd, namespace.into()))
 }
 
+/// The network namespace of a directory's router.
+pub(crate) fn router_of(directory: &Path) -> Option<OwnedFd> {
+    find_holder(directory).map(|(_, namespace)| namespace)
+}
+
 pub(super) fn refused(error: NetlinkError) -> Failure {
     Failure::System { step: error.step.to_owned(), errno: errno(&error.source) }
 }

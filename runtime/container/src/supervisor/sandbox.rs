@@ -13,7 +13,7 @@ use super::inside::Legacy;
 use super::journal::{Entry, Journal};
 use super::pause::Pause;
 use super::router::{Site, Wiring};
-use super::{allow, report};
+use super::{allow, ordinary, report};
 use crate::cgroup::Group;
 use crate::failure::{Failure, Step};
 use crate::init::SharedIpc;
@@ -37,6 +37,8 @@ pub(super) struct Sandbox {
     pub(super) wiring: Option<Wiring>,
     /// Those of its containers, where each has a network of its own; the first one's is the sandbox's.
     pub(super) places: Vec<Place>,
+    /// How many processes it may have.
+    pub(super) pids_max: Option<u32>,
     /// The process that waits to become its first container's.
     pub(super) parked: Option<Parked>,
     /// Its containers and commands that have not been reaped.
@@ -77,6 +79,7 @@ impl Host {
         }
         allow::check_network(&self.setup.allowed, network)?;
         allow::check_sharing(&self.setup.allowed, &sharing)?;
+        ordinary::check_sandbox(network, &sharing)?;
         let policy = network.interface()?.map(|interface| interface.policy());
         let Cell { ids, namespaces, group, linked, legacy, parked } =
             self.cells.take(&self.groups, policy.as_ref())?;
@@ -133,6 +136,7 @@ impl Host {
                 sandbox.namespaces.network = launchpad::make_network()?;
             }
         }
+        sandbox.pids_max = limits.pids_max;
         self.groups.give_to_task(&sandbox.group, task, limits)
     }
 
@@ -272,6 +276,7 @@ impl Sandbox {
             group,
             wiring,
             places,
+            pids_max: None,
             parked,
             live,
             leaving,

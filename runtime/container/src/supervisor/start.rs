@@ -16,15 +16,15 @@ use super::factory::{self, First, Shape};
 use super::host::{Container, Event, Host, Process};
 use super::journal::Entry;
 use super::sandbox::Sandbox;
-use super::{allow, watch};
+use super::{allow, ordinary, watch};
 use crate::cgroup::Group;
 use crate::devices;
 use crate::failure::{Failure, Step};
 use crate::init::{self, NO_CORE, Orders, Parts, Program, ResourceLimit};
 use crate::protocol::{PidPlan, Response, StartPlan};
 use crate::rootfs::{self, Scratch};
+use crate::standing::Standing;
 use crate::sys;
-use crate::user::ID_RANGE;
 
 /// The namespaces of a container, besides the network's, which is its sandbox's, and the cgroup's, which
 /// the child makes once it has joined its groups.
@@ -44,7 +44,12 @@ const RAISED: [(u64, u32, u64); 2] = [
 
 impl Host {
     /// Starts a container; the request is answered once its program runs or cannot.
-    pub(super) fn start(&mut self, request: u64, plan: StartPlan, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    pub(super) fn start(
+        &mut self,
+        request: u64,
+        mut plan: StartPlan,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
         if self.numbers.contains_key(&plan.container) {
             return Err(Failure::System { step: "start container twice".to_owned(), errno: libc::EEXIST });
         }
@@ -60,7 +65,8 @@ impl Host {
         let number = self.next_number();
         // Early, so that what cannot be executed anyway makes no work.
         Program::new(&plan.argv, &plan.env)?;
-        self.open_sandbox(&plan.task)?;
+        let pids_max = self.open_sandbox(&plan.task)?.pids_max;
+        ordinary::bound_processes(&mut plan, pids_max);
         neargate_failpoint::reach("container::clone::before");
         let Parked { process, group, scratch } = match self.take_parked(&plan) {
             Some(parked) => self.limit_parked(parked, &plan)?,
@@ -124,9 +130,13 @@ impl Host {
         self.ready_to_share(&plan.task)?;
         let sandbox = self.open_sandbox(&plan.task)?;
         let name = format!("{}.{number}", plan.container);
-        let group =
+        let mut group =
             self.groups.make_container(&sandbox.group, &name, &plan.limits, &devices::rules(plan)?)?;
-        match self.clone_first(plan, &group) {
+        let cloned = self.clone_first(plan, &group).and_then(|first| {
+            let named = group.name_after(first.pid).inspect_err(|_| abandon(&first.pidfd));
+            named.map(|()| first)
+        });
+        match cloned {
             Ok(First { pid, pidfd, sync }) => {
                 let process = Process { sync: Some(sync), ..Process::running(pid, pidfd) };
                 Ok(Parked { process, group, scratch: None })
@@ -284,7 +294,7 @@ pub(super) fn go(sync: &OwnedFd) -> Result<(), Failure> {
 /// Gives a process its ids, unless its user namespace has them already, and takes the supervisor's protection off it.
 pub(super) fn admit(pid: i32, ids: Option<u32>) -> Result<(), Failure> {
     if let Some(ids) = ids {
-        let map = format!("0 {ids} {ID_RANGE}");
+        let map = Standing::own().id_map(ids);
         rootfs::write_maps(pid, &map, &map).step("write id maps")?;
     }
     set_oom_score(pid)

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio as ProcessStdio};
 use std::time::{Duration, Instant};
@@ -16,14 +15,7 @@ use crate::cases;
 use crate::fixture::{Fixture, cgroup_roots, eventually};
 use crate::sandboxed;
 
-cases![
-    nothing_accumulates,
-    killed_client,
-    killed_supervisor,
-    threads_are_refused,
-    without_root,
-    beside_other_processes
-];
+cases![nothing_accumulates, killed_client, killed_supervisor, threads_are_refused, beside_other_processes];
 
 /// First argument of the process that [`killed_client`] kills; the directory to use follows.
 pub(crate) const CLIENT_ROLE: &str = "client-to-be-killed=";
@@ -224,18 +216,6 @@ async fn threads_are_refused(fixture: &Fixture) {
     assert!(matches!(error, SpawnError::Threads { count } if count > 1), "{error:?}");
 }
 
-/// First argument of the process that has no rights.
-pub(crate) const POWERLESS_ROLE: &str = "client-without-root";
-
-/// The process without rights: everything succeeds but preparing a sandbox, which says what is missing.
-pub(crate) fn be_powerless() -> ExitCode {
-    match prepare_and_release("/".as_ref()) {
-        Err(SandboxError::NotPermitted { what, hint }) => println!("{what}: {hint}"),
-        other => panic!("{other:?}"),
-    }
-    ExitCode::SUCCESS
-}
-
 /// Has a new supervisor prepare one sandbox.
 fn prepare_and_release(directory: &Path) -> Result<(), SandboxError> {
     let client = Supervisor::spawn(&SupervisorConfig::for_data_dir(directory)).unwrap();
@@ -254,21 +234,6 @@ fn prepare_and_release(directory: &Path) -> Result<(), SandboxError> {
     released.unwrap();
     runtime.block_on(client.shut_down());
     prepared.map(drop)
-}
-
-async fn without_root(fixture: &Fixture) {
-    // The directories of the build may be closed to others; a copy is not.
-    let copy = std::env::temp_dir().join(format!("neargate-test-{}", fixture.instance));
-    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-    let output = Command::new(&copy).arg(POWERLESS_ROLE).uid(65534).gid(65534).current_dir("/").output();
-    fs::remove_file(&copy).unwrap();
-    let output = output.unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(
-        text,
-        "run containers: start `neargate serve` as root; `neargate doctor` tells what is missing\n"
-    );
 }
 
 /// First argument of the process that is in a group as in a container; its directory follows.

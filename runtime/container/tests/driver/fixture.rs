@@ -381,7 +381,7 @@ pub(crate) fn cgroup_roots() -> Vec<PathBuf> {
     mounts.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from).collect()
 }
 
-fn make_rootfs(dir: &Path) {
+pub(crate) fn make_rootfs(dir: &Path) {
     for sub in ["bin", "etc", "proc", "sys", "dev", "tmp", "data"] {
         fs::create_dir_all(dir.join(sub)).unwrap();
     }

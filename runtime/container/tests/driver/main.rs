@@ -17,6 +17,7 @@ mod fixture;
 mod isolation;
 mod limits;
 mod network;
+mod ordinary;
 mod privileges;
 mod sandboxed;
 mod sharing;
@@ -92,8 +93,8 @@ fn main() -> ExitCode {
     if let Some(group) = arguments.first().and_then(|first| first.strip_prefix(faults::CONTAINED_ROLE)) {
         return faults::be_contained(group);
     }
-    if arguments.first().is_some_and(|first| first == faults::POWERLESS_ROLE) {
-        return faults::be_powerless();
+    if let Some(directory) = arguments.first().and_then(|first| first.strip_prefix(ordinary::ROLE)) {
+        return ordinary::be_ordinary(directory);
     }
     let cases: Vec<&Case> = [
         cases::CASES,
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
         bridge::CASES,
         isolation::CASES,
         limits::CASES,
+        ordinary::CASES,
         privileges::CASES,
         sandboxed::CASES,
         sharing::CASES,
