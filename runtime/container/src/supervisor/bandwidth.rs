@@ -15,8 +15,8 @@ impl Network {
         bandwidth: Bandwidth,
         launchpad: &Launchpad,
     ) -> Result<(), Failure> {
-        let text = bandwidth.render(&link);
-        let limited = self.load(&text, launchpad);
+        let is_current = self.router.as_ref().is_some_and(|router| router.is_current);
+        let limited = if is_current { self.load(&bandwidth.render(&link), launchpad) } else { Ok(()) };
         if limited.is_ok() {
             self.picture.limits.insert(link, bandwidth);
         }

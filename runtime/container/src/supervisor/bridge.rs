@@ -127,11 +127,16 @@ impl Network {
         let (index, _) = linked.inspect_err(|_| router.uplink.ports.let_go(&bridged.ports))?;
         neargate_failpoint::reach("container::place::linked");
         self.picture.bridged.insert(bridged.address, bridged.clone());
-        let entered = router.filter.exchange(bridged.enter()).map_err(refused);
+        // What is not current is made anew with it.
+        let is_current = router.is_current;
+        let entered = if is_current { router.filter.exchange(bridged.enter()) } else { Ok(()) };
         neargate_failpoint::reach("container::place::entered");
-        let entered = entered.and_then(|()| router.uplink.publish(bridged, &self.picture, launchpad));
+        let published = entered.map_err(refused).and_then(|()| match is_current {
+            true => router.uplink.publish(bridged, &self.picture, launchpad),
+            false => Ok(()),
+        });
         neargate_failpoint::reach("container::place::published");
-        if let Err(failure) = entered {
+        if let Err(failure) = published {
             self.unwire_bridged(endpoint, index);
             return Err(failure);
         }
@@ -169,10 +174,11 @@ impl Network {
         let bridged = &endpoint.bridged;
         self.picture.bridged.remove(&bridged.address);
         let Some(router) = &mut self.router else { return };
-        let withdrawn = router.uplink.withdraw(bridged);
-        neargate_failpoint::reach("container::place::withdrawn");
         // What is not current is made anew without it.
-        let left = if router.is_current { router.filter.exchange(bridged.leave()) } else { Ok(()) };
+        let is_current = router.is_current;
+        let withdrawn = router.uplink.withdraw(bridged, is_current);
+        neargate_failpoint::reach("container::place::withdrawn");
+        let left = if is_current { router.filter.exchange(bridged.leave()) } else { Ok(()) };
         router.part(&endpoint.interface.addresses(), index);
         if let Err(error) = withdrawn.and(left) {
             report("take a container out of the packet filter", &refused(error).into_start());

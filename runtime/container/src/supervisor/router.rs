@@ -178,7 +178,11 @@ impl Network {
         let router = self.router.as_mut().ok_or_else(no_router)?;
         let named = router.named_of(wiring);
         let addresses = wiring.addresses();
-        let entered = router.filter.exchange(elements::enter(wiring.member(&addresses, &named)));
+        // What is not current is made anew with it.
+        let entered = match router.is_current {
+            true => router.filter.exchange(elements::enter(wiring.member(&addresses, &named))),
+            false => Ok(()),
+        };
         neargate_failpoint::reach("container::element::after");
         entered.map_err(refused)
     }
@@ -394,7 +398,14 @@ impl Network {
     }
 
     fn look_after(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
+        let awaits_groups = self.awaits_groups();
         let Some(router) = &mut self.router else { return Ok(()) };
+        if awaits_groups {
+            // Whatever has changed is made anew then.
+            router.filter.take_change();
+            router.uplink.overlook_changes();
+            return Ok(());
+        }
         let Router { uplink, namespace, .. } = router;
         let host = uplink.repair(namespace.as_fd(), &self.picture, launchpad);
         let hosts = uplink.host_addresses()?;
@@ -406,8 +417,7 @@ impl Network {
             router.is_current = false;
         }
         if !router.is_current {
-            // What an earlier supervisor has made holds until the groups are told.
-            return if self.is_told { host.and(self.render_all(None, launchpad)) } else { host };
+            return host.and(self.render_all(None, launchpad));
         }
         if hosts != self.picture.hosts {
             self.picture.hosts = hosts;
@@ -455,8 +465,17 @@ impl Network {
         rendered.map(|()| policy)
     }
 
+    /// Whether the rules are those of an earlier supervisor, which hold, here and on the host, until the groups are told:
+    /// not all tasks may be found again yet, and what their groups allow is not known.
+    fn awaits_groups(&self) -> bool {
+        !self.is_told && self.router.as_ref().is_some_and(|router| router.is_inherited)
+    }
+
     /// Makes the rules anew, without policies that no task has, `new` excepted.
     fn render_all(&mut self, new: Option<PolicyId>, launchpad: &Launchpad) -> Result<(), Failure> {
+        if self.awaits_groups() {
+            return Ok(());
+        }
         self.connect_host(launchpad)?;
         let used: BTreeSet<PolicyId> = self.members.values().copied().chain(new).collect();
         self.picture.policies.retain(|policy, _| used.contains(policy));

@@ -213,6 +213,12 @@ impl Uplink {
         self.load_rules(picture, launchpad)
     }
 
+    /// Lets go of news of changes: all is made anew soon.
+    pub(super) fn overlook_changes(&mut self) {
+        self.filter.take_change();
+        self.addresses.drain();
+    }
+
     /// Leads ports of the host to a container, which is in the picture.
     pub(super) fn publish(
         &mut self,
@@ -228,13 +234,15 @@ impl Uplink {
         self.filter.exchange(publish).or_else(|_| self.load_rules(picture, launchpad))
     }
 
-    /// Takes that back, and lets go of the ports.
-    pub(super) fn withdraw(&mut self, bridged: &Bridged) -> Result<(), NetlinkError> {
+    /// Takes that back, unless the rules are made anew anyway, and lets go of the ports.
+    pub(super) fn withdraw(&mut self, bridged: &Bridged, is_current: bool) -> Result<(), NetlinkError> {
         if bridged.ports.is_empty() {
             return Ok(());
         }
-        let withdraw = bridged.withdraw(self.filter.table());
-        let withdrawn = self.filter.exchange(withdraw);
+        let withdrawn = match is_current {
+            true => self.filter.exchange(bridged.withdraw(self.filter.table())),
+            false => Ok(()),
+        };
         self.is_doubtful |= withdrawn.is_err();
         self.ports.let_go(&bridged.ports);
         // Datagrams that go on coming keep their connection alive, and would never reach the next one that has the port.

@@ -406,6 +406,8 @@ async fn host_ports_outlive_all(fixture: &Fixture) {
     let mut server = Server::start(fixture, &directory);
     server.check("groups open", "told");
     server.check("serve 300", "started");
+    server.check("start 201", "started");
+    server.check("usr1 201", "exit 7");
     let reached = async || {
         for _ in 0..20 {
             if answers(host, port).await {
@@ -421,6 +423,8 @@ async fn host_ports_outlive_all(fixture: &Fixture) {
     kill_supervisor(&directory);
     assert!(reached().await, "without a supervisor");
     let mut server = Server::start(fixture, &directory);
+    // What this supervisor does for the task whose container has ended takes nothing from the others, though nobody has
+    // told it the groups.
     assert!(reached().await);
     until(|| TcpListener::bind(("0.0.0.0", port)).is_err());
     server.check("groups open", "told");
