@@ -218,3 +218,31 @@ def test_ports_outlive_the_server(server_directory):
             time.sleep(0.05)
     finally:
         second.stop()
+
+
+def test_ranges_have_ports_in_a_row(ecs, register_bridge, running, until_stopped):
+    web = container("web", "nc -ll -p 8002 -e echo hello & nc -ll -p 8999 -e echo last",
+                    portMappings=[{"containerPortRange": "8000-8999"}])
+    other = container("other", "nc -ll -p 81 -e echo other", portMappings=[{"containerPortRange": "80-81"}])
+    definition = register_bridge(web, other, networkMode="bridge")
+    shown = ecs.describe_task_definition(taskDefinition=definition)["taskDefinition"]["containerDefinitions"][0]
+    assert shown["portMappings"][0]["containerPortRange"] == "8000-8999"
+    task = running(definition=definition)
+    [one], [two] = bindings(task, "web"), bindings(task, "other")
+    assert one["containerPortRange"] == "8000-8999" and two["containerPortRange"] == "80-81", (one, two)
+    assert "containerPort" not in one and "hostPort" not in one, one
+    first, last = map(int, one["hostPortRange"].split("-"))
+    low, high = map(int, two["hostPortRange"].split("-"))
+    assert 61000 <= first and last - first == 999 and high - low == 1 and (high < first or last < low), (one, two)
+    address = host_address()
+    assert [ask(address, first + 2), ask(address, last), ask(address, high)] == ["hello\n", "last\n", "other\n"]
+    assert ask(address, first + 1, seconds=0) == ""
+    # The rest of what may be given is no thousand in a row for long.
+    answers = [ecs.run_task(cluster=CLUSTER, taskDefinition=definition) for _ in range(5)]
+    reasons = [failure["reason"] for answer in answers for failure in answer["failures"]]
+    arns = [one["taskArn"] for answer in answers for one in answer["tasks"]]
+    assert len(arns) == 3 and set(reasons) == {"RESOURCE:PORTS"}, answers
+    for arn in [*arns, task["taskArn"]]:
+        ecs.stop_task(cluster=CLUSTER, task=arn)
+        until_stopped(arn)
+    assert ask(address, first + 2, seconds=0) == "" and elements(f"tcp . {first + 2} :") == 0

@@ -104,7 +104,7 @@ def test_wrong_labels_are_named(register, label, value, part):
 
 
 @pytest.mark.parametrize("mapping,part", [
-    ({"containerPortRange": "80-90"}, "containerPortRange"),
+    ({"containerPortRange": "90-80"}, "containerPortRange"),
     ({"containerPort": 0}, "between 1 and 65535"),
     ({"containerPort": 65536}, "between 1 and 65535"),
     ({"containerPort": 80, "hostPort": 81}, "must be containerPort 80 or absent"),

@@ -27,7 +27,7 @@ pub mod validate;
 pub mod vpc;
 
 pub use arn::{Arn, InvalidArn};
-pub use bridge::{BridgeEndpoint, BridgeNetwork, HostPort, Link, PortProtocol};
+pub use bridge::{BridgeEndpoint, BridgeNetwork, HostPort, Link, PortBinding, PortProtocol};
 pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -276,12 +277,27 @@ pub struct PortMapping {
     /// What is spoken there.
     #[serde(default)]
     pub protocol: PortProtocol,
-    /// The port in the container.
+    /// The port in the container, or the first of a range.
     pub container_port: u16,
-    /// The port of the host; `None` and 0 take any free one.
+    /// How many ports follow in its range; none where one port is mapped.
+    #[serde(default)]
+    pub more_ports: u16,
+    /// The port of the host, or the first; `None` and 0 take any that are free.
     pub host_port: Option<u16>,
     /// Its name for other services.
     pub name: Option<String>,
+}
+
+impl PortMapping {
+    /// Its ports in the container.
+    pub fn container_ports(&self) -> RangeInclusive<u16> {
+        self.container_port..=self.container_port.saturating_add(self.more_ports)
+    }
+
+    /// Its ports of the host, if it names them.
+    pub fn host_ports(&self) -> Option<RangeInclusive<u16>> {
+        self.host_port.map(|first| first..=first.saturating_add(self.more_ports))
+    }
 }
 
 /// How a Wasm image is run. In a task definition these are Docker labels `neargate.wasm.…` of the container.

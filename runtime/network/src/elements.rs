@@ -73,6 +73,20 @@ pub(crate) struct Element {
     pub(crate) value: Option<Vec<u8>>,
 }
 
+/// Elements of one set that go into one message, so that a thousand ports are a few messages: the kernel answers each,
+/// and its answers must fit into the socket. An element is at most some 60 bytes, and a list 64 KiB (`nla_len`).
+const ELEMENTS_MAX: usize = 500;
+
+impl Element {
+    fn attributes(self, verb: Verb) -> ListAttribute<SetElementAttribute> {
+        let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(self.key))];
+        // A key is enough to delete by.
+        let value = self.value.filter(|_| verb == Verb::Add);
+        attributes.extend(value.map(|value| SetElementAttribute::Data(DataAttribute::Value(value))));
+        ListAttribute::Element(attributes)
+    }
+}
+
 /// A batch that adds or deletes all of these elements, or none.
 pub(crate) fn batch(
     table: Table<'_>,
@@ -82,13 +96,17 @@ pub(crate) fn batch(
 ) -> Batch {
     let mut batch = Batch::default();
     batch.push_silent(step, control(ControlMessage::BatchBegin));
-    for Element { set, key, value } in elements {
-        let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(key))];
-        // A key is enough to delete by.
-        let value = value.filter(|_| verb == Verb::Add);
-        attributes.extend(value.map(|value| SetElementAttribute::Data(DataAttribute::Value(value))));
-        let elements = SetElementList::Elements(vec![ListAttribute::Element(attributes)]);
-        let named = vec![SetElementList::Table(table.0.to_owned()), SetElementList::Set(set), elements];
+    let mut elements = elements.peekable();
+    while let Some(first) = elements.next() {
+        let set = first.set.clone();
+        let mut of_set = vec![first.attributes(verb)];
+        while of_set.len() < ELEMENTS_MAX
+            && let Some(next) = elements.next_if(|next| next.set == set)
+        {
+            of_set.push(next.attributes(verb));
+        }
+        let of_set = SetElementList::Elements(of_set);
+        let named = vec![SetElementList::Table(table.0.to_owned()), SetElementList::Set(set), of_set];
         let message = SetElementMessage { attributes: named };
         match verb {
             Verb::Add => batch.push(step, NLM_F_CREATE, inet(NfTablesMessage::NewSetElement(message))),

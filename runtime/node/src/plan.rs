@@ -85,7 +85,7 @@ fn bridge(spec: &TaskSpec, managed: bool, has_root: impl Fn(usize) -> bool) -> S
             BridgedContainer {
                 id: id.clone(),
                 address: endpoint.address,
-                ports: endpoint.ports.clone(),
+                ports: endpoint.ports.iter().flat_map(|binding| binding.each()).collect(),
                 links: definition.links.iter().filter_map(|link| address(&link.container)).collect(),
             }
         };
@@ -114,14 +114,16 @@ pub(crate) fn names(spec: &TaskSpec, container: &ContainerDefinition) -> Contain
     }
 }
 
-/// The ports of the host that lead to a container with a root, in the order of its port mappings.
+/// The ports of the host that lead to a container with a root, the first for each of its port mappings, in their order.
 pub(crate) fn host_ports(spec: &TaskSpec, container: usize) -> Vec<u16> {
     if spec.shape.network_mode == NetworkMode::Host {
         let mappings = &spec.shape.containers[container].port_mappings;
         return mappings.iter().map(|mapping| mapping.container_port).collect();
     }
     let endpoint = spec.bridge.as_ref().and_then(|bridge| bridge.containers.get(container));
-    endpoint.map(|endpoint| endpoint.ports.iter().map(|port| port.host_port).collect()).unwrap_or_default()
+    endpoint
+        .map(|endpoint| endpoint.ports.iter().map(|binding| binding.first.host_port).collect())
+        .unwrap_or_default()
 }
 
 /// What the operator has allowed a container beyond what all have.
@@ -253,7 +255,7 @@ mod tests {
     use neargate_model::lifecycle::testing::{container, spec};
     use std::net::Ipv4Addr;
 
-    use neargate_model::{BridgeNetwork, HostPort, IpcMode, PidMode, PortProtocol};
+    use neargate_model::{BridgeNetwork, HostPort, IpcMode, PidMode, PortBinding, PortProtocol};
 
     use super::*;
 
@@ -370,7 +372,9 @@ mod tests {
         task.shape.network_mode = NetworkMode::Bridge;
         assert_eq!(network(&task, |_| true), SandboxNetwork::Own, "loopback only where there is no router");
         let port = HostPort { protocol: PortProtocol::Udp, host_port: 61_000, container_port: 53 };
-        let endpoint = |last| BridgeEndpoint { address: Ipv4Addr::new(172, 30, 0, last), ports: vec![port] };
+        let binding = PortBinding { first: port, more_ports: 1 };
+        let endpoint =
+            |last| BridgeEndpoint { address: Ipv4Addr::new(172, 30, 0, last), ports: vec![binding] };
         let containers = (16..19).map(endpoint).collect();
         task.bridge = Some(BridgeNetwork { block: "172.30.0.0/16".parse().unwrap(), containers });
         task.shape.containers[0].links =
@@ -384,7 +388,8 @@ mod tests {
             (&containers[0].links[..], &containers[1].links[..]),
             (&[containers[1].address][..], &[][..])
         );
-        assert_eq!(containers[1].ports, [port]);
+        let next = HostPort { host_port: 61_001, container_port: 54, ..port };
+        assert_eq!(containers[1].ports, [port, next]);
         assert_eq!(host_ports(&task, 1), [61_000]);
         let names = names(&task, &task.shape.containers[0]);
         assert_eq!(names.hosts, [(containers[1].address.into(), "db b".to_owned())]);

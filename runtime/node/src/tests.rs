@@ -469,8 +469,13 @@ async fn many_tasks_with_stops_at_any_time() {
 #[tokio::test(start_paused = true)]
 async fn a_wasm_container_has_ports_and_leaves_a_core_dump() {
     let bench = bench();
-    let mapping =
-        PortMapping { protocol: PortProtocol::Tcp, container_port: 80, host_port: None, name: None };
+    let mapping = PortMapping {
+        protocol: PortProtocol::Tcp,
+        container_port: 80,
+        more_ports: 0,
+        host_port: None,
+        name: None,
+    };
     let web = ContainerDefinition {
         port_mappings: vec![mapping.clone(), mapping],
         ..wasm("web", "sleep 60000 exit 134 core")
@@ -503,8 +508,13 @@ async fn a_port_that_is_taken_is_named() {
     let bench = bench();
     let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let mapping =
-        PortMapping { protocol: PortProtocol::Tcp, container_port: 80, host_port: Some(port), name: None };
+    let mapping = PortMapping {
+        protocol: PortProtocol::Tcp,
+        container_port: 80,
+        more_ports: 0,
+        host_port: Some(port),
+        name: None,
+    };
     let web = ContainerDefinition { port_mappings: vec![mapping], ..wasm("web", "exit 0") };
     let task = bench.assign(&numbered(1, vec![web])).await;
     let stop = bench.reached(&task, LastStatus::Stopped).await.stop.unwrap();

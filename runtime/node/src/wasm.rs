@@ -105,6 +105,11 @@ pub(crate) fn check(container: &ContainerDefinition, has_sandboxes: bool) -> Res
     if container.port_mappings.iter().any(|mapping| mapping.protocol == PortProtocol::Udp) {
         return Err("a Wasm container listens by TCP only; map no port of udp to it".to_owned());
     }
+    if container.port_mappings.iter().any(|mapping| mapping.more_ports > 0) {
+        return Err(
+            "a Wasm container listens on single ports; map each, and no containerPortRange".to_owned()
+        );
+    }
     if container.privileged || !container.devices.is_empty() {
         return Err("a Wasm container can neither be privileged nor have devices; take that away, or use another image"
             .to_owned());
@@ -142,7 +147,7 @@ mod tests {
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn mapping(host_port: Option<u16>) -> PortMapping {
-        PortMapping { protocol: PortProtocol::Tcp, container_port: 80, host_port, name: None }
+        PortMapping { protocol: PortProtocol::Tcp, container_port: 80, more_ports: 0, host_port, name: None }
     }
 
     #[test]

@@ -281,7 +281,13 @@ impl RunArgs {
 fn mapping(address: &SocketAddr) -> PortMapping {
     let [usual, other] = HTTP_PORTS;
     let container_port = if address.port() == usual { other } else { usual };
-    PortMapping { protocol: PortProtocol::Tcp, container_port, host_port: Some(address.port()), name: None }
+    PortMapping {
+        protocol: PortProtocol::Tcp,
+        container_port,
+        more_ports: 0,
+        host_port: Some(address.port()),
+        name: None,
+    }
 }
 
 fn duration(option: &str, seconds: f64) -> Result<Duration> {

@@ -246,15 +246,23 @@ fn interface(network: &TaskNetwork) -> ecs::NetworkInterface {
 
 /// Where the ports of a container can be reached, once that is known.
 fn bindings(definition: &ContainerDefinition, status: &ContainerStatus) -> Vec<ecs::NetworkBinding> {
-    let binding = |(mapping, host_port): (&PortMapping, &u16)| ecs::NetworkBinding {
-        bind_ip: Some("0.0.0.0".to_owned()),
-        container_port: Some(i32::from(mapping.container_port)),
-        host_port: Some(i32::from(*host_port)),
-        protocol: Some(match mapping.protocol {
-            PortProtocol::Tcp => ecs::TransportProtocol::Tcp,
-            PortProtocol::Udp => ecs::TransportProtocol::Udp,
-        }),
-        ..ecs::NetworkBinding::default()
+    let binding = |(mapping, host_port): (&PortMapping, &u16)| {
+        let one = |port: u16| (mapping.more_ports == 0).then_some(i32::from(port));
+        let range = |first: u16| {
+            let last = first.saturating_add(mapping.more_ports);
+            (mapping.more_ports > 0).then(|| format!("{first}-{last}"))
+        };
+        ecs::NetworkBinding {
+            bind_ip: Some("0.0.0.0".to_owned()),
+            container_port: one(mapping.container_port),
+            host_port: one(*host_port),
+            container_port_range: range(mapping.container_port),
+            host_port_range: range(*host_port),
+            protocol: Some(match mapping.protocol {
+                PortProtocol::Tcp => ecs::TransportProtocol::Tcp,
+                PortProtocol::Udp => ecs::TransportProtocol::Udp,
+            }),
+        }
     };
     definition.port_mappings.iter().zip(&status.host_ports).map(binding).collect()
 }

@@ -95,7 +95,9 @@ fn failure(cx: &RequestContext, cluster: &ClusterName, refusal: Refusal) -> Fail
             "RESOURCE:PORTS",
             format!("another program has port {port}/{protocol} of the host; `ss -lntup` says which"),
         ),
-        Refusal::NoPort => fixed("RESOURCE:PORTS", "every port of the host that may be given is taken"),
+        Refusal::NoPort => {
+            fixed("RESOURCE:PORTS", "there are not as many free ports in a row that may be given")
+        }
     };
     Failure {
         arn: Some(Arn::cluster(&cx.scope, cluster).to_string()),

@@ -106,7 +106,7 @@ pub(super) fn describe(DescribedTask { task, spec }: &DescribedTask) -> Value {
 }
 
 fn container(definition: &ContainerDefinition, status: &ContainerStatus) -> Value {
-    let port = |(mapping, port): (&neargate_model::PortMapping, &u16)| json!({ "container_port": mapping.container_port, "host_port": port });
+    let port = |(mapping, port): (&neargate_model::PortMapping, &u16)| json!({ "container_port": mapping.container_port, "host_port": port, "count": u32::from(mapping.more_ports) + 1 });
     // The image's kind is known of those that ran.
     let is_wasm = status.instantiate_ns.is_some() || definition.wasm != WasmOptions::default();
     json!({

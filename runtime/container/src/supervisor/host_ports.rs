@@ -21,13 +21,13 @@ pub(super) struct HostPorts(BTreeMap<(PortProtocol, u16), OwnedFd>);
 impl HostPorts {
     /// Holds ports of the host, in whose network the caller is: all of them or none.
     pub(super) fn hold(&mut self, ports: &[HostPort]) -> Result<(), Failure> {
-        let mut held = Vec::with_capacity(ports.len());
+        let mut held = BTreeMap::new();
         for port in ports {
             let key = (port.protocol, port.host_port);
-            if self.0.contains_key(&key) || held.iter().any(|(earlier, _)| *earlier == key) {
+            if self.0.contains_key(&key) || held.contains_key(&key) {
                 return Err(in_use(key));
             }
-            held.push((key, hold(key)?));
+            held.insert(key, hold(key)?);
         }
         self.0.extend(held);
         Ok(())

@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use neargate_model::{
-    BridgeEndpoint, BridgeNetwork, Cidr, HostPort, NetworkMode, PortMapping, PortProtocol, TaskKey,
-    TaskShape, TaskSpec, Timestamp,
+    BridgeEndpoint, BridgeNetwork, Cidr, HostPort, NetworkMode, PortBinding, PortMapping, PortProtocol,
+    TaskKey, TaskShape, TaskSpec, Timestamp,
 };
 use neargate_store::{StoreError, Txn};
 
@@ -134,7 +134,7 @@ impl Bridge {
     pub(crate) fn note(&self, task: TaskKey, spec: &TaskSpec) {
         let endpoints = spec.bridge.iter().flat_map(|bridge| &bridge.containers);
         let addresses = endpoints.clone().map(|endpoint| endpoint.address.to_bits()).collect();
-        let ports = endpoints.flat_map(|endpoint| &endpoint.ports);
+        let ports = endpoints.flat_map(|endpoint| &endpoint.ports).flat_map(|binding| binding.each());
         let ports = ports.map(|port| (port.protocol, port.host_port)).chain(of_host(&spec.shape)).collect();
         self.with(|state| {
             let held = Held { addresses, ports };
@@ -179,7 +179,7 @@ impl State {
         // Ports that are named come first, so that none of them is given to somebody who takes any.
         let mappings = || shape.containers.iter().flat_map(|container| &container.port_mappings);
         for mapping in mappings() {
-            if let Some(port) = mapping.host_port {
+            for port in mapping.host_ports().into_iter().flatten() {
                 self.take_port(mapping.protocol, port, held)?;
                 if !is_free(mapping.protocol, port) {
                     return Err(Refusal::PortInUse { protocol: mapping.protocol, port });
@@ -192,35 +192,51 @@ impl State {
             held.addresses.push(address);
             let mut ports = Vec::with_capacity(container.port_mappings.len());
             for mapping in &container.port_mappings {
-                ports.push(self.host_port(mapping, is_free, held)?);
+                ports.push(self.bind(mapping, is_free, held)?);
             }
             containers.push(BridgeEndpoint { address: Ipv4Addr::from_bits(address), ports });
         }
         Ok(Some(BridgeNetwork { block, containers }))
     }
 
-    fn host_port(
+    /// Gives a mapping its ports of the host; those that it names are taken already.
+    fn bind(
         &mut self,
         mapping: &PortMapping,
         is_free: IsFree<'_>,
         held: &mut Held,
-    ) -> Result<HostPort, Refusal> {
-        let PortMapping { protocol, container_port, host_port, .. } = *mapping;
+    ) -> Result<PortBinding, Refusal> {
+        let PortMapping { protocol, container_port, more_ports, host_port, .. } = *mapping;
         let host_port = match host_port {
             Some(port) => port,
             None => {
-                let next = self.next_port.max(*DYNAMIC_PORTS.start());
-                let mut candidates = (next..=*DYNAMIC_PORTS.end()).chain(*DYNAMIC_PORTS.start()..next);
-                let found = candidates
-                    .find(|port| !self.ports.contains(&(protocol, *port)) && is_free(protocol, *port));
-                let port = found.ok_or(Refusal::NoPort)?;
+                let first = self.find_ports(protocol, more_ports, is_free).ok_or(Refusal::NoPort)?;
+                let last = first + more_ports;
+                for port in first..=last {
+                    self.take_port(protocol, port, held)?;
+                }
                 // Beyond the end it begins anew.
-                self.next_port = port.wrapping_add(1);
-                self.take_port(protocol, port, held)?;
-                port
+                self.next_port = last.wrapping_add(1);
+                first
             }
         };
-        Ok(HostPort { protocol, host_port, container_port })
+        Ok(PortBinding { first: HostPort { protocol, host_port, container_port }, more_ports })
+    }
+
+    /// The first of as many free ports in a row: behind those that were given last, or else anywhere.
+    fn find_ports(&self, protocol: PortProtocol, more_ports: u16, is_free: IsFree<'_>) -> Option<u16> {
+        let find = |range: RangeInclusive<u16>| {
+            let mut first = *range.start();
+            range.into_iter().find_map(|port| {
+                if self.ports.contains(&(protocol, port)) || !is_free(protocol, port) {
+                    first = port.wrapping_add(1);
+                    return None;
+                }
+                (port - first == more_ports).then_some(first)
+            })
+        };
+        let (low, high) = DYNAMIC_PORTS.into_inner();
+        find(self.next_port.max(low)..=high).or_else(|| find(low..=high))
     }
 
     fn take_port(&mut self, protocol: PortProtocol, port: u16, held: &mut Held) -> Result<(), Refusal> {
@@ -270,7 +286,11 @@ impl State {
 fn of_host(shape: &TaskShape) -> impl Iterator<Item = (PortProtocol, u16)> {
     let containers = shape.containers.iter().filter(|_| shape.network_mode == NetworkMode::Host);
     let mappings = containers.flat_map(|container| &container.port_mappings);
-    mappings.filter_map(|mapping| Some((mapping.protocol, mapping.host_port?)))
+    let ports = |mapping: &PortMapping| {
+        let protocol = mapping.protocol;
+        mapping.host_ports().into_iter().flatten().map(move |port| (protocol, port))
+    };
+    mappings.flat_map(ports)
 }
 
 #[cfg(test)]
@@ -292,7 +312,7 @@ mod tests {
     }
 
     fn mapping(protocol: PortProtocol, host_port: Option<u16>) -> PortMapping {
-        PortMapping { protocol, container_port: 80, host_port, name: None }
+        PortMapping { protocol, container_port: 80, more_ports: 0, host_port, name: None }
     }
 
     /// A task whose containers map these ports.
@@ -318,7 +338,7 @@ mod tests {
         let has = |last| bridge.has(Ipv4Addr::new(10, 0, 0, last));
         assert!(has(20) && has(21) && !has(22));
         let ports: Vec<_> =
-            given.containers.iter().flat_map(|one| &one.ports).map(|port| port.host_port).collect();
+            given.containers.iter().flat_map(|one| &one.ports).map(|port| port.first.host_port).collect();
         assert_eq!(ports, [61_001, 61_002, 61_000], "one that is named is not given to another");
         assert_eq!(bridge.take(&task(2), &wanted, None, FREE, Timestamp(0)), Ok(None), "loopback only");
     }
@@ -373,11 +393,31 @@ mod tests {
         let only_last: IsFree<'_> = &|_, port| port == 65_535;
         let take = |number| {
             let taken = bridge.take(&task(number), &wanted, block(), only_last, Timestamp(0));
-            taken.map(|network| network.unwrap().containers[0].ports[0].host_port)
+            taken.map(|network| network.unwrap().containers[0].ports[0].first.host_port)
         };
         assert_eq!((take(1), take(2)), (Ok(65_535), Err(Refusal::NoPort)));
         bridge.forget(&task(1));
         assert_eq!(take(3), Ok(65_535));
+    }
+
+    #[test]
+    fn ranges_are_as_long_on_the_host() {
+        let bridge = Bridge::default();
+        let wanted = |more_ports| {
+            let range = PortMapping { more_ports, ..mapping(PortProtocol::Tcp, None) };
+            mapped(NetworkMode::Bridge, &[&[range]])
+        };
+        let take = |number, more_ports, is_free: IsFree<'_>| {
+            let taken = bridge.take(&task(number), &wanted(more_ports), block(), is_free, Timestamp(0));
+            taken.map(|network| network.unwrap().containers[0].ports[0].first.host_port)
+        };
+        assert_eq!(take(1, 9, FREE), Ok(61_000));
+        assert_eq!(take(2, 9, &|_, port| port % 100 != 15), Ok(61_016), "none of a row is somebody else's");
+        assert_eq!(take(3, 4_500, FREE), Ok(61_026));
+        assert_eq!(take(4, 9, FREE), Err(Refusal::NoPort), "fifteen are left, and no ten in a row");
+        assert_eq!(take(4, 5, FREE), Ok(65_527));
+        bridge.forget(&task(3));
+        assert_eq!(take(5, 4_500, FREE), Ok(61_026), "all of a row comes back");
     }
 
     #[test]

@@ -276,8 +276,13 @@ async fn tasks_under_bridge_have_a_block_that_no_vpc_gets() {
     let bench = ready_with(blocks.clone()).await;
     let control = &bench.control;
     control.networks(&HERE).await.unwrap();
-    let mapping =
-        PortMapping { protocol: PortProtocol::Tcp, container_port: 80, host_port: Some(8080), name: None };
+    let mapping = PortMapping {
+        protocol: PortProtocol::Tcp,
+        container_port: 80,
+        more_ports: 0,
+        host_port: Some(8080),
+        name: None,
+    };
     let container = ContainerDefinition { port_mappings: vec![mapping], ..container("a") };
     let shape = TaskShape { network_mode: NetworkMode::Bridge, ..shape(vec![container]) };
     control.register_definition(&HERE, NewDefinition { shape, ..definition() }).await.unwrap();
