@@ -8,7 +8,9 @@ use super::{Fields, Target};
 pub(super) async fn target(control: &Control, scope: &Scope, operation: &str, fields: &Fields<'_>) -> Target {
     let account = &scope.account;
     let path = fields.text("Path").unwrap_or("/");
-    let role = match (fields.text("RoleName"), operation) {
+    // Lists of everything heed no name, whoever sends one.
+    let named = fields.text("RoleName").filter(|_| !["ListRoles", "ListPolicies"].contains(&operation));
+    let role = match (named, operation) {
         (Some(name), "CreateRole") => Some(format!("arn:aws:iam::{account}:role{path}{name}")),
         (Some(name), _) => Some(role_arn(control, scope, name).await),
         (None, _) => None,

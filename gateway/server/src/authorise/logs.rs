@@ -9,13 +9,16 @@ pub(super) fn target(scope: &Scope, operation: &str, fields: &Fields<'_>) -> Tar
     let of = |group: &str, stream: &str| {
         format!("arn:aws:logs:{region}:{account}:log-group:{group}:log-stream:{stream}")
     };
-    let prefix = match operation {
-        "DescribeLogGroups" => fields.text("logGroupNamePrefix"),
-        _ => None,
-    };
     let identifier =
-        fields.text("logGroupIdentifier").map(|text| text.rsplit("log-group:").next().unwrap_or(text));
-    let group = fields.text("logGroupName").or(identifier).or(prefix);
+        || fields.text("logGroupIdentifier").map(|text| text.rsplit("log-group:").next().unwrap_or(text));
+    // Only members that the operation heeds: others tell nothing of what it does.
+    let group = match operation {
+        "DescribeLogGroups" => fields.text("logGroupNamePrefix"),
+        "DescribeLogStreams" | "FilterLogEvents" | "GetLogEvents" => {
+            fields.text("logGroupName").or_else(identifier)
+        }
+        _ => fields.text("logGroupName"),
+    };
     let stream = match operation {
         // Of others the stream is a filter, or does not exist yet.
         "PutLogEvents" | "GetLogEvents" | "DeleteLogStream" => {
@@ -53,5 +56,9 @@ mod tests {
         check("DescribeLogGroups", "{}", ":log-stream:");
         let arn = r#"{"logGroupIdentifier":"arn:aws:logs:us-east-1:123456789012:log-group:/a:*"}"#;
         check("FilterLogEvents", arn, "/a:log-stream:");
+        check("DescribeLogGroups", both, ":log-stream:");
+        check("DescribeLogGroups", r#"{"logGroupNamePrefix":"/b","logGroupName":"/a"}"#, "/b:log-stream:");
+        let mixed = r#"{"logGroupName":"/b","logGroupIdentifier":"/a"}"#;
+        check("DeleteLogGroup", mixed, "/b:log-stream:");
     }
 }

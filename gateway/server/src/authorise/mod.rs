@@ -4,6 +4,7 @@
 //! is not named here has the resource `*`, which is what AWS has for operations without resources, and which only a
 //! policy for everything allows. Source: Service Authorization Reference.
 
+mod discovery;
 mod ec2;
 mod ecs;
 mod fields;
@@ -64,6 +65,7 @@ pub(crate) async fn check(
         "ecs" => ecs::target(control, scope, operation, fields).await,
         "iam" => iam::target(control, scope, operation, fields).await,
         "logs" => logs::target(scope, operation, fields),
+        "servicediscovery" => discovery::target(scope, operation, fields),
         _ => Target::default(),
     };
     let action = format!("{service}:{operation}");

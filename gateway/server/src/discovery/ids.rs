@@ -9,16 +9,16 @@ fn id(scope: &Scope, kind: &str, text: &str) -> String {
     id.unwrap_or(text).to_owned()
 }
 
-pub(super) fn namespace(scope: &Scope, text: &str) -> String {
+pub(crate) fn namespace(scope: &Scope, text: &str) -> String {
     id(scope, "namespace", text)
 }
 
-pub(super) fn registry(scope: &Scope, text: &str) -> String {
+pub(crate) fn registry(scope: &Scope, text: &str) -> String {
     id(scope, "service", text)
 }
 
 /// The ARN of a namespace (`namespace`) or a service (`service`).
-pub(super) fn arn(scope: &Scope, kind: &str, id: &str) -> String {
+pub(crate) fn arn(scope: &Scope, kind: &str, id: &str) -> String {
     let resource = format!("{kind}/{id}");
     Arn { service: "servicediscovery".to_owned(), scope: scope.clone(), resource }.to_string()
 }

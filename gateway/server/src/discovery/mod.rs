@@ -5,7 +5,7 @@
 
 mod error;
 mod filter;
-mod ids;
+pub(crate) mod ids;
 mod instances;
 mod namespaces;
 mod operations;
