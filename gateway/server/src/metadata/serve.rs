@@ -75,7 +75,7 @@ impl Metadata {
         connections.spawn(connection(self.clone(), stream, visit));
     }
 
-    async fn answer(&self, visit: &Visit, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, visit: &Arc<Visit>, request: Request<Incoming>) -> Response<Body> {
         let (mut head, body) = request.into_parts();
         if let Some(refusal) = check_head(&head) {
             return refusal;
@@ -95,10 +95,13 @@ impl Metadata {
     }
 
     /// A request to an AWS service.
-    async fn call(&self, visit: &Visit, head: Parts, body: Incoming) -> Response<Body> {
-        let Some(calls) = visit.calls() else { return text(StatusCode::SERVICE_UNAVAILABLE, "") };
-        // Never closed.
-        let _turn = calls.acquire_owned().await;
+    async fn call(&self, visit: &Arc<Visit>, head: Parts, body: Incoming) -> Response<Body> {
+        let Some(call) = visit.begin_call().await else {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many tasks ask at once; ask again in a moment",
+            );
+        };
         let body = match read(body, CALL_BYTES_MAX).await {
             Ok(body) => body,
             Err(Unread::TooLong) => return too_large(&head, CALL_BYTES_MAX).map(Body::from),
@@ -106,9 +109,15 @@ impl Metadata {
                 return text(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive");
             }
         };
-        // Goes on when its task does not wait for the answer: what is half done would stay so.
-        let gateway = self.gateway.clone();
-        let answered = tokio::spawn(async move { gateway.answer_service(&head, &body).await }).await;
+        // Goes on when its task does not wait for the answer: what is half done would stay so. It is one of the task's
+        // calls, and of its connections, as long.
+        let (gateway, visit) = (self.gateway.clone(), visit.clone());
+        let answering = async move {
+            let answered = gateway.answer_service(&head, &body).await;
+            drop((call, visit));
+            answered
+        };
+        let answered = tokio::spawn(answering).await;
         let answered = answered.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         answered.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "404 page not found"))
     }

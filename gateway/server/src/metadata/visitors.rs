@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use neargate_model::Throttle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections of a task at a time: a pool of an SDK has ten.
 const CONNECTIONS_MAX: usize = 32;
 /// Requests of a task to AWS services whose bodies are on their way or that are being answered.
 const CALLS_MAX: usize = 4;
+/// The same of all tasks: of what is not checked yet, and so anybody's, half a gigabyte at most is held. A task that has
+/// half as many as are left gets no more, so that a few do not take what others would begin with.
+const CALLS_OF_ALL_MAX: usize = 128;
 /// Requests about itself that a task may make a second, and at once (ECS Agent, `ECS_TASK_METADATA_RPS_LIMIT`).
 const STEADY: f64 = 40.0;
 const BURST: f64 = 60.0;
@@ -19,9 +22,23 @@ const BURST: f64 = 60.0;
 const QUIET_MAX: usize = 1024;
 
 /// The tasks that have asked lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Visitors {
     known: Mutex<HashMap<Ipv4Addr, Visitor>>,
+    calls: Arc<Semaphore>,
+}
+
+impl Default for Visitors {
+    fn default() -> Self {
+        Self { known: Mutex::default(), calls: Arc::new(Semaphore::new(CALLS_OF_ALL_MAX)) }
+    }
+}
+
+/// A call to an AWS service on its way.
+#[derive(Debug)]
+pub(super) struct Call {
+    _of_task: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -65,9 +82,18 @@ impl Visit {
         self.visitors.known().get_mut(&self.address).is_some_and(|visitor| visitor.questions.admit(now))
     }
 
-    /// What each of its calls to AWS services takes a permit of.
-    pub(super) fn calls(&self) -> Option<Arc<Semaphore>> {
-        self.visitors.known().get(&self.address).map(|visitor| visitor.calls.clone())
+    /// Begins a call to an AWS service, behind those of the task that are on their way; `None` if all tasks together have
+    /// too many.
+    pub(super) async fn begin_call(&self) -> Option<Call> {
+        let calls = self.visitors.known().get(&self.address).map(|visitor| visitor.calls.clone())?;
+        // Never closed.
+        let of_task = calls.clone().acquire_owned().await.ok()?;
+        let others = CALLS_MAX - calls.available_permits() - 1;
+        let all = &self.visitors.calls;
+        if others >= all.available_permits().div_ceil(2) {
+            return None;
+        }
+        Some(Call { _of_task: of_task, _of_all: all.clone().try_acquire_owned().ok()? })
     }
 }
 
@@ -109,6 +135,30 @@ mod tests {
         assert_eq!((0..100).filter(|_| visits[0].may_ask(later)).count(), 4);
         drop(visits);
         assert!(visitors.enter(ONE, now).is_some());
+    }
+
+    #[tokio::test]
+    async fn calls_of_all_are_bounded_and_shared() {
+        let (visitors, now) = (Arc::new(Visitors::default()), Instant::now());
+        let mut calls = Vec::new();
+        let task = |n: u32| visitors.enter(Ipv4Addr::from_bits(0x0b00_0000 + n), now).unwrap();
+        let visits: Vec<Visit> = (0..100).map(task).collect();
+        for visit in &visits {
+            for _ in 0..CALLS_MAX {
+                calls.extend(visit.begin_call().await);
+            }
+        }
+        assert!(calls.len() <= CALLS_OF_ALL_MAX && calls.len() > CALLS_OF_ALL_MAX / 2, "{}", calls.len());
+        drop(calls);
+        let first = visits[0].begin_call().await;
+        assert!(first.is_some(), "what has ended is given back");
+        let mut rest = Vec::new();
+        for _ in 1..CALLS_MAX {
+            rest.extend(visits[0].begin_call().await);
+        }
+        assert_eq!(rest.len(), CALLS_MAX - 1);
+        let one_more = tokio::time::timeout(Duration::from_millis(20), visits[0].begin_call()).await;
+        assert!(one_more.is_err(), "a task waits behind its own");
     }
 
     #[test]
