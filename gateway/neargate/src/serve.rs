@@ -28,6 +28,7 @@ use neargate_telemetry::{LogStore, LogStoreConfig};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::adopt;
@@ -301,17 +302,21 @@ async fn serve(
     let supplying = containers
         .clone()
         .map(|host| tokio::spawn(async move { link_local::supply(&host, answerers).await }));
-    let answering = containers.clone().map(|containers| {
+    // None of them ends before it is told to.
+    let mut helpers = JoinSet::new();
+    if let Some(containers) = containers.clone() {
         let usage = Arc::new(NodeUsage { sessions, containers });
         let metadata = Arc::new(Metadata::new(control.clone(), gateway, endpoints, usage));
         let end = end_of_tasks.clone();
-        tokio::spawn(async move { metadata.serve(listeners, end).await })
-    });
-    let servers = resolver::servers(&args.dns_server);
-    let resolving = tokio::spawn(resolver::answer(sockets, control.clone(), servers, end_of_tasks.clone()));
-    let following = tokio::spawn({
+        helpers.spawn(async move { metadata.serve(listeners, end).await });
+        let servers = resolver::servers(&args.dns_server);
+        helpers.spawn(resolver::answer(sockets, control.clone(), servers, end_of_tasks.clone()));
+    }
+    helpers.spawn({
         let (control, end) = (control.clone(), end_of_tasks.clone());
-        async move { end.run_until_cancelled(control.follow_discovery()).await }
+        async move {
+            let _ = end.run_until_cancelled(control.follow_discovery()).await;
+        }
     });
     let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), artifacts, end.clone()));
     let watching = tokio::spawn({
@@ -323,6 +328,11 @@ async fn serve(
         _ = terminations.recv() => false,
         _ = node.join_next() => {
             tracing::error!("the node ended unexpectedly");
+            false
+        }
+        Some(ended) = helpers.join_next() => {
+            let error = ended.err().map(|error| error.to_string());
+            tracing::error!(error, "what answers tasks, or follows service discovery, ended unexpectedly");
             false
         }
     };
@@ -347,11 +357,7 @@ async fn serve(
         tracing::warn!("files of ended tasks are not removed yet; the next start does that");
     }
     end_of_tasks.cancel();
-    if let Some(answering) = answering {
-        let _ = answering.await;
-    }
-    let _ = resolving.await;
-    let _ = following.await;
+    while helpers.join_next().await.is_some() {}
     stdio.close().await;
     node.shutdown().await;
     wasm.shut_down().await;
