@@ -87,38 +87,34 @@ impl Directory {
         }
     }
 
-    /// Reads everything; gives the revision from which to follow.
+    /// Reads everything, as it was at one moment; gives the revision from which to follow.
     pub(crate) async fn load(&self, store: &dyn Store) -> Result<Rev, StoreError> {
-        let mut records = Records::default();
-        let mut after = None;
-        let mut first = None;
         loop {
-            let page = store.scan(&Key::from(TABLES), after.as_ref(), PAGE, NOW).await?;
-            // Later pages are of later revisions; what changed meanwhile is told again.
-            let rev = *first.get_or_insert(page.rev);
-            page.entries.iter().for_each(|entry| records.put(entry));
-            match page.next {
-                Some(next) => after = Some(next),
-                None => {
-                    *self.write() = records;
-                    self.reached.send_replace(rev);
-                    return Ok(rev);
-                }
-            }
+            let mut records = Records::default();
+            let (first, last) = records.read_all(store).await?;
+            // Later pages are of later revisions: what has changed meanwhile is told from the first one on.
+            let Some(rev) = records.catch_up(store, first, last).await else { continue };
+            *self.write() = records;
+            self.reached.send_replace(rev);
+            return Ok(rev);
         }
     }
 
-    /// Follows until the store has forgotten what comes next.
+    /// Follows until the store has forgotten what comes next. Changes are seen when all of their transaction are there:
+    /// nobody is told of a service's revision without the instance that has made it.
     async fn follow_from(&self, store: &dyn Store, rev: Rev) {
         let mut watch = store.watch(Key::from(TABLES), rev);
+        let mut changes = Vec::new();
         loop {
             match watch.next().await {
-                WatchItem::Put(entry) => self.write().put(&entry),
-                WatchItem::Delete(key, _) => self.write().delete(&key),
+                WatchItem::Gone { .. } => return,
                 WatchItem::Progress(rev) => {
+                    let mut records = self.write();
+                    changes.drain(..).for_each(|change| records.apply(&change));
+                    drop(records);
                     self.reached.send_replace(rev);
                 }
-                WatchItem::Gone { .. } => return,
+                change @ (WatchItem::Put(_) | WatchItem::Delete(..)) => changes.push(change),
             }
         }
     }
@@ -168,6 +164,44 @@ impl Records {
     /// The instance whose id is this in lower case, as names in DNS are.
     pub(crate) fn instance_of_host(&self, registry: &RegistryId, host: &str) -> Option<&Arc<Instance>> {
         self.instances(registry).find(|instance| instance.id.as_str().eq_ignore_ascii_case(host))
+    }
+
+    /// Reads every page; gives the revisions of the first and of the last one.
+    async fn read_all(&mut self, store: &dyn Store) -> Result<(Rev, Rev), StoreError> {
+        let (mut after, mut first) = (None, None);
+        loop {
+            let page = store.scan(&Key::from(TABLES), after.as_ref(), PAGE, NOW).await?;
+            let first = *first.get_or_insert(page.rev);
+            page.entries.iter().for_each(|entry| self.put(entry));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok((first, page.rev)),
+            }
+        }
+    }
+
+    /// Takes in what has changed from one revision to another; gives the one that it has come to, or none if the store has
+    /// forgotten them.
+    async fn catch_up(&mut self, store: &dyn Store, from: Rev, to: Rev) -> Option<Rev> {
+        if from == to {
+            return Some(to);
+        }
+        let mut watch = store.watch(Key::from(TABLES), from);
+        loop {
+            match watch.next().await {
+                WatchItem::Progress(rev) if rev >= to => return Some(rev),
+                WatchItem::Gone { .. } => return None,
+                change => self.apply(&change),
+            }
+        }
+    }
+
+    fn apply(&mut self, change: &WatchItem) {
+        match change {
+            WatchItem::Put(entry) => self.put(entry),
+            WatchItem::Delete(key, _) => self.delete(key),
+            WatchItem::Progress(_) | WatchItem::Gone { .. } => {}
+        }
     }
 
     fn put(&mut self, entry: &Entry) {

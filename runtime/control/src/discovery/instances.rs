@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use neargate_model::discovery::{
-    DiscoveryError, HealthWanted, INSTANCES_MAX, Instance, InstanceHealth, OperationKind, Registry, discover,
-    draw, operation_id,
+    DiscoveryError, HealthWanted, INSTANCES_MAX, Instance, InstanceHealth, NAMESPACE_INSTANCES_MAX,
+    OperationKind, Registry, discover, draw, operation_id,
 };
 use neargate_model::{InstanceId, OperationId, Scope};
 use neargate_store::{StoreError, Txn};
 
-use super::{DiscoveryChangeError, INSTANCES, REGISTRIES, Target, contended, key};
+use super::{DiscoveryChangeError, INSTANCES, NAMESPACES, REGISTRIES, Target, contended, key};
 use crate::Control;
 use crate::network::random;
 use crate::tables::{NOW, WRITE_ATTEMPTS, scan_all};
@@ -63,7 +63,7 @@ impl Control {
         for _ in 0..WRITE_ATTEMPTS {
             let (registry_key, found) = self.find_registry(scope, registry).await?;
             let mut changed = found.value;
-            let (_, namespace) = self.find_namespace(scope, changed.namespace.as_str()).await?;
+            let (namespace_key, namespace) = self.find_namespace(scope, changed.namespace.as_str()).await?;
             let at = key(&INSTANCES, scope, &[changed.id.as_str(), new.id.as_str()]);
             let before = INSTANCES.get(self.store(), &at, NOW).await?.map(|before| before.value);
             if let Some(operation) = repeated(before.as_ref(), new)? {
@@ -71,16 +71,19 @@ impl Control {
             }
             let instance = self.new_instance(&changed, new, before.as_ref());
             instance.check(&changed, &namespace.value)?;
+            let mut txn = Txn::fresh();
             if before.is_none() {
-                if changed.instances >= INSTANCES_MAX {
+                let mut counted = namespace.value;
+                if changed.instances >= INSTANCES_MAX || counted.instances >= NAMESPACE_INSTANCES_MAX {
                     return Err(DiscoveryError::InstanceLimit.into());
                 }
                 changed.instances += 1;
+                counted.instances += 1;
+                txn = NAMESPACES.put(txn.at_rev(&namespace_key, namespace.rev), &namespace_key, &counted)?;
             }
             changed.revision += 1;
             // Whoever changes the instance rewrites its service, so that its revision tells of both.
-            let txn =
-                REGISTRIES.put(Txn::fresh().at_rev(&registry_key, found.rev), &registry_key, &changed)?;
+            let txn = REGISTRIES.put(txn.at_rev(&registry_key, found.rev), &registry_key, &changed)?;
             let txn = INSTANCES.put(txn, &at, &instance)?;
             let (id, kind) = (&instance.operation, OperationKind::RegisterInstance);
             let target = instance_target(&changed, &instance.id);
@@ -115,10 +118,14 @@ impl Control {
             let (registry_key, found) = self.find_registry(scope, registry).await?;
             let mut changed = found.value;
             let instance = self.find_instance(scope, &changed, id).await?;
+            let (namespace_key, namespace) = self.find_namespace(scope, changed.namespace.as_str()).await?;
+            let mut counted = namespace.value;
+            counted.instances = counted.instances.saturating_sub(1);
             changed.instances = changed.instances.saturating_sub(1);
             changed.revision += 1;
-            let txn =
-                REGISTRIES.put(Txn::fresh().at_rev(&registry_key, found.rev), &registry_key, &changed)?;
+            let txn = Txn::fresh().at_rev(&namespace_key, namespace.rev).at_rev(&registry_key, found.rev);
+            let txn = NAMESPACES.put(txn, &namespace_key, &counted)?;
+            let txn = REGISTRIES.put(txn, &registry_key, &changed)?;
             let txn = txn.delete(key(&INSTANCES, scope, &[changed.id.as_str(), instance.id.as_str()]));
             let target = instance_target(&changed, &instance.id);
             let (id, kind) = (operation_id(random()), OperationKind::DeregisterInstance);

@@ -15,7 +15,11 @@ mod tags;
 #[cfg(test)]
 mod tests;
 
-use neargate_model::discovery::{DiscoveryError, Instance, Namespace, Operation, OperationKind, Registry};
+use std::collections::HashMap;
+
+use neargate_model::discovery::{
+    DiscoveryError, Instance, Namespace, OPERATIONS_MAX, Operation, OperationKind, Registry,
+};
 use neargate_model::{InstanceId, NamespaceId, OperationId, RegistryId, Scope, Timestamp};
 use neargate_store::{Key, StoreError, Table, Txn};
 use serde::{Deserialize, Serialize};
@@ -39,8 +43,17 @@ pub(crate) const REGISTRIES: Table<Registry> = Table::new("discovery-registry", 
 pub(crate) const INSTANCES: Table<Instance> = Table::new("discovery-instance", "neargate-control", 1);
 /// Who has a name, by scope, what the name is in, and the name: so that it is given once.
 pub(crate) const NAMES: Table<NameRecord> = Table::new("discovery-name", "neargate-control", 1);
+/// How many namespaces a scope had when the last one was made, so that no two are made at once.
+pub(crate) const COUNTS: Table<CountRecord> = Table::new("discovery-count", "neargate-control", 1);
 /// What was done, by scope and id, until it is forgotten. Not among what is followed.
 pub(crate) const OPERATIONS: Table<Operation> = Table::new("past-discovery", "neargate-control", 1);
+
+/// See [`COUNTS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CountRecord {
+    /// With the one that was made.
+    pub(crate) namespaces: usize,
+}
 
 /// Who has a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,13 +126,25 @@ impl Control {
         self.shared.directory.follow(self.store()).await;
     }
 
-    /// Forgets operations that nobody asks for any more.
+    /// Forgets operations that nobody asks for any more, and of a scope that has too many the oldest.
     pub(crate) async fn old_operations(
         &self,
         is_over: impl Fn(Timestamp) -> bool,
     ) -> Result<Vec<Key>, StoreError> {
         let all = crate::tables::scan_all(self.store(), &OPERATIONS, &OPERATIONS.prefix(&[])).await?;
-        Ok(all.into_iter().filter(|(_, found)| is_over(found.value.at)).map(|(key, _)| key).collect())
+        let mut by_scope: HashMap<Vec<String>, Vec<(Timestamp, Key)>> = HashMap::new();
+        for (key, found) in all {
+            let mut scope = OPERATIONS.segments(&key).unwrap_or_default();
+            scope.pop();
+            by_scope.entry(scope).or_default().push((found.value.at, key));
+        }
+        let over = |mut operations: Vec<(Timestamp, Key)>| {
+            operations.sort_unstable();
+            let too_many = operations.len().saturating_sub(OPERATIONS_MAX);
+            let is_forgotten = |(index, (at, key))| (index < too_many || is_over(at)).then_some(key);
+            operations.into_iter().enumerate().filter_map(is_forgotten).collect::<Vec<_>>()
+        };
+        Ok(by_scope.into_values().flat_map(over).collect())
     }
 }
 

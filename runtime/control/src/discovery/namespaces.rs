@@ -8,7 +8,9 @@ use neargate_model::{NamespaceId, OperationId, Scope, Tags};
 use neargate_store::{Key, StoreError, Txn, Versioned};
 
 use super::directory::zone_name;
-use super::{DiscoveryChangeError, NAMES, NAMESPACES, NameRecord, Target, contended, key};
+use super::{
+    COUNTS, CountRecord, DiscoveryChangeError, NAMES, NAMESPACES, NameRecord, Target, contended, key,
+};
 use crate::Control;
 use crate::network::{random, record_key};
 use crate::tables::{NOW, VPCS, WRITE_ATTEMPTS, scan_all};
@@ -54,11 +56,20 @@ impl Control {
                     Err(error) => return Err(error),
                 }
             }
-            if self.namespaces(scope).await?.len() >= NAMESPACES_MAX {
+            // Read before they are counted: who makes another one meanwhile rewrites it.
+            let count_key = key(&COUNTS, scope, &[]);
+            let counted = COUNTS.get(self.store(), &count_key, NOW).await?;
+            let namespaces = self.namespaces(scope).await?.len();
+            if namespaces >= NAMESPACES_MAX {
                 return Err(DiscoveryError::NamespaceLimit.into());
             }
             let namespace = self.new_namespace(new);
-            let txn = Txn::fresh().absent(&name_key);
+            let txn = match &counted {
+                Some(counted) => Txn::fresh().at_rev(&count_key, counted.rev),
+                None => Txn::fresh().absent(&count_key),
+            };
+            let txn = COUNTS.put(txn, &count_key, &CountRecord { namespaces: namespaces + 1 })?;
+            let txn = txn.absent(&name_key);
             let txn = NAMES.put(txn, &name_key, &NameRecord { id: namespace.id.to_string() })?;
             let txn = NAMESPACES.put(txn, &key(&NAMESPACES, scope, &[namespace.id.as_str()]), &namespace)?;
             let target = Target { namespace: Some(&namespace.id), ..Target::default() };
@@ -78,6 +89,7 @@ impl Control {
             description: new.description.clone(),
             creator_request: new.creator_request.clone(),
             registries: 0,
+            instances: 0,
             created_at: self.now(),
             tags: new.tags.clone(),
         }

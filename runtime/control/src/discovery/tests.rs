@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, LazyLock};
 
 use neargate_model::discovery::{
-    ADDRESS_V4, DnsConfig, DnsRecord, HealthWanted, InstanceHealth, Invalid, NamespaceKind, PORT,
-    RegistryRecord, Routing,
+    ADDRESS_V4, DnsConfig, DnsRecord, HealthWanted, InstanceHealth, Invalid, NAMESPACE_INSTANCES_MAX,
+    NAMESPACES_MAX, NamespaceKind, OPERATIONS_MAX, PORT, RegistryRecord, Routing,
 };
 use neargate_model::lifecycle::testing::{container, scope, shape};
 use neargate_model::names::{PrivateAnswer, PrivateData, RecordKind};
@@ -402,4 +402,104 @@ async fn operations_are_forgotten() {
     *found.bench.clock.0.lock().unwrap() += 25 * 3_600_000;
     assert_eq!(found.control().sweep(&crate::RetentionConfig::default()).await.unwrap().operations, 1);
     assert!(get().await.is_err());
+}
+
+#[tokio::test]
+async fn limits_hold_for_those_who_come_at_once() {
+    let found = Found::ready().await;
+    let names: Vec<String> = (0..NAMESPACES_MAX + 10).map(|number| format!("n{number}.local")).collect();
+    let mut making = JoinSet::new();
+    for name in &names {
+        let (control, new) = (found.control().clone(), found.private(name));
+        making.spawn(async move {
+            // Who is one of too many at once asks again, as a client does.
+            loop {
+                match control.create_namespace(&HERE, &new).await {
+                    Err(DiscoveryChangeError::Store(_)) => continue,
+                    made => return made.is_ok(),
+                }
+            }
+        });
+    }
+    let made = making.join_all().await.into_iter().filter(|is_made| *is_made).count();
+    assert_eq!(made, NAMESPACES_MAX);
+    assert_eq!(found.control().namespaces(&HERE).await.unwrap().len(), NAMESPACES_MAX);
+}
+
+#[tokio::test]
+async fn a_namespace_has_so_many_instances_and_no_more() {
+    let found = Found::ready().await;
+    let namespace = found.namespace(&found.private("ns.local")).await.unwrap();
+    let mut registries = Vec::new();
+    for name in ["a", "b", "c"] {
+        registries.push(found.registry(&namespace, name).await.unwrap());
+    }
+    for number in 0..NAMESPACE_INSTANCES_MAX {
+        found.register(&registries[number as usize % 3], &format!("i{number}"), 1).await;
+    }
+    let one_more = |id: &'static str| {
+        let (control, registry) = (found.control(), registries[0].id.to_string());
+        async move { control.register_instance(&HERE, &registry, &new_instance(id, 1)).await }
+    };
+    let refused = one_more("more").await.unwrap_err();
+    assert!(matches!(refused, DiscoveryChangeError::Discovery(DiscoveryError::InstanceLimit)), "{refused:?}");
+    assert!(one_more("i0").await.is_ok(), "one that is there is registered anew");
+    found.control().deregister_instance(&HERE, registries[1].id.as_str(), "i1").await.unwrap();
+    assert!(one_more("more").await.is_ok());
+    // Two thousand operations and more, a page at a time.
+    let (mut after, mut seen) = (None, 0);
+    loop {
+        let page = found.control().discovery_operations(&HERE, after.as_ref(), 100, |_| true).await.unwrap();
+        seen += page.0.len();
+        after = page.0.last().map(|operation| operation.id.clone());
+        if !page.1 {
+            break;
+        }
+        assert_eq!(page.0.len(), 100);
+    }
+    // The namespace, the instances, one removed and one that was registered anew with what it was.
+    assert_eq!(seen as u32, 1 + NAMESPACE_INSTANCES_MAX + 2);
+}
+
+#[tokio::test]
+async fn a_revision_is_not_told_before_its_instances() {
+    let found = Found::ready().await;
+    let namespace = found.namespace(&found.private("ns.local")).await.unwrap();
+    let registry = found.registry(&namespace, "web").await.unwrap();
+    let control = found.control().clone();
+    let registering = tokio::spawn(async move {
+        for number in 0..200 {
+            let new = new_instance(&format!("i{number}"), 1);
+            control.register_instance(&HERE, registry.id.as_str(), &new).await.unwrap();
+        }
+    });
+    let directory = &found.control().shared.directory;
+    while !registering.is_finished() {
+        {
+            let records = directory.read();
+            let registry = records.registry(&namespace, "web").unwrap();
+            let instances = records.instances(&registry.id).count();
+            assert_eq!((registry.instances as usize, registry.revision as usize), (instances, 1 + instances));
+        }
+        tokio::task::yield_now().await;
+    }
+    registering.await.unwrap();
+}
+
+#[tokio::test]
+async fn of_too_many_operations_the_oldest_are_forgotten() {
+    let found = Found::ready().await;
+    let store = found.control().store();
+    let kept_at = |number: usize| Timestamp(i64::try_from(number).unwrap());
+    for number in 0..OPERATIONS_MAX + 3 {
+        let id = OperationId::new(format!("{number:032}")).unwrap();
+        let kind = OperationKind::CreateNamespace;
+        let operation =
+            Operation { id, kind, namespace: None, registry: None, instance: None, at: kept_at(number) };
+        let at = key(&OPERATIONS, &HERE, &[operation.id.as_str()]);
+        store.commit(OPERATIONS.put(Txn::fresh(), &at, &operation).unwrap()).await.unwrap();
+    }
+    let over = found.control().old_operations(|at| at == kept_at(OPERATIONS_MAX)).await.unwrap();
+    let expect = [0, 1, 2, OPERATIONS_MAX].map(|number| key(&OPERATIONS, &HERE, &[&format!("{number:032}")]));
+    assert_eq!(over.into_iter().collect::<BTreeSet<_>>(), BTreeSet::from(expect));
 }

@@ -26,6 +26,10 @@ pub const NAMESPACE_NAME_BYTES_MAX: usize = 253;
 pub const REGISTRIES_MAX: u32 = 1_000;
 /// Instances of a service, Amazon's quota.
 pub const INSTANCES_MAX: u32 = 1_000;
+/// Instances of all services of a namespace, Amazon's quota.
+pub const NAMESPACE_INSTANCES_MAX: u32 = 2_000;
+/// Operations of an account and region that are remembered. Amazon names no number.
+pub const OPERATIONS_MAX: usize = 10_000;
 /// Tags of one resource, as everywhere at Amazon.
 pub const TAGS_MAX: usize = 50;
 
@@ -44,6 +48,9 @@ pub struct Namespace {
     pub creator_request: Option<String>,
     /// How many services it has.
     pub registries: u32,
+    /// How many instances these have together.
+    #[serde(default)]
+    pub instances: u32,
     /// When it was made.
     pub created_at: Timestamp,
     /// Tags.
@@ -162,7 +169,9 @@ pub enum DiscoveryError {
     NamespaceLimit,
     #[error("a namespace has at most {REGISTRIES_MAX} services")]
     RegistryLimit,
-    #[error("a service has at most {INSTANCES_MAX} instances")]
+    #[error(
+        "a service has at most {INSTANCES_MAX} instances, and all of a namespace {NAMESPACE_INSTANCES_MAX}"
+    )]
     InstanceLimit,
     #[error("a resource has at most {TAGS_MAX} tags")]
     TagLimit,

@@ -16,6 +16,7 @@ fn namespace() -> Namespace {
         description: None,
         creator_request: None,
         registries: 0,
+        instances: 0,
         created_at: Timestamp(0),
         tags: Tags::new(),
     }
