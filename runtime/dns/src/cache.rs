@@ -1,6 +1,7 @@
 //! What others have answered, for as long as they say (RFC 1035 §3.2.1, RFC 2308).
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::message::{Answer, Code, Kind, Question, Record};
@@ -18,10 +19,16 @@ const MISSING_MAX_S: u32 = 300;
 /// What an answer takes besides its records.
 const OVERHEAD_BYTES: usize = 128;
 
+/// How long it is remembered that nobody has answered, so that others are not asked again at once (RFC 9520 §3.2).
+const FAILED_S: u32 = 5;
+
 #[derive(Default)]
 pub(crate) struct Cache {
     found: Shelf,
     missing: Shelf,
+    failed: Shelf,
+    /// Of which servers its answers are.
+    generation: u64,
 }
 
 #[derive(Default)]
@@ -34,7 +41,7 @@ struct Shelf {
 }
 
 struct Kept {
-    answer: Answer,
+    answer: Arc<Answer>,
     since: Instant,
     until: Instant,
     bytes: usize,
@@ -42,31 +49,38 @@ struct Kept {
 }
 
 impl Cache {
-    /// The answer to a question, with what is left of its time.
-    pub(crate) fn get(&self, question: &Question, now: Instant) -> Option<Answer> {
-        self.found.get(question, now).or_else(|| self.missing.get(question, now))
+    /// Forgets everything if it is of others than these.
+    pub(crate) fn begin_anew_for(&mut self, generation: u64) {
+        if self.generation != generation {
+            *self = Self { generation, ..Self::default() };
+        }
+    }
+
+    /// The answer to a question, and for how many seconds it is known.
+    pub(crate) fn get(&self, question: &Question, now: Instant) -> Option<(Arc<Answer>, u32)> {
+        [&self.found, &self.missing, &self.failed].into_iter().find_map(|shelf| shelf.get(question, now))
     }
 
     /// Keeps an answer for as long as it may be.
-    pub(crate) fn put(&mut self, question: &Question, answer: &Answer, now: Instant) {
+    pub(crate) fn put(&mut self, question: &Question, answer: &Arc<Answer>, now: Instant) {
         let Some(ttl_s) = ttl_s(answer).filter(|ttl_s| *ttl_s > 0) else { return };
-        let shelf = if is_missing(answer) { &mut self.missing } else { &mut self.found };
+        let shelf = match answer.code {
+            Code::FAILED => &mut self.failed,
+            _ if is_missing(answer) => &mut self.missing,
+            _ => &mut self.found,
+        };
         shelf.put(question, answer, now, now + Duration::from_secs(ttl_s.into()));
     }
 }
 
 impl Shelf {
-    fn get(&self, question: &Question, now: Instant) -> Option<Answer> {
+    fn get(&self, question: &Question, now: Instant) -> Option<(Arc<Answer>, u32)> {
         let kept = self.answers.get(question).filter(|kept| now < kept.until)?;
         let age_s = u32::try_from(now.saturating_duration_since(kept.since).as_secs()).unwrap_or(u32::MAX);
-        let mut answer = kept.answer.clone();
-        for record in answer.records.iter_mut().chain(&mut answer.authority) {
-            record.ttl_s = record.ttl_s.saturating_sub(age_s);
-        }
-        Some(answer)
+        Some((kept.answer.clone(), age_s))
     }
 
-    fn put(&mut self, question: &Question, answer: &Answer, since: Instant, until: Instant) {
+    fn put(&mut self, question: &Question, answer: &Arc<Answer>, since: Instant, until: Instant) {
         let bytes = size(question, answer);
         if bytes > BYTES_MAX / 16 {
             return;
@@ -101,8 +115,10 @@ fn is_missing(answer: &Answer) -> bool {
 
 /// For how long an answer may be kept; `None` of one that says nothing of the name, or not for how long.
 fn ttl_s(answer: &Answer) -> Option<u32> {
-    if answer.code != Code::OK && answer.code != Code::NO_NAME {
-        return None;
+    match answer.code {
+        Code::OK | Code::NO_NAME => {}
+        Code::FAILED => return Some(FAILED_S),
+        _ => return None,
     }
     let shortest = answer.records.iter().map(|record| record.ttl_s).min();
     if !is_missing(answer) {
@@ -128,7 +144,7 @@ mod tests {
         Question { name: Name::from_text(text).unwrap(), kind: Kind::A }
     }
 
-    fn answer(code: Code, ttls: &[u32]) -> Answer {
+    fn answer(code: Code, ttls: &[u32]) -> Arc<Answer> {
         let record = |ttl_s: &u32| Record {
             name: Name::from_text("a").unwrap(),
             kind: Kind::A,
@@ -136,19 +152,19 @@ mod tests {
             data: vec![192, 0, 2, 1],
         };
         let records = ttls.iter().map(record).collect();
-        Answer { code, is_authoritative: false, records, authority: Vec::new() }
+        Arc::new(Answer { records, ..Answer::bare(code) })
     }
 
-    fn missing(ttl_s: u32, minimum: u32) -> Answer {
+    fn missing(ttl_s: u32, minimum: u32) -> Arc<Answer> {
         let data = [&[0; 18][..], &minimum.to_be_bytes()].concat();
         let soa = Record { name: Name::from_text("zone").unwrap(), kind: Kind::SOA, ttl_s, data };
-        Answer { authority: vec![soa], ..answer(Code::NO_NAME, &[]) }
+        Arc::new(Answer { authority: vec![soa], ..Answer::bare(Code::NO_NAME) })
     }
 
     #[test]
     fn answers_are_kept_as_long_as_they_say() {
         let start = Instant::now();
-        let check = |answer: &Answer, expect_s: u64| {
+        let check = |answer: &Arc<Answer>, expect_s: u64| {
             let mut cache = Cache::default();
             cache.put(&question("a"), answer, start);
             let at = |s: u64| cache.get(&question("A"), start + Duration::from_secs(s));
@@ -159,7 +175,8 @@ mod tests {
         check(&answer(Code::OK, &[30, 10]), 10);
         check(&answer(Code::OK, &[0]), 0);
         check(&answer(Code::OK, &[1_000_000]), 3600);
-        check(&answer(Code::FAILED, &[30]), 0);
+        check(&answer(Code::FAILED, &[]), 5);
+        check(&answer(Code::REFUSED, &[30]), 0);
         check(&missing(60, 20), 20);
         check(&missing(10, 20), 10);
         check(&missing(9000, 9000), 300);
@@ -168,12 +185,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_the_time_is_told() {
+    fn how_old_an_answer_is_is_told() {
         let (mut cache, start) = (Cache::default(), Instant::now());
         cache.put(&question("a"), &answer(Code::OK, &[30, 90]), start);
-        let kept = cache.get(&question("a"), start + Duration::from_secs(12)).unwrap();
-        assert_eq!(kept.records.iter().map(|record| record.ttl_s).collect::<Vec<_>>(), [18, 78]);
+        let (kept, age_s) = cache.get(&question("a"), start + Duration::from_secs(12)).unwrap();
+        assert_eq!((&kept, age_s), (&answer(Code::OK, &[30, 90]), 12));
         assert_eq!(cache.get(&Question { kind: Kind::AAAA, ..question("a") }, start), None);
+    }
+
+    #[test]
+    fn answers_of_other_servers_are_forgotten() {
+        let (mut cache, start) = (Cache::default(), Instant::now());
+        cache.begin_anew_for(1);
+        cache.put(&question("a"), &answer(Code::OK, &[30]), start);
+        cache.begin_anew_for(1);
+        assert!(cache.get(&question("a"), start).is_some());
+        cache.begin_anew_for(2);
+        assert!(cache.get(&question("a"), start).is_none());
     }
 
     #[test]

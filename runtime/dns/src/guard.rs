@@ -9,22 +9,22 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use neargate_model::address::{is_loopback_name, leads_astray};
+
 use crate::message::{Kind, Record};
 use crate::name::Name;
 
-/// Where clouds tell machines their secrets, besides link-local addresses: Azure, Alibaba.
-const SECRETS_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200)];
-/// The same of IPv6: Amazon, Google.
-const SECRETS_V6: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
 /// Keys of the addresses that a service binding hints at (RFC 9460 §14.3.2).
 const HINT_V4: u16 = 4;
 const HINT_V6: u16 = 6;
 
-/// Takes out the records with such addresses; tells whether there were any.
+/// Takes out the records with such addresses, and those that lead to a name for one; tells whether there were any.
 pub(crate) fn strip(records: &mut Vec<Record>) -> bool {
     let before = records.len();
-    records.retain(|record| !addresses(record).is_none_or(|found| found.into_iter().any(is_kept_back)));
+    records.retain(|record| {
+        let is_harmless = |found: Vec<IpAddr>| !found.into_iter().any(leads_astray);
+        addresses(record).is_some_and(is_harmless) && !leads_to(record).is_some_and(|name| is_loopback(&name))
+    });
     records.len() < before
 }
 
@@ -51,6 +51,22 @@ fn addresses(record: &Record) -> Option<Vec<IpAddr>> {
         Kind::SVCB | Kind::HTTPS => hints(&record.data),
         _ => Some(Vec::new()),
     }
+}
+
+/// The name at which a record says that something is.
+fn leads_to(record: &Record) -> Option<Name> {
+    let mut at = match record.kind {
+        Kind::CNAME => 0,
+        Kind::SVCB | Kind::HTTPS => 2,
+        Kind::SRV => 6,
+        _ => return None,
+    };
+    Name::read(&record.data, &mut at).ok()
+}
+
+/// Whether a name stands for whoever asks.
+pub(crate) fn is_loopback(name: &Name) -> bool {
+    name.to_text().is_some_and(|text| is_loopback_name(&text))
 }
 
 /// The addresses of a service binding (RFC 9460 §2.2): a priority, a name, and parameters with a key and a length each.
@@ -80,41 +96,6 @@ fn v6(data: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(data).ok().map(|octets| Ipv6Addr::from(octets).into())
 }
 
-fn is_kept_back(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => is_kept_back_v4(v4),
-        IpAddr::V6(v6) => {
-            let is_special = v6.is_unspecified()
-                || v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast()
-                || SECRETS_V6.contains(&v6);
-            is_special || embedded(v6).is_some_and(is_kept_back_v4)
-        }
-    }
-}
-
-fn is_kept_back_v4(v4: Ipv4Addr) -> bool {
-    let is_this_network = v4.octets()[0] == 0;
-    is_this_network
-        || v4.is_loopback()
-        || v4.is_link_local()
-        || v4.is_multicast()
-        || v4.is_broadcast()
-        || SECRETS_V4.contains(&v4)
-}
-
-/// The IPv4 address that one of IPv6 stands for: mapped, compatible (RFC 4291 §2.5.5), translated (RFC 6052) or 6to4
-/// (RFC 3056).
-fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
-    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
-    match v6.segments() {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,35 +114,31 @@ mod tests {
 
     #[test]
     fn addresses_of_our_own_are_taken_out() {
-        let check = |address: &str, passes: bool| {
-            let (kind, data) = match address.parse().unwrap() {
-                IpAddr::V4(v4) => (Kind::A, v4.octets().to_vec()),
-                IpAddr::V6(v6) => (Kind::AAAA, v6.octets().to_vec()),
-            };
-            let mut records = vec![record("a", kind, data)];
-            assert_eq!(strip(&mut records), !passes, "{address}");
-            assert_eq!(records.len(), usize::from(passes), "{address}");
+        let check = |kind: Kind, data: &[u8], passes: bool| {
+            let mut records = vec![record("a", kind, data.to_vec())];
+            assert_eq!(strip(&mut records), !passes, "{data:?}");
+            assert_eq!(records.len(), usize::from(passes), "{data:?}");
         };
-        for address in ["169.254.170.2", "169.254.169.254", "127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3"] {
-            check(address, false);
-        }
-        for address in ["224.0.0.251", "255.255.255.255", "168.63.129.16", "100.100.100.200"] {
-            check(address, false);
-        }
-        for address in ["::", "::1", "fe80::1", "ff02::1", "fd00:ec2::254", "fd20:ce::254"] {
-            check(address, false);
-        }
-        for address in
-            ["::ffff:169.254.170.2", "::127.0.0.1", "64:ff9b::169.254.169.254", "2002:a9fe:aa02::1"]
+        check(Kind::A, &[169, 254, 170, 2], false);
+        check(Kind::A, &[192, 0, 2, 1], true);
+        check(Kind::AAAA, &Ipv6Addr::LOCALHOST.octets(), false);
+        check(Kind::AAAA, &Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets(), false);
+    }
+
+    #[test]
+    fn names_of_our_own_are_taken_out() {
+        let check = |kind: Kind, before: &[u8], target: &str, passes: bool| {
+            let data = [before, name(target).as_wire()].concat();
+            assert_eq!(!strip(&mut vec![record("a", kind, data)]), passes, "{kind:?} {target}");
+        };
+        for (target, passes) in
+            [("localhost", false), ("LOCALHOST", false), ("a.localhost", false), ("b", true)]
         {
-            check(address, false);
+            check(Kind::CNAME, b"", target, passes);
+            check(Kind::SRV, b"\0\x01\0\x01\0\x50", target, passes);
+            check(Kind::HTTPS, b"\0\0", target, passes);
         }
-        for address in ["10.1.2.3", "192.168.1.1", "172.31.0.5", "192.0.2.1", "128.0.0.1", "169.253.1.1"] {
-            check(address, true);
-        }
-        for address in ["2001:db8::1", "fd00::1", "::ffff:192.0.2.1", "64:ff9b::192.0.2.1"] {
-            check(address, true);
-        }
+        check(Kind::PTR, b"", "localhost", true);
     }
 
     #[test]

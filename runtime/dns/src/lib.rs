@@ -23,6 +23,7 @@ mod private;
 mod resolver;
 mod server;
 mod servers;
+mod under_way;
 mod upstream;
 
 use std::net::Ipv4Addr;

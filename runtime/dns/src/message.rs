@@ -4,6 +4,7 @@
 //! that it came in, so that it can be part of another one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::name::Name;
 
@@ -134,6 +135,21 @@ pub(crate) struct Answer {
     pub(crate) authority: Vec<Record>,
 }
 
+/// What a task is told: an answer, which may be in the cache as well, behind the aliases that led to its name.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) aliases: Vec<Record>,
+    pub(crate) answer: Arc<Answer>,
+    /// For how long the answer is known, which its records are good for less.
+    pub(crate) age_s: u32,
+}
+
+impl From<Answer> for Told {
+    fn from(answer: Answer) -> Self {
+        Self { aliases: Vec::new(), answer: Arc::new(answer), age_s: 0 }
+    }
+}
+
 /// What another resolver has answered.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -188,16 +204,18 @@ impl Query {
 
     /// The message that answers it: with no record, and the mark that there are more, where it would be longer than
     /// `bytes_max`.
-    pub(crate) fn answer(&self, answer: &Answer, bytes_max: usize) -> Vec<u8> {
-        let message = self.write(answer, 0);
+    pub(crate) fn answer(&self, told: &Told, bytes_max: usize) -> Vec<u8> {
+        let message = self.write(told, 0);
         if message.len() <= bytes_max {
             return message;
         }
-        let Answer { code, is_authoritative, .. } = *answer;
-        self.write(&Answer { code, is_authoritative, records: Vec::new(), authority: Vec::new() }, TC)
+        let Answer { code, is_authoritative, .. } = *told.answer;
+        let nothing = Answer { is_authoritative, ..Answer::bare(code) };
+        self.write(&Told::from(nothing), TC)
     }
 
-    fn write(&self, answer: &Answer, more_flags: u16) -> Vec<u8> {
+    fn write(&self, told: &Told, more_flags: u16) -> Vec<u8> {
+        let Told { aliases, answer, age_s } = told;
         let recursive = if self.is_recursive { RD } else { 0 };
         let authoritative = if answer.is_authoritative { AA } else { 0 };
         let flags = QR | RA | recursive | authoritative | more_flags | answer.code.0 & 0b1111;
@@ -205,14 +223,14 @@ impl Query {
         if let Some(question) = &self.question {
             writer.question(question);
         }
-        answer.records.iter().for_each(|record| writer.record(record));
-        answer.authority.iter().for_each(|record| writer.record(record));
+        aliases.iter().for_each(|record| writer.record(record, 0));
+        answer.records.iter().chain(&answer.authority).for_each(|record| writer.record(record, *age_s));
         if self.payload.is_some() {
             writer.edns(answer.code);
         }
         let counts = [
             usize::from(self.question.is_some()),
-            answer.records.len(),
+            aliases.len() + answer.records.len(),
             answer.authority.len(),
             usize::from(self.payload.is_some()),
         ];
@@ -236,7 +254,13 @@ impl Reply {
     /// Reads the answer to a question that was asked with this id; `None` of what answers another one.
     pub(crate) fn read(message: &[u8], id: u16, asked: &Question) -> Result<Option<Self>, Malformed> {
         let header = Header::read(message)?;
-        if header.id != id || header.flags & QR == 0 || header.flags & OPCODE != 0 || header.questions != 1 {
+        if header.id != id || header.flags & QR == 0 || header.flags & OPCODE != 0 {
+            return Ok(None);
+        }
+        if let Some(code) = header.refusal(message.len()) {
+            return Ok(Some(Self { answer: Answer::bare(code), is_cut: false, is_exact: false }));
+        }
+        if header.questions != 1 {
             return Ok(None);
         }
         if header.answers > RECORDS_MAX || header.authority > RECORDS_MAX {
@@ -278,6 +302,14 @@ struct Header {
 }
 
 impl Header {
+    /// What a server says that takes a message with EDNS for a damaged one and sends back no question (RFC 6891 §7).
+    /// Whoever forges it gains that the question is asked again.
+    fn refusal(&self, length: usize) -> Option<Code> {
+        let code = Code(self.flags & 0b1111);
+        let is_bare = length == HEADER_BYTES && self.questions == 0;
+        (is_bare && [Code::MALFORMED, Code::NOT_IMPLEMENTED].contains(&code)).then_some(code)
+    }
+
     fn read(message: &[u8]) -> Result<Self, Malformed> {
         let mut at = 0;
         let mut word = || read_u16(message, &mut at);
@@ -402,11 +434,11 @@ impl Writer {
         self.word(CLASS_IN);
     }
 
-    fn record(&mut self, record: &Record) {
+    fn record(&mut self, record: &Record, age_s: u32) {
         self.name(&record.name);
         self.word(record.kind.0);
         self.word(CLASS_IN);
-        self.message.extend_from_slice(&record.ttl_s.to_be_bytes());
+        self.message.extend_from_slice(&record.ttl_s.saturating_sub(age_s).to_be_bytes());
         // Nothing that is longer was read, nor is made.
         self.word(u16::try_from(record.data.len()).unwrap_or(u16::MAX));
         if let Some(target) = record.target() {

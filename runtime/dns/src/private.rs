@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use neargate_model::names::{PrivateAnswer, PrivateData, RecordKind};
 
-use crate::PrivateNames;
 use crate::message::{Answer, Code, Kind, Question, Record};
 use crate::name::Name;
+use crate::{PrivateNames, guard};
 
 /// What is said of a name.
 pub(crate) enum Private {
@@ -23,7 +23,7 @@ const SOA_NUMBERS: [u32; 4] = [1, 7_200, 900, 1_209_600];
 pub(crate) fn look_up(names: &dyn PrivateNames, client: Ipv4Addr, question: &Question) -> Private {
     let Some(text) = question.name.to_text() else { return Private::Elsewhere };
     // Nobody outside is asked for it (RFC 6761 §6.3), and nobody outside may say where it is.
-    if text == "localhost" || text.ends_with(".localhost") {
+    if guard::is_loopback(&question.name) {
         return Private::Ours(loopback(question));
     }
     match names.look_up(client, &text, kind(question.kind)) {

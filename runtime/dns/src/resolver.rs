@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::cache::Cache;
-use crate::message::{Answer, Code, Kind, Query, Question, Record, Request};
+use crate::message::{Answer, Code, Kind, Query, Question, Record, Request, Told};
 use crate::meter::{Held, Meters, Thing};
 use crate::name::Name;
 use crate::private::{self, Private};
 use crate::servers::Servers;
+use crate::under_way::{Turn, UnderWay};
 use crate::{PrivateNames, guard, upstream};
 
 /// Aliases that are followed from one name to its addresses.
@@ -20,6 +21,7 @@ pub(crate) struct Resolver {
     names: Arc<dyn PrivateNames>,
     servers: Arc<Servers>,
     cache: Mutex<Cache>,
+    under_way: UnderWay,
     pub(crate) meters: Meters,
 }
 
@@ -36,7 +38,7 @@ pub(crate) enum Step {
 /// An answer, and to what.
 pub(crate) struct Reply {
     query: Query,
-    answer: Answer,
+    told: Told,
 }
 
 /// A question for others.
@@ -52,21 +54,30 @@ pub(crate) struct Asking {
 impl Reply {
     /// The message over UDP, and over TCP.
     pub(crate) fn datagram(&self) -> Vec<u8> {
-        self.query.answer(&self.answer, self.query.udp_bytes_max())
+        self.query.answer(&self.told, self.query.udp_bytes_max())
     }
 
     pub(crate) fn segment(&self) -> Vec<u8> {
-        self.query.answer(&self.answer, u16::MAX.into())
+        self.query.answer(&self.told, u16::MAX.into())
     }
 }
 
 impl Resolver {
     pub(crate) fn new(names: Arc<dyn PrivateNames>, servers: Arc<Servers>) -> Self {
-        Self { names, servers, cache: Mutex::default(), meters: Meters::default() }
+        Self {
+            names,
+            servers,
+            cache: Mutex::default(),
+            under_way: UnderWay::default(),
+            meters: Meters::default(),
+        }
     }
 
+    /// What others have said, of those whom the host asks now: other servers may know other names.
     fn cache(&self) -> MutexGuard<'_, Cache> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.begin_anew_for(self.servers.generation());
+        cache
     }
 
     /// Whether an address is a task's.
@@ -101,7 +112,7 @@ impl Resolver {
                     aliases = answer.records;
                     question = Question { name: target, ..question };
                 }
-                None => return Step::Answer(Reply { query, answer }),
+                None => return Step::Answer(Reply { query, told: answer.into() }),
             }
         }
         refuse(query, Code::FAILED)
@@ -115,8 +126,8 @@ impl Resolver {
         aliases: Vec<Record>,
         now: Instant,
     ) -> Step {
-        if let Some(answer) = self.cache().get(&question, now) {
-            return Step::Answer(Reply { query, answer: behind(&aliases, answer) });
+        if let Some((answer, age_s)) = self.cache().get(&question, now) {
+            return Step::Answer(Reply { query, told: told(aliases, answer, age_s) });
         }
         match self.meters.hold(client, Thing::Question, now) {
             Some(held) => Step::Ask(Asking { query, question, aliases, _held: held }),
@@ -124,23 +135,40 @@ impl Resolver {
         }
     }
 
-    /// Asks others.
+    /// Asks others, or waits for who asks them the same already.
     pub(crate) async fn ask(&self, asking: Asking) -> Reply {
         let Asking { query, question, aliases, _held } = asking;
-        let answer = match upstream::ask(&self.servers, &question).await {
+        let answer = loop {
+            match self.under_way.take_turn(&question) {
+                Turn::First(turn) => {
+                    let asked = self.servers.generation();
+                    let answer = Arc::new(self.ask_others(&question).await);
+                    if self.servers.generation() == asked {
+                        self.cache().put(&question, &answer, Instant::now());
+                    }
+                    turn.tell(&answer);
+                    break answer;
+                }
+                Turn::Later(others) => {
+                    // Who was first may have gone; then another one asks.
+                    if let Some(answer) = others.wait().await {
+                        break answer;
+                    }
+                }
+            }
+        };
+        Reply { query, told: told(aliases, answer, 0) }
+    }
+
+    async fn ask_others(&self, question: &Question) -> Answer {
+        let answer = match upstream::ask(&self.servers, question).await {
             Ok(answer) => checked(&question.name, answer),
             Err(error) => {
                 tracing::debug!(%error, name = ?question.name, "a name is not resolved");
                 None
             }
         };
-        match answer {
-            Some(answer) => {
-                self.cache().put(&question, &answer, Instant::now());
-                Reply { query, answer: behind(&aliases, answer) }
-            }
-            None => Reply { query, answer: Answer::bare(Code::FAILED) },
-        }
+        answer.unwrap_or_else(|| Answer::bare(Code::FAILED))
     }
 }
 
@@ -152,12 +180,13 @@ impl Answer {
 }
 
 fn refuse(query: Query, code: Code) -> Step {
-    Step::Answer(Reply { query, answer: Answer::bare(code) })
+    Step::Answer(Reply { query, told: Answer::bare(code).into() })
 }
 
-fn behind(aliases: &[Record], answer: Answer) -> Answer {
-    let records = aliases.iter().cloned().chain(answer.records).collect();
-    Answer { records, ..answer }
+/// An answer that says nothing of the name leaves nothing of what led there either.
+fn told(aliases: Vec<Record>, answer: Arc<Answer>, age_s: u32) -> Told {
+    let aliases = if answer.code == Code::FAILED { Vec::new() } else { aliases };
+    Told { aliases, answer, age_s }
 }
 
 /// What of another's answer a task is told; `None` if it makes no sense.

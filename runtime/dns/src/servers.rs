@@ -36,6 +36,8 @@ struct Look {
     at: Instant,
     modified: Option<SystemTime>,
     servers: Vec<SocketAddr>,
+    /// How often they have become others.
+    generation: u64,
 }
 
 impl Servers {
@@ -44,28 +46,44 @@ impl Servers {
         Self::OfFile(ServersFile { path: path.into(), last: Mutex::default() })
     }
 
+    /// A number that is another one when others are to be asked than before.
+    pub(crate) fn generation(&self) -> u64 {
+        match self {
+            Self::Named(_) => 0,
+            Self::OfFile(file) => file.look(Instant::now(), |look| look.generation),
+        }
+    }
+
     /// Whom to ask now, in this order.
     pub(crate) fn list(&self) -> Vec<SocketAddr> {
         match self {
             Self::Named(servers) => servers.clone(),
-            Self::OfFile(file) => file.list(Instant::now()),
+            Self::OfFile(file) => file.look(Instant::now(), |look| look.servers.clone()),
         }
     }
 }
 
 impl ServersFile {
-    fn list(&self, now: Instant) -> Vec<SocketAddr> {
+    /// Tells something of what the file says, which is looked at again when the last look was a while ago.
+    fn look<T>(&self, now: Instant, tell: impl FnOnce(&Look) -> T) -> T {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = last.as_ref().filter(|last| now.saturating_duration_since(last.at) < LOOK_PAUSE) {
-            return last.servers.clone();
-        }
-        let modified = fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
-        let servers = match last.take() {
-            Some(last) if last.modified == modified => last.servers,
-            _ => self.read(),
+        let look = match last.take() {
+            Some(last) if now.saturating_duration_since(last.at) < LOOK_PAUSE => last,
+            last => self.look_again(now, last),
         };
-        *last = Some(Look { at: now, modified, servers: servers.clone() });
-        servers
+        tell(last.insert(look))
+    }
+
+    fn look_again(&self, now: Instant, last: Option<Look>) -> Look {
+        let modified = fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
+        match last {
+            Some(last) if last.modified == modified => Look { at: now, ..last },
+            last => {
+                let servers = self.read();
+                let generation = last.map_or(0, |last| last.generation + u64::from(last.servers != servers));
+                Look { at: now, modified, servers, generation }
+            }
+        }
     }
 
     /// A file that is not there names nobody.
@@ -108,11 +126,15 @@ mod tests {
         let path = directory.path().join("resolv.conf");
         let Servers::OfFile(file) = Servers::of_file(&path) else { unreachable!() };
         let start = Instant::now();
-        assert_eq!(file.list(start), []);
+        let look = |at: Instant| file.look(at, |look| (look.servers.clone(), look.generation));
+        assert_eq!(look(start), (vec![], 0));
         fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
-        assert_eq!(file.list(start + LOOK_PAUSE / 2), [], "it was just looked at");
-        assert_eq!(file.list(start + LOOK_PAUSE), ["192.0.2.1:53".parse().unwrap()]);
+        assert_eq!(look(start + LOOK_PAUSE / 2), (vec![], 0), "it was just looked at");
+        assert_eq!(look(start + LOOK_PAUSE), (vec!["192.0.2.1:53".parse().unwrap()], 1));
+        let later = SystemTime::now() + Duration::from_secs(60);
+        fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        assert_eq!(look(start + 2 * LOOK_PAUSE).1, 1, "it says what it said");
         fs::remove_file(&path).unwrap();
-        assert_eq!(file.list(start + 3 * LOOK_PAUSE), []);
+        assert_eq!(look(start + 4 * LOOK_PAUSE), (vec![], 2));
     }
 }

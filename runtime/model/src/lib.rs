@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 mod arn;
 mod bridge;
 pub mod capability;

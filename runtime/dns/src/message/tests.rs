@@ -98,7 +98,7 @@ fn edns_is_said_once_and_of_version_0() {
     assert_eq!([limit(0), limit(512), limit(1000), limit(4096)], [512, 512, 1000, 1232]);
     assert!(matches!(Request::read(&with(&[opt(512, 0), opt(512, 0)])), Request::Refuse(_, Code::MALFORMED)));
     let Request::Refuse(query, code) = Request::read(&with(&[opt(512, 1)])) else { panic!("version 1") };
-    let message = query.answer(&Answer::bare(code), 512);
+    let message = query.answer(&Answer::bare(code).into(), 512);
     // The code is 16: its low bits are in the header, the others in the first byte of OPT's lifetime, where simple-dns
     // does not look for them.
     assert_eq!((message[3] & 0b1111, message[message.len() - 6]), (0, 1));
@@ -114,7 +114,7 @@ fn answers_are_read_by_others() {
         data: name("web.example.com").as_wire().to_vec(),
     };
     let given = answer(vec![alias, a("web.example.com", 1), a("web.example.com", 2)]);
-    let message = query.answer(&given, 512);
+    let message = query.answer(&given.clone().into(), 512);
     let read = Packet::parse(&message).unwrap();
     assert_eq!((read.id(), read.rcode()), (7, RCODE::NoError));
     assert!(read.has_flags(PacketFlag::RESPONSE | PacketFlag::RECURSION_AVAILABLE));
@@ -132,11 +132,14 @@ fn answers_are_read_by_others() {
 fn what_is_too_long_is_cut() {
     let (query, asked) = query(&question("a").ask(7, false));
     let long = answer((0..40).map(|last| a("a", last)).collect());
-    let message = query.answer(&long, query.udp_bytes_max());
+    let message = query.answer(&long.clone().into(), query.udp_bytes_max());
     assert!(message.len() <= 512);
     let reply = Reply::read(&message, 7, &asked).unwrap().unwrap();
     assert!(reply.is_cut && reply.answer.records.is_empty());
-    assert_eq!(Reply::read(&query.answer(&long, 65_535), 7, &asked).unwrap().unwrap().answer, long);
+    assert_eq!(
+        Reply::read(&query.answer(&long.clone().into(), 65_535), 7, &asked).unwrap().unwrap().answer,
+        long
+    );
 }
 
 #[test]
@@ -189,12 +192,43 @@ fn row_84_damaged_messages_harm_nobody() {
         };
         let Ok(reply) = Reply::read(message, 7, &asked_by_task) else { return };
         if let (Some(query), Some(reply)) = (query, &reply) {
-            assert!(query.answer(&reply.answer, 512).len() <= 512 + 255);
+            assert!(query.answer(&reply.answer.clone().into(), 512).len() <= 512 + 255);
         }
         let Some(reply) = reply.filter(|reply| !reply.is_cut) else { return };
         // What was understood is written so that it is understood again.
         let (query, _) = self::query(&asked.ask(7, false));
-        let again = Reply::read(&query.answer(&reply.answer, 65_535), 7, &asked).unwrap().unwrap();
+        let again =
+            Reply::read(&query.answer(&reply.answer.clone().into(), 65_535), 7, &asked).unwrap().unwrap();
         assert!(again.answer == reply.answer || again.is_cut);
     });
+}
+
+#[test]
+fn a_header_alone_may_be_a_refusal() {
+    let asked = question("a");
+    let check = |flags: u16, more: &[u8], expect: Option<Code>| {
+        let message = [&7_u16.to_be_bytes()[..], &flags.to_be_bytes(), &[0; 8], more].concat();
+        let reply = Reply::read(&message, 7, &asked).unwrap();
+        assert_eq!(reply.map(|reply| (reply.answer.code, reply.is_exact)), expect.map(|code| (code, false)));
+    };
+    check(QR | 1, b"", Some(Code::MALFORMED));
+    check(QR | 4, b"", Some(Code::NOT_IMPLEMENTED));
+    check(QR, b"", None);
+    check(QR | 3, b"", None);
+    check(1, b"", None);
+    check(QR | 1, b"x", None);
+}
+
+#[test]
+fn records_age() {
+    let record = Record { name: name("a"), kind: Kind::A, ttl_s: 30, data: vec![192, 0, 2, 1] };
+    let Request::Ask(query, asked) = Request::read(&question("a").ask(7, false)) else {
+        panic!("it is a question")
+    };
+    let mut told = Told::from(answer(vec![record.clone()]));
+    for (age_s, expect) in [(0, 30), (12, 18), (40, 0)] {
+        told.age_s = age_s;
+        let read = Reply::read(&query.answer(&told, 512), 7, &asked).unwrap().unwrap();
+        assert_eq!(read.answer.records, [Record { ttl_s: expect, ..record.clone() }]);
+    }
 }

@@ -41,6 +41,10 @@ pub(crate) enum Script {
     LowerCase,
     /// Sends this.
     Bytes(Vec<u8>),
+    /// Has an alias for whoever asks.
+    Loopback,
+    /// Takes a message with EDNS for a damaged one, and sends back its number alone.
+    OldServer,
 }
 
 pub(crate) struct Bench {
@@ -256,6 +260,16 @@ fn answers(message: &[u8], scripts: &Scripts, bytes_max: usize) -> Vec<Vec<u8>> 
         None => vec![missing(&asked)],
         Some(Script::Silent) => Vec::new(),
         Some(Script::Bytes(bytes)) => vec![bytes],
+        Some(Script::Loopback) => {
+            let data = RData::CNAME(CNAME(Name::new_unchecked("localhost")));
+            vec![reply(asked.id(), &name, vec![ResourceRecord::new(name.clone(), CLASS::IN, 30, data)])]
+        }
+        Some(Script::OldServer) if asked.opt().is_some() => {
+            let mut damaged = Packet::new_reply(asked.id());
+            *damaged.rcode_mut() = RCODE::FormatError;
+            vec![damaged.build_bytes_vec().unwrap()]
+        }
+        Some(Script::OldServer) => vec![reply(asked.id(), &name, vec![address(&name, one, 30)])],
         Some(Script::Fails) => {
             let mut failed = Packet::new_reply(asked.id());
             failed.questions = asked.questions.clone();

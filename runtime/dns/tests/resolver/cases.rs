@@ -1,10 +1,11 @@
 //! What is answered.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use simple_dns::{QTYPE, TYPE};
 
-use crate::bench::{Bench, OTHER, STRANGER, Script, TASK, exchange, query};
+use crate::bench::{Bench, OTHER, STRANGER, Script, TASK, exchange, query, receive};
 
 fn addresses(addresses: &[[u8; 4]], ttl: u32) -> Script {
     Script::Addresses(addresses.iter().map(|one| Ipv4Addr::from(*one)).collect(), ttl)
@@ -64,11 +65,37 @@ async fn long_answers_come_over_tcp() {
 }
 
 #[tokio::test]
-async fn failures_are_told_and_not_kept() {
+async fn failures_are_told_and_not_tried_again_at_once() {
     let bench = Bench::new(&[("bad.example.com", Script::Fails)]).await;
     assert_eq!(bench.ask(TASK, "bad.example.com", TYPE::A).await, "ServerFailure");
+    let asked = bench.times_asked();
     bench.script("bad.example.com", addresses(&[[192, 0, 2, 1]], 30));
+    assert_eq!(bench.ask(TASK, "bad.example.com", TYPE::A).await, "ServerFailure");
+    assert_eq!(bench.times_asked(), asked);
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(bench.ask(TASK, "bad.example.com", TYPE::A).await, "ok 192.0.2.1 30");
+}
+
+#[tokio::test]
+async fn who_asks_the_same_waits_for_one_answer() {
+    let bench = Bench::new(&[("slow.example.com", Script::Silent)]).await;
+    let socket = bench.socket(TASK).await;
+    for _ in 0..20 {
+        socket.send(&query("slow.example.com", TYPE::A)).await.unwrap();
+    }
+    // The first one is not heard, and only the one that asks asks again.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    bench.script("slow.example.com", addresses(&[[192, 0, 2, 1]], 30));
+    for _ in 0..20 {
+        assert!(receive(&socket, Duration::from_secs(3)).await.is_some());
+    }
+    assert_eq!(bench.times_asked(), 2);
+}
+
+#[tokio::test]
+async fn servers_without_edns_are_understood() {
+    let bench = Bench::new(&[("old.example.com", Script::OldServer)]).await;
+    assert_eq!(bench.ask(TASK, "old.example.com", TYPE::A).await, "ok 192.0.2.1 30");
 }
 
 #[tokio::test]

@@ -17,10 +17,12 @@ async fn row_84_addresses_of_the_task_itself_are_left_out() {
     let bench = Bench::new(&[
         ("rebind.example.com", Script::Addresses(bad.to_vec(), 30)),
         ("mixed.example.com", Script::Addresses(mixed, 30)),
+        ("alias.example.com", Script::Loopback),
     ])
     .await;
     assert_eq!(bench.ask(TASK, "rebind.example.com", TYPE::A).await, "ok");
     assert_eq!(bench.ask_over_tcp(TASK, "rebind.example.com", TYPE::A).await, "ok");
+    assert_eq!(bench.ask(TASK, "alias.example.com", TYPE::A).await, "ok");
     assert_eq!(bench.ask(TASK, "mixed.example.com", TYPE::A).await, "ok 192.0.2.1 30 10.1.2.3 30");
 }
 

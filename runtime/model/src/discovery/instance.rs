@@ -1,11 +1,12 @@
 //! Instances: what is known of each, and which of them are told of.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
 use super::{DiscoveryError, Invalid, Namespace, Registry, RegistryRecord, Routing};
+use crate::address::{is_loopback_name, leads_astray};
 use crate::names::{PrivateData, PrivateRecord, RecordKind};
 use crate::{InstanceId, OperationId, Timestamp};
 
@@ -219,27 +220,13 @@ fn check_attribute(name: &str, value: &str) -> Result<(), DiscoveryError> {
         return Err(Invalid::UnsupportedAttribute { name: name.to_owned() }.into());
     }
     let is_sound = match name {
-        ADDRESS_V4 => value.parse::<Ipv4Addr>().is_ok_and(|address| !is_forbidden(address.into())),
-        ADDRESS_V6 => value.parse::<Ipv6Addr>().is_ok_and(|address| !is_forbidden(address.into())),
+        ADDRESS_V4 => value.parse::<Ipv4Addr>().is_ok_and(|address| !leads_astray(address.into())),
+        ADDRESS_V6 => value.parse::<Ipv6Addr>().is_ok_and(|address| !leads_astray(address.into())),
         PORT => value.parse::<u16>().is_ok_and(|port| port > 0),
-        ALIAS => Namespace::check_zone(value).is_ok(),
+        ALIAS => Namespace::check_zone(value).is_ok() && !is_loopback_name(value),
         HEALTH_AT_FIRST => ["HEALTHY", "UNHEALTHY"].contains(&value),
         _ => true,
     };
     let (name, value) = (name.to_owned(), value.to_owned());
     if is_sound { Ok(()) } else { Err(Invalid::Attribute { name, value }.into()) }
-}
-
-/// Addresses that are no other machine's, under which nobody is found: they would lead whoever asks to itself.
-fn is_forbidden(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_multicast(),
-        IpAddr::V6(v6) => {
-            v6.is_loopback()
-                || v6.is_unicast_link_local()
-                || v6.is_unspecified()
-                || v6.is_multicast()
-                || v6.to_ipv4_mapped().is_some()
-        }
-    }
 }
