@@ -115,6 +115,39 @@ def test_stats_move(start):
     assert list(every) == [task.get(task.uri)["DockerId"]]
 
 
+def test_stats_tell_of_disks_memory_and_limits(start):
+    task = start()
+    task.inside(task.arn, "dd if=/dev/zero of=/file bs=1M count=8 conv=fsync 2>/dev/null; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
+    stats = task.get(f"{task.uri}/stats")
+    usage = stats["cpu_stats"]["cpu_usage"]
+    split = usage["usage_in_usermode"] + usage["usage_in_kernelmode"]
+    assert abs(split - usage["total_usage"]) < 50_000_000 and usage["usage_in_usermode"] > 0, usage
+    assert set(stats["cpu_stats"]["throttling_data"]) == {"periods", "throttled_periods", "throttled_time"}
+    assert len(stats["memory_stats"]["stats"]) > 10
+    blocks = stats["blkio_stats"]
+    written = [one["value"] for one in blocks["io_service_bytes_recursive"] if one["op"] == "write"]
+    assert sum(written) >= 8 << 20, blocks
+    assert {"major", "minor", "op", "value"} == set(blocks["io_serviced_recursive"][0])
+
+
+def test_the_clock_and_the_disk_of_a_task(start):
+    task = start()
+    task.inside(task.arn, "dd if=/dev/zero of=/file bs=1M count=8 2>/dev/null")
+    told = task.get(f"{task.uri}/task")
+    drift = told["ClockDrift"]
+    assert drift["ClockSynchronizationStatus"] in ("SYNCHRONIZED", "NOT_SYNCHRONIZED")
+    assert 0 <= drift["ClockErrorBound"] <= 16_000
+    read = datetime.datetime.fromisoformat(drift["ReferenceTimestamp"])
+    assert abs(datetime.datetime.now(datetime.timezone.utc) - read) < datetime.timedelta(seconds=10)
+    # Measured every ten seconds.
+    deadline = time.monotonic() + 20
+    while told.get("EphemeralStorageMetrics", {"Utilized": 0})["Utilized"] < 8:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.2)
+        told = task.get(f"{task.uri}/task")
+    assert told["EphemeralStorageMetrics"]["Reserved"] == 20 << 10
+
+
 def test_a_task_has_the_credentials_of_its_role(server, start, role):  # noqa: F811
     arn = role(statement("ecs:ListClusters"), principal=TASKS)
     task = start(taskRoleArn=arn)

@@ -12,7 +12,8 @@ use neargate_control::{Capacity, Control, Disk, Host, SystemClock};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
 use neargate_model::{Cidr, Policy, Region, TaskId, Timestamp};
 use neargate_node::{
-    Agent, Artifacts, Endpoints, Images, Parts, Removals, Sessions, Starts, StdioSource, TaskFiles,
+    Agent, Artifacts, Endpoints, Images, Parts, Removals, Sessions, Starts, StdioSource, StorageUsage,
+    TaskFiles,
 };
 use neargate_server::{Artifact, ArtifactSource};
 use neargate_store::Store;
@@ -60,6 +61,8 @@ pub(crate) struct Machine {
     pub(crate) control: Control,
     /// Commands in its containers.
     pub(crate) sessions: Sessions,
+    /// What tasks have written, for those who tell of it.
+    pub(crate) storage: StorageUsage,
     /// What the node removes of tasks that have ended.
     pub(crate) removals: Removals,
     /// The node's loops; they end with it.
@@ -98,7 +101,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
     let (clock, ports) = (Arc::new(SystemClock), Arc::new(HostPorts));
     let host = Host { clock, disk, region, default_vpcs, bridge_blocks, ports };
     let control = Control::new(store, Arc::new(ChannelLink { commands }), host, capacity);
-    let sessions = Sessions::default();
+    let (sessions, storage) = (Sessions::default(), StorageUsage::default());
     let agent = Agent::new(Parts {
         wasm,
         containers: containers.clone().map(|driver| Arc::new(driver) as Arc<dyn Driver>),
@@ -111,6 +114,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         starts,
         files,
         sessions: sessions.clone(),
+        storage: storage.clone(),
         artifacts,
         files_of,
         listen_on,
@@ -120,7 +124,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
     });
     let (mut node, removals) = (JoinSet::new(), agent.removals());
     node.spawn(agent.run(inbox));
-    Machine { control, sessions, removals, node }
+    Machine { control, sessions, storage, removals, node }
 }
 
 /// What this machine can hold, with its memory promised this many times over.

@@ -236,7 +236,7 @@ async fn serve(
     let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
     let seal = data.session_seal()?;
     let endpoints = TaskEndpoints::new(seal.clone());
-    let Machine { control, sessions, removals, mut node } = assembly::assemble(Ingredients {
+    let Machine { control, sessions, storage, removals, mut node } = assembly::assemble(Ingredients {
         store: Arc::new(store),
         capacity: assembly::capacity(args.memory_overcommit),
         containers: containers.clone(),
@@ -305,7 +305,7 @@ async fn serve(
     // None of them ends before it is told to.
     let mut helpers = JoinSet::new();
     if let Some(containers) = containers.clone() {
-        let usage = Arc::new(NodeUsage { sessions, containers });
+        let usage = Arc::new(NodeUsage { sessions, containers, storage });
         let metadata = Arc::new(Metadata::new(control.clone(), gateway, endpoints, usage));
         let end = end_of_tasks.clone();
         helpers.spawn(async move { metadata.serve(listeners, end).await });

@@ -33,7 +33,10 @@ pub mod sts;
 pub use access::{Access, AccountKeys};
 pub use context::RequestContext;
 pub use http::{ServeError, serve};
-pub use metadata::{ContainerUsage, InterfaceCounters, InterfaceUsage, Metadata, TaskEndpoints, TaskUsage};
+pub use metadata::{
+    BlockUsage, ClockError, ContainerUsage, InterfaceCounters, InterfaceUsage, Metadata, StorageUsage,
+    TaskEndpoints, TaskUsage, Throttling,
+};
 pub use native::{Artifact, ArtifactSource, CommandError, CommandOutput, Commands, Native, RunningCommand};
 pub use pipeline::Gateway;
 pub use rights::{Rights, RoleRights};

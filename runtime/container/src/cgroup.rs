@@ -20,6 +20,7 @@ mod detect;
 mod devices;
 mod limits;
 mod reserve;
+mod usage;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -325,7 +326,13 @@ impl Groups {
                 continue;
             }
             let dir = root.join(&group.path);
-            ensure(&dir).step("make cgroup directory")?;
+            match ensure(&dir) {
+                // It only counts, and an earlier version has made none.
+                Err(error) if *controller == Controller::Blkio && error.kind() == io::ErrorKind::NotFound => {
+                    continue;
+                }
+                ensured => ensured.step("make cgroup directory")?,
+            }
             group.v1.push((*controller, dir.clone()));
             group.member_of.push((*controller, dir));
         }

@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use neargate_driver::{
     ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, LinkLocalError, LinkLocalSockets, NetworkTurn,
     ProcessError, RecoverError, Recovered, Sandbox, SandboxError, SandboxHost, SandboxNetwork, SandboxSpec,
-    Session, SessionSpec, Signal, SignalError, StartError, Stats, StatsError, Stdio, Traffic,
+    Session, SessionSpec, Signal, SignalError, StartError, Stats, StatsError, Stdio, Traffic, UsageDetails,
 };
 use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -740,6 +740,19 @@ impl Handle for ContainerHandle {
             Response::Usage { stats } => Ok(stats),
             // It ended meanwhile; its exit was told before this answer.
             Response::Failed { failure: Failure::NotRunning {} } => Ok(at_end().unwrap_or_default()),
+            Response::Failed { failure } => Err(failure.into_stats()),
+            _ => Err(StatsError { source: unexpected() }),
+        }
+    }
+
+    async fn usage_details(&self) -> Result<UsageDetails, StatsError> {
+        if self.started.ended.borrow().is_some() {
+            return Ok(UsageDetails::default());
+        }
+        let request = Request::UsageDetails { container: self.started.id.clone() };
+        match self.connection.call(&request, &[]).await.map_err(|source| StatsError { source })? {
+            Response::UsageDetails { details } => Ok(details),
+            Response::Failed { failure: Failure::NotRunning {} } => Ok(UsageDetails::default()),
             Response::Failed { failure } => Err(failure.into_stats()),
             _ => Err(StatsError { source: unexpected() }),
         }

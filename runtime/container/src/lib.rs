@@ -54,6 +54,7 @@ mod bridge;
 mod capabilities;
 mod cgroup;
 mod client;
+mod clock;
 mod config;
 mod devices;
 mod ends;
@@ -81,6 +82,7 @@ mod sys;
 mod user;
 
 pub use client::{ContainerDriver, Supervisor, SupervisorClient};
+pub use clock::{ClockState, clock_state};
 pub use config::{DEFAULT_ID_BASE, SupervisorConfig};
 pub use identity::{Rights, become_user, make_files_of};
 pub use launcher::{Fences, Launcher, LauncherClient, Policy, Preparation, Role, Roles};

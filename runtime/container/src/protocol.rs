@@ -2,7 +2,7 @@
 //!
 //! A message is one datagram: request id, tag, fields, in the form of `neargate-ipc`.
 
-use neargate_driver::{Limits, Stats, Traffic};
+use neargate_driver::{Limits, Stats, Traffic, UsageDetails};
 use neargate_ipc::{wire_enum, wire_struct};
 
 use crate::bridge::BridgedPlan;
@@ -373,6 +373,8 @@ wire_enum! {
         15 => LinkLocal {},
         /// Read what has passed the interface of a task.
         16 => Traffic { task: String },
+        /// Read what a container uses in detail.
+        17 => UsageDetails { container: String },
     }
 }
 
@@ -422,6 +424,8 @@ wire_enum! {
         12 => LinkLocal {},
         /// What has passed the interface, if there is one.
         13 => Traffic { traffic: Option<Traffic> },
+        /// What a container uses in detail.
+        14 => UsageDetails { details: UsageDetails },
     }
 }
 
@@ -430,7 +434,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use neargate_driver::{ContainerNames, TrafficCounters};
+    use neargate_driver::{BlockUse, ContainerNames, CpuSplit, Throttling, TrafficCounters};
     use neargate_ipc::wire::{Malformed, decode, encode};
 
     use super::*;
@@ -548,6 +552,7 @@ mod tests {
             Just(Request::Farewell {}),
             Just(Request::LinkLocal {}),
             text().prop_map(|task| Request::Traffic { task }),
+            text().prop_map(|container| Request::UsageDetails { container }),
             text().prop_map(|build| Request::Renew { build }),
         ]
     }
@@ -557,6 +562,13 @@ mod tests {
         prop_oneof![
             Just(Response::Done {}),
             Just(Response::LinkLocal {}),
+            (text(), any::<u64>(), any::<u32>()).prop_map(|(name, number, major)| {
+                let block = vec![BlockUse { major, read_bytes: number, ..BlockUse::default() }];
+                let cpu = Some(CpuSplit { user_ns: number, kernel_ns: 1 });
+                let throttling = Some(Throttling { periods: 2, throttled_periods: 1, throttled_ns: number });
+                let details = UsageDetails { cpu, throttling, memory: vec![(name, number)], block };
+                Response::UsageDetails { details }
+            }),
             any::<Option<u64>>().prop_map(|bytes| {
                 let counters = |bytes| TrafficCounters { bytes, packets: 1, errors: 2, dropped: 3 };
                 let of = |bytes| Traffic { received: counters(bytes), sent: counters(7) };

@@ -679,6 +679,15 @@ fn argument_area(stat: &str) -> Option<(usize, usize)> {
     Some((field(48)?, field(51)?))
 }
 
+/// `adjtimex(2)` that only reads.
+pub(crate) fn adjtimex() -> io::Result<libc::timex> {
+    // SAFETY: `timex` is made of integers alone, for all of which zero is a value; with `modes` 0 nothing is set.
+    let mut read: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `read` is a `timex` that lives until the call returns.
+    check(unsafe { libc::adjtimex(&raw mut read) }.into())?;
+    Ok(read)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

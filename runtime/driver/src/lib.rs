@@ -14,6 +14,7 @@ mod process;
 mod session;
 pub mod sim;
 mod spec;
+mod usage;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use spec::{
     Sandbox, SandboxNetwork, SandboxSpec, Sharing, Signal, Stats, Stdio, Traffic, TrafficCounters, Ulimit,
     VOLUME_ID_BASE, WasmModule, WasmSpec, WasmTimes,
 };
+pub use usage::{BlockUse, CpuSplit, Throttling, UsageDetails};
 
 /// Runs one container inside a prepared sandbox.
 #[async_trait]
@@ -74,6 +76,11 @@ pub trait Handle: Send + Sync {
 
     /// What the container has used so far.
     async fn stats(&self) -> Result<Stats, StatsError>;
+
+    /// What it uses in more detail, while it runs; nothing where the driver does not know.
+    async fn usage_details(&self) -> Result<UsageDetails, StatsError> {
+        Ok(UsageDetails::default())
+    }
 
     /// Runs another command inside the container and waits for its end.
     async fn exec(&self, spec: ExecSpec) -> Result<Exit, ExecError>;

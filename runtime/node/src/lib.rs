@@ -42,7 +42,7 @@ pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group,
 pub use scratch::Removals;
 pub use sessions::{AttendedCommand, Output, SESSIONS_MAX, SessionError, Sessions, UsageUnknown};
 pub use starts::Starts;
-pub use usage::UsageError;
+pub use usage::{StorageUsage, StorageUse, UsageError};
 
 /// Takes statuses; the in-process end of the way to control.
 #[async_trait]
@@ -91,6 +91,8 @@ pub struct Parts {
     pub files: Arc<dyn TaskFiles>,
     /// Is told which containers run, for those who run commands in them.
     pub sessions: Sessions,
+    /// Is told what tasks have written.
+    pub storage: StorageUsage,
     /// What ended containers leave for the debugger.
     pub artifacts: Artifacts,
     /// Whose files the directories are that Wasm containers mount.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use neargate_driver::{
     ExecError, Exit, Handle, Session, SessionSpec, SessionStreams, Signal, SignalError, Stats, StatsError,
-    Stdio,
+    Stdio, UsageDetails,
 };
 use neargate_model::{Command, ContainerId, Window, chain};
 use nix::errno::Errno;
@@ -117,6 +117,12 @@ impl Sessions {
     pub async fn stats(&self, container: &ContainerId) -> Result<Stats, UsageUnknown> {
         let handle = self.running().get(container).cloned().ok_or(UsageUnknown::NotRunning)?;
         handle.stats().await.map_err(UsageUnknown::Stats)
+    }
+
+    /// The same in more detail.
+    pub async fn usage_details(&self, container: &ContainerId) -> Result<UsageDetails, UsageUnknown> {
+        let handle = self.running().get(container).cloned().ok_or(UsageUnknown::NotRunning)?;
+        handle.usage_details().await.map_err(UsageUnknown::Stats)
     }
 
     /// Starts a command in a container, and returns when it runs.

@@ -466,8 +466,9 @@ impl Owner {
             self.storage_is_watched = true;
             let (scratch, turn) = (self.scratch.clone(), self.measuring.clone());
             let files = self.parts.files.clone();
+            let note = self.parts.storage.note(self.spec.id.clone());
             self.jobs.spawn(async move {
-                Outcome::StorageUsedUp(usage::exceeds(scratch, limit, files, turn).await)
+                Outcome::StorageUsedUp(usage::exceeds(scratch, limit, files, turn, note).await)
             });
         }
     }

@@ -178,6 +178,7 @@ fn bench() -> Bench {
         starts: starts.clone(),
         files: Arc::new(OwnTaskFiles),
         sessions: Sessions::default(),
+        storage: StorageUsage::default(),
         artifacts: Artifacts::new(scratch.path().join("artifacts")),
         files_of: ProcessUser::Volumes,
         listen_on: IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -5,12 +5,14 @@
 //! `ARCHITECTURE.md` says what was weighed. Between two measurements a task may go over its limit by as much
 //! as it can write, so they come the faster the less is left.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use neargate_model::TaskId;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -50,13 +52,62 @@ pub enum UsageError {
     },
 }
 
+/// What tasks were last seen to have written, for those who tell of it. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct StorageUsage(Arc<Mutex<HashMap<TaskId, StorageUse>>>);
+
+/// What a task has written, and how much it may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageUse {
+    /// Bytes that it had written when it was last looked at, at most ten seconds ago.
+    pub used_bytes: u64,
+    /// Bytes that it may write.
+    pub limit_bytes: u64,
+}
+
+impl StorageUsage {
+    fn known(&self) -> MutexGuard<'_, HashMap<TaskId, StorageUse>> {
+        // Every critical section is one call, so a panic elsewhere spoils nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of a task that runs, is limited and was looked at.
+    pub fn of(&self, task: &TaskId) -> Option<StorageUse> {
+        self.known().get(task).copied()
+    }
+
+    /// Where measurements of a task are noted until it is dropped.
+    pub(crate) fn note(&self, task: TaskId) -> StorageNote {
+        StorageNote { usage: self.clone(), task }
+    }
+}
+
+/// See [`StorageUsage::note`].
+pub(crate) struct StorageNote {
+    usage: StorageUsage,
+    task: TaskId,
+}
+
+impl StorageNote {
+    fn put(&self, used_bytes: u64, limit_bytes: u64) {
+        self.usage.known().insert(self.task.clone(), StorageUse { used_bytes, limit_bytes });
+    }
+}
+
+impl Drop for StorageNote {
+    fn drop(&mut self) {
+        self.usage.known().remove(&self.task);
+    }
+}
+
 /// Returns once the task has written more than `limit` bytes, or what cannot be measured; the text is for people.
-/// `turn` is held while something is measured.
+/// `turn` is held while something is measured, which goes to `note`.
 pub(crate) async fn exceeds(
     scratch: Scratch,
     limit: u64,
     files: Arc<dyn TaskFiles>,
     turn: Arc<Semaphore>,
+    note: StorageNote,
 ) -> String {
     let mut pause = pause(limit, Duration::ZERO);
     loop {
@@ -70,7 +121,10 @@ pub(crate) async fn exceeds(
             Ok(used) if used > limit => {
                 return format!("Task used more than its ephemeral storage of {} GiB", limit >> 30);
             }
-            Ok(used) => self::pause(limit - used, begun.elapsed()),
+            Ok(used) => {
+                note.put(used, limit);
+                self::pause(limit - used, begun.elapsed())
+            }
             Err(UsageError::TooDeep) => {
                 return format!(
                     "Task nests directories deeper than {DEPTH_MAX}, so that its ephemeral storage cannot be measured"

@@ -55,10 +55,34 @@ pub trait TaskUsage: Send + Sync + 'static {
 
     /// What has passed a task's interface.
     async fn interface(&self, task: &TaskId) -> Option<InterfaceUsage>;
+
+    /// What a task has written, of those that may write so much and no more.
+    fn storage(&self, task: &TaskId) -> Option<StorageUsage>;
+
+    /// How well the machine's clock is known.
+    fn clock(&self) -> Option<ClockError>;
+}
+
+/// What a task has written to its ephemeral storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageUsage {
+    /// Bytes that it has written.
+    pub used_bytes: u64,
+    /// Bytes that it may write.
+    pub limit_bytes: u64,
+}
+
+/// How far the machine's clock may be from UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockError {
+    /// The most that it is off, in microseconds.
+    pub bound_us: u64,
+    /// Whether something keeps it in step.
+    pub is_synchronised: bool,
 }
 
 /// What a container has used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContainerUsage {
     /// CPU time in nanoseconds.
     pub cpu_ns: u64,
@@ -68,6 +92,36 @@ pub struct ContainerUsage {
     pub memory_peak_bytes: u64,
     /// Processes and threads.
     pub pids: u32,
+    /// CPU time in programs and in the kernel, in nanoseconds.
+    pub cpu_split_ns: Option<(u64, u64)>,
+    /// What a limit of CPU time did.
+    pub throttling: Option<Throttling>,
+    /// The numbers of the kernel's `memory.stat`, by their names.
+    pub memory_stat: Vec<(String, u64)>,
+    /// What passed between it and block devices.
+    pub block: Vec<BlockUsage>,
+}
+
+/// What a limit of CPU time did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttling {
+    /// Periods in which the container ran.
+    pub periods: u64,
+    /// Of those, periods in which it came to its limit.
+    pub throttled_periods: u64,
+    /// Nanoseconds that it waited for the next one.
+    pub throttled_ns: u64,
+}
+
+/// What passed between a container and one block device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockUsage {
+    /// The device's major and minor numbers.
+    pub device: (u32, u32),
+    /// Bytes read and written.
+    pub bytes: (u64, u64),
+    /// Reads and writes.
+    pub operations: (u64, u64),
 }
 
 /// What has passed an interface, as the task sees it.

@@ -8,7 +8,8 @@ use neargate_model::{
 use neargate_wire::Timestamp as WireTimestamp;
 use serde_json::{Map, Value, json};
 
-use super::Metadata;
+use super::stats::now_ms;
+use super::{ClockError, Metadata, StorageUsage};
 
 /// Where tasks ask for names.
 const RESOLVER: &str = "169.254.169.253";
@@ -50,6 +51,12 @@ impl Metadata {
         let limits = object(json!({ "CPU": cpu, "Memory": task.memory_mib }));
         if !limits.is_empty() {
             told.insert("Limits".to_owned(), limits.into());
+        }
+        if let Some(clock) = self.usage.clock() {
+            told.insert("ClockDrift".to_owned(), clock_drift(clock, now_ms()));
+        }
+        if let Some(storage) = self.usage.storage(&spec.id) {
+            told.insert("EphemeralStorageMetrics".to_owned(), ephemeral_storage(storage));
         }
         if with_tags && !task.tags.is_empty() {
             told.insert("TaskTags".to_owned(), json!(task.tags));
@@ -121,6 +128,21 @@ impl Metadata {
     }
 }
 
+/// The bound is the kernel's own, which grows from one correction of the clock to the next (adjtimex(2), `maxerror`), so
+/// that the time at which it was read is the one that it refers to.
+fn clock_drift(clock: ClockError, now_ms: i64) -> Value {
+    json!({
+        "ClockErrorBound": clock.bound_us as f64 / 1000.0,
+        "ReferenceTimestamp": WireTimestamp::from_millis(now_ms).to_string(),
+        "ClockSynchronizationStatus": if clock.is_synchronised { "SYNCHRONIZED" } else { "NOT_SYNCHRONIZED" },
+    })
+}
+
+/// In MiB.
+fn ephemeral_storage(storage: StorageUsage) -> Value {
+    json!({ "Utilized": storage.used_bytes >> 20, "Reserved": storage.limit_bytes >> 20 })
+}
+
 /// The address of a subnet's router, which is its second one, as VPCs reserve it, and the subnet's size.
 fn gateway(block: &Cidr) -> Option<String> {
     match block.first() {
@@ -173,5 +195,23 @@ fn health(health: Health) -> Option<Value> {
         Health::Unknown => None,
         Health::Healthy => Some(json!({ "status": "HEALTHY" })),
         Health::Unhealthy => Some(json!({ "status": "UNHEALTHY" })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_and_disks_are_told_of_in_the_units_of_ecs() {
+        let told = clock_drift(ClockError { bound_us: 1_500, is_synchronised: true }, 1_000);
+        assert_eq!(
+            told,
+            json!({ "ClockErrorBound": 1.5, "ReferenceTimestamp": "1970-01-01T00:00:01Z", "ClockSynchronizationStatus": "SYNCHRONIZED" })
+        );
+        let told = clock_drift(ClockError { bound_us: 16_000_000, is_synchronised: false }, 0);
+        assert_eq!(told["ClockSynchronizationStatus"], "NOT_SYNCHRONIZED");
+        let told = ephemeral_storage(StorageUsage { used_bytes: 3 << 20, limit_bytes: 20 << 30 });
+        assert_eq!(told, json!({ "Utilized": 3, "Reserved": 20_480 }));
     }
 }

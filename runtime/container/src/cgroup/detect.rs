@@ -21,11 +21,19 @@ pub(crate) enum Controller {
     Pids,
     /// Which devices may be opened; v2 has programs for that.
     Devices,
+    /// What passes between containers and block devices, which is only counted; v2 calls it `io`.
+    Blkio,
 }
 
 impl Controller {
-    const ALL: [Controller; 5] =
-        [Controller::Cpu, Controller::Cpuacct, Controller::Memory, Controller::Pids, Controller::Devices];
+    const ALL: [Controller; 6] = [
+        Controller::Cpu,
+        Controller::Cpuacct,
+        Controller::Memory,
+        Controller::Pids,
+        Controller::Devices,
+        Controller::Blkio,
+    ];
 
     /// Its name in mount options and in `cgroup.controllers`.
     pub(super) fn name(self) -> &'static str {
@@ -35,15 +43,21 @@ impl Controller {
             Controller::Memory => "memory",
             Controller::Pids => "pids",
             Controller::Devices => "devices",
+            Controller::Blkio => "blkio",
         }
     }
 
-    /// Whether a container with these limits has a directory of its own. Memory and pids are counted for
+    /// Whether it limits what a container uses: who has these has the rest of them, too.
+    fn has_limits(self) -> bool {
+        !matches!(self, Controller::Devices | Controller::Blkio)
+    }
+
+    /// Whether a container with these limits has a directory of its own. Memory, pids and block devices are counted for
     /// each; cpu directories cost a `mkdir` and a `rmdir` that most containers do not need.
     pub(super) fn is_needed(self, limits: &Limits) -> bool {
         match self {
             Controller::Cpu => limits.cpu_millis.is_some() || limits.cpu_shares.is_some(),
-            Controller::Cpuacct | Controller::Memory | Controller::Pids => true,
+            Controller::Cpuacct | Controller::Memory | Controller::Pids | Controller::Blkio => true,
             // Has rules of its own in `Groups`.
             Controller::Devices => false,
         }
@@ -70,10 +84,10 @@ impl Layout {
         if unified.is_none() && v1.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup hierarchy is mounted"));
         }
-        let limits_by_v1 = v1.iter().any(|(controller, _)| *controller != Controller::Devices);
+        let limits_by_v1 = v1.iter().any(|(controller, _)| controller.has_limits());
         let v1_hierarchy = limits_by_v1.then(cgroups_rs::fs::hierarchies::V1::new);
         // A host of v2 may have v1's devices mounted beside it.
-        let unified_controls = v1.iter().all(|(controller, _)| *controller == Controller::Devices);
+        let unified_controls = !limits_by_v1;
         Ok(Self { unified_controls, unified, v1, v1_hierarchy })
     }
 
@@ -110,6 +124,8 @@ impl Layout {
         let Some(root) = self.unified.as_ref().filter(|_| self.unified_controls) else { return Ok(()) };
         // Without an end that is empty, which would be seen in what is told.
         let dir: PathBuf = root.join(path).components().collect();
+        // Only counts, and not every group is given it.
+        let _ = fs::write(dir.join("cgroup.subtree_control"), "+io");
         match fs::write(dir.join("cgroup.subtree_control"), "+cpu +memory +pids") {
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Err(has_processes(&dir)),
             // Also the answer where the directory is gone, which has no list of controllers either.

@@ -282,6 +282,10 @@ impl Host {
                 let stats = self.containers.get(&n).map(|c| c.group.stats()).unwrap_or_default();
                 Some(Response::Usage { stats })
             }),
+            Request::UsageDetails { container } => self.find(&container).map(|n| {
+                let details = self.containers.get(&n).map(|c| c.group.usage_details()).unwrap_or_default();
+                Some(Response::UsageDetails { details })
+            }),
             Request::Exec { plan } => self.exec(id, plan, fds).map(|()| None),
             Request::Lend { plan } => self.lend(id, &plan).map(|()| None),
             Request::GiveBack { lending } => {
