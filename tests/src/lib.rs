@@ -12,6 +12,7 @@ pub mod fixtures;
 pub mod groups;
 pub mod leaks;
 pub mod process;
+pub mod router;
 pub mod server;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,7 @@ mod ipc;
 mod kernel;
 mod limits;
 mod names;
+mod neighbours;
 mod processes;
 mod sockets;
 
@@ -55,6 +56,9 @@ fn main() -> ExitCode {
         "talk" => connections::talk(),
         "names" => names::names(),
         "names-flood" => names::names_flood(),
+        "neighbours" => neighbours::neighbours(),
+        "hold-peer" => neighbours::hold_peer(rest),
+        "deaf-peer" => neighbours::deaf_peer(),
         "fork-bomb" => bombs::fork_bomb(),
         "memory-bomb" => bombs::memory_bomb(),
         "burn" => bombs::burn(rest),

@@ -51,8 +51,27 @@ impl Lab {
         Self::open_on(|_| Ok(())).map(|(lab, ())| lab)
     }
 
+    /// A lab of its own, whose operator allows capabilities.
+    pub(crate) fn open_allowing(capabilities: &[&str]) -> Result<Self> {
+        let policy = |volumes: &Path| -> Result<PathBuf> {
+            let file = volumes.join("policy.json");
+            fs::write(&file, json!({"capabilities": capabilities}).to_string())
+                .context("write the policy")?;
+            Ok(file)
+        };
+        let with = |file: &PathBuf| vec!["--policy".to_owned(), file.display().to_string()];
+        Self::open_with(policy, with).map(|(lab, _)| lab)
+    }
+
     /// A lab of its own, for what must be in the directory of volumes before the server starts.
     pub(crate) fn open_on<T>(prepare: impl FnOnce(&Path) -> Result<T>) -> Result<(Self, T)> {
+        Self::open_with(prepare, |_| Vec::new())
+    }
+
+    fn open_with<T>(
+        prepare: impl FnOnce(&Path) -> Result<T>,
+        more: impl FnOnce(&T) -> Vec<String>,
+    ) -> Result<(Self, T)> {
         let scratch = neargate_tests::server::scratch_directory()?;
         let volumes = scratch.path().join("volumes");
         fs::create_dir(&volumes).context("create the directory of volumes")?;
@@ -60,6 +79,7 @@ impl Lab {
         let mut arguments = vec!["--allow-host-path".to_owned(), volumes.display().to_string()];
         // Nobody answers there: what tasks ask for leaves the machine in no case.
         arguments.extend(["--dns-server", "127.0.0.1:1"].map(str::to_owned));
+        arguments.extend(more(&prepared));
         let server = ServerOptions { arguments, ..ServerOptions::default() }.start()?;
         server.client().ecs("CreateCluster", &json!({"clusterName": CLUSTER}))?;
         let lab = Self { server, scratch, families: AtomicU32::new(0) };
@@ -139,7 +159,12 @@ impl Lab {
         }
         let answer = client.ecs("RunTask", &request)?;
         let arn = answer["tasks"][0]["taskArn"].as_str().with_context(|| answer.to_string())?;
-        Ok(Task { lab: self, arn: arn.to_owned() })
+        Ok(self.task(arn))
+    }
+
+    /// A task of this server.
+    pub(crate) fn task(&self, arn: &str) -> Task<'_> {
+        Task { lab: self, arn: arn.to_owned() }
     }
 
     /// What the intruder prints, run with these arguments as the only container of a task.

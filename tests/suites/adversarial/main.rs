@@ -15,6 +15,8 @@ mod ids;
 mod images;
 mod lab;
 mod names;
+mod network;
+mod ports;
 mod processes;
 mod resources;
 #[path = "../suite.rs"]
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         images::CASES,
         definitions::CASES,
         names::CASES,
+        ports::CASES,
+        network::CASES,
     ]
     .concat();
     let code = suite::main(&cases, Some(THREADS));

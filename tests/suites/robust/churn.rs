@@ -1,12 +1,12 @@
 //! Tasks with interfaces come and go by the thousand, and leave the router as it was.
 
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use neargate_tests::client::Api;
-use neargate_tests::leaks::{Snapshot, descendants};
+use neargate_tests::leaks::Snapshot;
+use neargate_tests::router::Router;
 use neargate_tests::{Server, eventually};
 use serde_json::json;
 
@@ -36,31 +36,9 @@ struct OfTasks {
     interfaces: usize,
 }
 
-/// A server's router, seen from inside its network namespace.
-struct Router {
-    holder: u32,
-}
-
-impl Router {
-    fn of(server: &Server) -> Result<Self> {
-        let holder = descendants(server.pid(), "ng-router").first().copied().context("find the router")?;
-        Ok(Self { holder })
-    }
-
-    fn run(&self, command: &[&str]) -> Result<String> {
-        let mut inside = Command::new("nsenter");
-        inside.args(["--target", &self.holder.to_string(), "--net"]).args(command);
-        let output = inside.output().with_context(|| format!("run {command:?} in the router"))?;
-        ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    fn lines(&self, command: &[&str]) -> Result<usize> {
-        Ok(self.run(command)?.lines().count())
-    }
-
-    fn of_tasks(&self, server: &Server) -> Result<OfTasks> {
-        let count = self.run(&["sysctl", "-n", "net.netfilter.nf_conntrack_count"])?;
+impl OfTasks {
+    fn count(router: &Router, server: &Server) -> Result<Self> {
+        let count = router.run(&["sysctl", "-n", "net.netfilter.nf_conntrack_count"])?;
         let described = server.client().post(
             Api::Ec2,
             "DescribeNetworkInterfaces",
@@ -68,10 +46,10 @@ impl Router {
         )?;
         ensure!(described.status == 200, "describe interfaces: {}", described.status);
         let described = String::from_utf8_lossy(&described.body).matches("<networkInterfaceId>").count();
-        Ok(OfTasks {
-            routes: self.lines(&["ip", "route", "show"])?,
-            neighbours: self.lines(&["ip", "neigh", "show", "nud", "permanent"])?,
-            elements: self
+        Ok(Self {
+            routes: router.lines(&["ip", "route", "show"])?,
+            neighbours: router.lines(&["ip", "neigh", "show", "nud", "permanent"])?,
+            elements: router
                 .run(&["nft", "list", "map", "inet", "neargate", "policies"])?
                 .matches(" : 0x")
                 .count(),
@@ -89,14 +67,14 @@ fn tasks_with_interfaces() -> Result<()> {
     register(&mut server.client(), "churn", "busybox", &["true"])?;
     churn(&server, 2 * AT_ONCE)?;
     let router = Router::of(&server)?;
-    let settled = || router.of_tasks(&server).ok().filter(|of_tasks| of_tasks.interfaces == 0);
+    let settled = || OfTasks::count(&router, &server).ok().filter(|of_tasks| of_tasks.interfaces == 0);
     let morning = eventually(SETTLE_LIMIT, settled).context("interfaces are left after a few tasks")?;
     let begun = Instant::now();
     churn(&server, count)?;
     println!("{count} tasks, {:.0} a second", count as f64 / begun.elapsed().as_secs_f64());
-    let is_as_before = || (router.of_tasks(&server).ok()? == morning).then_some(());
+    let is_as_before = || (OfTasks::count(&router, &server).ok()? == morning).then_some(());
     let settled = eventually(SETTLE_LIMIT, is_as_before);
-    assert!(settled.is_some(), "before {morning:?}, after {:?}", router.of_tasks(&server));
+    assert!(settled.is_some(), "before {morning:?}, after {:?}", OfTasks::count(&router, &server));
     let links = router.lines(&["ip", "-oneline", "link", "show"])?;
     assert!(links <= LINKS_MAX, "{links} links in the router, {}", router.run(&["ip", "-oneline", "link"])?);
     server.stop()?;
