@@ -44,7 +44,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run one task here, without a server: its output is this command's, and so is its exit code.
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Serve the AWS APIs and run tasks.
     Serve(serve::ServeArgs),
     /// Print or write what AWS tools need to talk to the server.
