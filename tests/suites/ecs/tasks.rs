@@ -116,7 +116,7 @@ fn end_is_waited_for() -> Result<()> {
     assert_eq!(ask("timeout=1&wait=stopped")?["status"], "RUNNING");
     let stopping = std::thread::spawn({
         let (client, arn) = (client.clone(), arn.clone());
-        move || wait(client.stop_task().cluster(CLUSTER).task(&arn).send()).map(drop)
+        move || -> Result<()> { Ok(wait(client.stop_task().cluster(CLUSTER).task(&arn).send()).map(drop)?) }
     });
     assert_eq!(ask("timeout=60&wait=stopped")?["status"], "STOPPED");
     stopping.join().expect("the thread returns its error")?;
