@@ -169,13 +169,16 @@ impl Picture {
         type filter hook prerouting priority raw; policy accept;
         iifname "{LINK_PREFIX}*" fib saddr . iif oif missing drop
         iifname "{UPLINK}" fib saddr . iif oif missing drop
+        iifname "{LINK_PREFIX}*" meta nfproto ipv6 jump from_task_v6
+    }}
+    chain from_task_v6 {{
+        exthdr hbh exists drop
+        exthdr rt exists drop
+        icmpv6 type {{ {OF_ONE_LINK} }} drop
     }}
     chain from_task {{
         ip daddr {{ {UNREACHABLE} }} drop
         ip6 daddr {{ {UNREACHABLE_V6} }} drop
-        exthdr hbh exists drop
-        exthdr rt exists drop
-        icmpv6 type {{ {OF_ONE_LINK} }} drop
         ct state new add @connections {{ ip saddr ct count over {CONNECTIONS_MAX} }} drop
         ct state new add @connections6 {{ ip6 saddr ct count over {CONNECTIONS_MAX} }} drop
         ip daddr @hosts drop
