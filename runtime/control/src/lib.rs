@@ -46,7 +46,7 @@ pub use network::{NetworkChangeError, WantedNetwork};
 pub use place::{Capacity, Refusal};
 pub use recover::{Recovered, RetentionConfig, Swept};
 pub use reports::ReportError;
-pub use settings::SettingError;
+pub use settings::{DUAL_STACK, SettingError};
 pub use tags::{TAGS_MAX, TagError, Taggable};
 pub use tasks::{
     Accepted, ContainerChange, DescribedTask, NewTask, RunError, RunTasks, TaskError, TaskFilter, TaskPage,

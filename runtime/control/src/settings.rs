@@ -1,4 +1,4 @@
-//! Account settings. They are stored and shown; none changes how tasks run here.
+//! Account settings. They are stored and shown; one of them changes how tasks run here.
 
 use neargate_model::{AccountSetting, Scope};
 use neargate_store::{StoreError, Txn};
@@ -14,7 +14,27 @@ pub enum SettingError {
     Store(#[from] StoreError),
 }
 
+/// The setting by which tasks get IPv6 addresses where their subnet has them (Amazon ECS Developer Guide, "Account
+/// settings").
+pub const DUAL_STACK: &str = "dualStackIPv6";
+
 impl Control {
+    /// Whether tasks get IPv6 addresses where their subnet has them: as the first of these has it set, and if none has,
+    /// they do.
+    pub(crate) async fn is_dual_stack(
+        &self,
+        scope: &Scope,
+        principals: &[String],
+    ) -> Result<bool, StoreError> {
+        for principal in principals {
+            let key = setting_key(scope, principal, DUAL_STACK);
+            if let Some(found) = SETTINGS.get(self.store(), &key, NOW).await? {
+                return Ok(found.value.is_on());
+            }
+        }
+        Ok(true)
+    }
+
     /// Sets a setting for a principal.
     pub async fn put_setting(&self, scope: &Scope, setting: &AccountSetting) -> Result<(), SettingError> {
         self.check_disk()?;

@@ -54,3 +54,10 @@ pub struct AccountSetting {
     /// Whom it is for: an ARN, or the account's root for the default of everybody.
     pub principal: String,
 }
+
+impl AccountSetting {
+    /// Whether it is on, in either of the two words that there are for it.
+    pub fn is_on(&self) -> bool {
+        ["enabled", "on"].contains(&self.value.as_str())
+    }
+}

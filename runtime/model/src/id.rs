@@ -171,6 +171,14 @@ id!(
 );
 
 id!(
+    /// That a VPC or a subnet has a block of addresses: `vpc-cidr-assoc-` or `subnet-cidr-assoc-` and 17 hexadecimal
+    /// digits.
+    BlockAssociationId, "block association id",
+    "a block association id is vpc-cidr-assoc- or subnet-cidr-assoc- and 17 hexadecimal digits",
+    |v| is_resource(v, "vpc-cidr-assoc-") || is_resource(v, "subnet-cidr-assoc-")
+);
+
+id!(
     /// A namespace of service discovery, `ns-` and 16 lower-case letters and digits.
     NamespaceId, "namespace id", "a namespace id is ns- and 16 lower-case letters and digits",
     |v| is_base36(v, "ns-")

@@ -33,9 +33,9 @@ pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};
 pub use id::{
-    AccountId, ClusterName, ContainerId, ContainerName, Family, InstanceId, InvalidId, NamespaceId,
-    NetworkInterfaceId, OperationId, PolicyName, Region, RegistryId, RoleName, Scope, SecurityGroupId,
-    SecurityGroupRuleId, SessionName, SubnetId, TaskId, VpcId,
+    AccountId, BlockAssociationId, ClusterName, ContainerId, ContainerName, Family, InstanceId, InvalidId,
+    NamespaceId, NetworkInterfaceId, OperationId, PolicyName, Region, RegistryId, RoleName, Scope,
+    SecurityGroupId, SecurityGroupRuleId, SessionName, SubnetId, TaskId, VpcId,
 };
 pub use network::{Cidr, MacAddress, Peer, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic};
 pub use policy::Policy;

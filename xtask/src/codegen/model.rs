@@ -144,6 +144,11 @@ impl Model {
                 shape.names.clear();
                 Ok(())
             }
+            Change::Value(value) => {
+                ensure!(!shape.names.is_empty() && !shape.names.iter().any(|known| known == value), stale());
+                shape.names.push(value.to_owned());
+                Ok(())
+            }
             Change::Keep(members) => {
                 let all = shape.members.len();
                 shape.members.retain(|name, _| members.contains(&name.as_str()));

@@ -52,9 +52,13 @@ const DEFINITION_NOTE: &str = "port mappings lead to containers under bridge, an
      neargate.network-mbps how much passes its interface, others are stored only; \
      swappiness acts with cgroup v1 and is stored only with v2; privileged, devices, capabilities beyond the default, \
      host paths, and networkMode, pidMode and ipcMode host work only where the operator's policy allows them";
-const VPC_NOTE: &str = "IPv4 only; blocks do not overlap, as all VPCs share one routed address space; \
+const VPC_NOTE: &str = "blocks do not overlap, as all VPCs share one routed address space; the IPv6 block of a VPC is a private one (RFC 4193); \
      tenancy is always default, and DHCP options, route tables, gateways and network ACLs do not exist";
-const SUBNET_NOTE: &str = "IPv4 only; subnets of a VPC reach each other, availability zones are names";
+const SUBNET_NOTE: &str =
+    "IPv6 only beside IPv4, with /64; subnets of a VPC reach each other, availability zones are names";
+const BLOCK_NOTE: &str =
+    "one IPv6 block, which Neargate chooses; further blocks of IPv4 and blocks of one's own are refused";
+const SUBNET_BLOCK_NOTE: &str = "one block of IPv6, a /64 of the VPC's";
 const RULE_NOTE: &str = "enforced for tasks of the mode awsvpc; prefix lists and peered VPCs are refused";
 const INTERFACE_NOTE: &str = "those of tasks; RunTask makes them and the end of a task removes them";
 const NAMESPACE_NOTE: &str = "names have at most 253 characters";
@@ -65,7 +69,7 @@ const REGISTRY_NOTE: &str =
     "health is told by HealthCheckCustomConfig; HealthCheckConfig, by which Route 53 would ask, is refused";
 const INSTANCE_NOTE: &str = "AWS_ALIAS_DNS_NAME and AWS_EC2_INSTANCE_ID are refused: there are neither load balancers nor instances of EC2";
 const HEALTH_NOTE: &str = "takes effect at once, not after 30 seconds";
-const ACCOUNT_NOTE: &str = "settings are kept and returned; nothing acts on them";
+const ACCOUNT_NOTE: &str = "settings are kept and returned; dualStackIPv6 alone is acted upon: whether tasks get IPv6 addresses in subnets that have some";
 
 const RUN_NOTE: &str = "taskRoleArn acts for container tasks of the mode awsvpc and is checked for all; executionRoleArn is stored only, and assignPublicIp, because tasks leave by the address of the host";
 const PROTECTION_NOTE: &str =
@@ -89,9 +93,13 @@ pub(crate) const SERVICES: &[Input] = &[
             real("DeleteVpc"),
             real("CreateDefaultVpc"),
             real("DescribeVpcAttribute"),
+            noted("AssociateVpcCidrBlock", BLOCK_NOTE),
+            real("DisassociateVpcCidrBlock"),
             real("DescribeSubnets"),
             noted("CreateSubnet", SUBNET_NOTE),
             real("DeleteSubnet"),
+            noted("AssociateSubnetCidrBlock", SUBNET_BLOCK_NOTE),
+            real("DisassociateSubnetCidrBlock"),
             real("CreateDefaultSubnet"),
             real("DescribeSecurityGroups"),
             real("CreateSecurityGroup"),
@@ -263,6 +271,8 @@ pub(crate) enum Change {
     Keep(&'static [&'static str]),
     /// Is text, not an enum.
     PlainText,
+    /// Has this value as well.
+    Value(&'static str),
 }
 
 /// A shape of EC2 without the members that no answer of ours has, nor any request that is understood. Without these, the
@@ -272,7 +282,7 @@ const fn keep(shape: &'static str, members: &'static [&'static str]) -> Patch {
         module: "ec2",
         shape,
         change: Change::Keep(members),
-        reason: "nothing here has the others: IPv6, IPAM, Outposts, peering, prefix lists, instances, encryption",
+        reason: "nothing here has the others: IPv6 of one's own, IPAM, Outposts, peering, prefix lists, instances, encryption",
     }
 }
 
@@ -290,6 +300,12 @@ pub(crate) const PATCHES: &[Patch] = &[
         shape: "arnType",
         change: Change::SkipPattern,
         reason: "it writes U+10000 as \\u10000, which Java reads as U+1000 and a zero; it is only in output",
+    },
+    Patch {
+        module: "ecs",
+        shape: "SettingName",
+        change: Change::Value("dualStackIPv6"),
+        reason: "the model lacks it, while ECS takes and lists it (Developer Guide, \"Account settings\")",
     },
     look_ahead("NamespaceNameHttp"),
     look_ahead("NamespaceNamePrivate"),
@@ -315,6 +331,7 @@ pub(crate) const PATCHES: &[Patch] = &[
         &[
             "OwnerId",
             "InstanceTenancy",
+            "Ipv6CidrBlockAssociationSet",
             "CidrBlockAssociationSet",
             "IsDefault",
             "Tags",
@@ -326,8 +343,26 @@ pub(crate) const PATCHES: &[Patch] = &[
     ),
     keep("VpcCidrBlockState", &["State"]),
     keep(
+        "VpcIpv6CidrBlockAssociation",
+        &["AssociationId", "Ipv6CidrBlock", "Ipv6CidrBlockState", "NetworkBorderGroup", "Ipv6Pool"],
+    ),
+    keep("AssociateVpcCidrBlockRequest", &["VpcId", "AmazonProvidedIpv6CidrBlock"]),
+    keep("AssociateVpcCidrBlockResult", &["Ipv6CidrBlockAssociation", "VpcId"]),
+    keep("DisassociateVpcCidrBlockResult", &["Ipv6CidrBlockAssociation", "VpcId"]),
+    keep("AssociateSubnetCidrBlockRequest", &["SubnetId", "Ipv6CidrBlock"]),
+    keep("SubnetIpv6CidrBlockAssociation", &["AssociationId", "Ipv6CidrBlock", "Ipv6CidrBlockState"]),
+    keep("SubnetCidrBlockState", &["State"]),
+    keep(
         "CreateSubnetRequest",
-        &["TagSpecifications", "AvailabilityZone", "AvailabilityZoneId", "CidrBlock", "VpcId", "DryRun"],
+        &[
+            "TagSpecifications",
+            "AvailabilityZone",
+            "AvailabilityZoneId",
+            "CidrBlock",
+            "Ipv6CidrBlock",
+            "VpcId",
+            "DryRun",
+        ],
     ),
     keep("CreateDefaultSubnetRequest", &["AvailabilityZone", "AvailabilityZoneId", "DryRun"]),
     keep(
@@ -337,6 +372,7 @@ pub(crate) const PATCHES: &[Patch] = &[
             "MapCustomerOwnedIpOnLaunch",
             "OwnerId",
             "AssignIpv6AddressOnCreation",
+            "Ipv6CidrBlockAssociationSet",
             "Tags",
             "SubnetArn",
             "EnableDns64",
@@ -412,6 +448,7 @@ pub(crate) const PATCHES: &[Patch] = &[
             "Description",
             "Groups",
             "InterfaceType",
+            "Ipv6Addresses",
             "MacAddress",
             "NetworkInterfaceId",
             "OwnerId",
@@ -438,5 +475,6 @@ pub(crate) const PATCHES: &[Patch] = &[
             "Status",
         ],
     ),
+    keep("NetworkInterfaceIpv6Address", &["Ipv6Address"]),
     keep("NetworkInterfacePrivateIpAddress", &["Primary", "PrivateDnsName", "PrivateIpAddress"]),
 ];

@@ -118,6 +118,23 @@ pub(super) fn network(error: &NetworkError) -> Ec2Error {
         E::SubnetOverlap { block, .. } => {
             refuse("InvalidSubnet.Conflict", format!("The CIDR '{block}' conflicts with another subnet"))
         }
+        E::NoBlock { vpc } => {
+            refuse("InvalidSubnet.Range", format!("The vpc '{vpc}' has no associated IPv6 CIDR block."))
+        }
+        E::BlockLimit { of } => refuse(
+            "CidrLimitExceeded",
+            format!("This network '{of}' has met its maximum number of allowed IPv6 CIDRs: 1"),
+        ),
+        E::BlockNotFound { id } => {
+            let code = match id.as_str().starts_with("subnet-") {
+                true => "InvalidSubnetCidrBlockAssociationID.NotFound",
+                false => "InvalidVpcCidrBlockAssociationID.NotFound",
+            };
+            refuse(code, format!("The association ID '{id}' does not exist"))
+        }
+        E::BlockInUse { id } => {
+            dependent(format!("The CIDR block of '{id}' is in use and cannot be disassociated."))
+        }
         E::VpcInUse { id } => dependent(format!("The vpc '{id}' has dependencies and cannot be deleted.")),
         E::SubnetInUse { id } => {
             dependent(format!("The subnet '{id}' has dependencies and cannot be deleted."))

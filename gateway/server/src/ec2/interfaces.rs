@@ -64,6 +64,9 @@ fn field(networks: &Networks, interface: &NetworkInterface, name: &str) -> Vec<S
             return groups.map(|group| group.name.clone()).collect();
         }
         "interface-type" => "interface".to_owned(),
+        "ipv6-addresses.ipv6-address" => {
+            return network.address_v6.iter().map(ToString::to_string).collect();
+        }
         "mac-address" => network.mac.to_string(),
         "network-interface-id" => network.interface.to_string(),
         "private-dns-name" => private_dns_name(&scope.region, network.address),

@@ -1,14 +1,17 @@
 //! From the model to EC2's shapes.
 
 use neargate_model::vpc::{
-    Direction, GroupRule, NetworkInterface, Networks, SecurityGroup, Subnet, Vpc, private_dns_name, zone_id,
-    zones,
+    BlockAssociation, Direction, GroupRule, NetworkInterface, Networks, SecurityGroup, Subnet, Vpc,
+    private_dns_name, zone_id, zones,
 };
 use neargate_model::{Arn, Peer, Region, Scope};
 use neargate_wire::Timestamp as WireTimestamp;
 use neargate_wire::ec2;
 
 use super::{permissions, tags};
+
+/// Where the IPv6 blocks of VPCs come from, as EC2 names it where they are not a customer's own.
+pub(super) const POOL: &str = "Amazon";
 
 fn arn(scope: &Scope, kind: &str, id: &str) -> Option<String> {
     let resource = format!("{kind}/{id}");
@@ -25,6 +28,33 @@ pub(super) fn association_id(vpc: &Vpc) -> String {
     format!("vpc-cidr-assoc-{}", digits(vpc.id.as_str()))
 }
 
+/// A VPC's block of IPv6.
+pub(super) fn vpc_block(
+    scope: &Scope,
+    association: &BlockAssociation,
+    state: ec2::VpcCidrBlockStateCode,
+) -> ec2::VpcIpv6CidrBlockAssociation {
+    ec2::VpcIpv6CidrBlockAssociation {
+        association_id: Some(association.id.to_string()),
+        ipv6_cidr_block: Some(association.block.to_string()),
+        ipv6_cidr_block_state: Some(ec2::VpcCidrBlockState { state: Some(state) }),
+        network_border_group: Some(scope.region.to_string()),
+        ipv6_pool: Some(POOL.to_owned()),
+    }
+}
+
+/// A subnet's block of IPv6.
+pub(super) fn subnet_block(
+    association: &BlockAssociation,
+    state: ec2::SubnetCidrBlockStateCode,
+) -> ec2::SubnetIpv6CidrBlockAssociation {
+    ec2::SubnetIpv6CidrBlockAssociation {
+        association_id: Some(association.id.to_string()),
+        ipv6_cidr_block: Some(association.block.to_string()),
+        ipv6_cidr_block_state: Some(ec2::SubnetCidrBlockState { state: Some(state) }),
+    }
+}
+
 pub(super) fn vpc(scope: &Scope, vpc: &Vpc) -> ec2::Vpc {
     let association = ec2::VpcCidrBlockAssociation {
         association_id: Some(association_id(vpc)),
@@ -36,6 +66,12 @@ pub(super) fn vpc(scope: &Scope, vpc: &Vpc) -> ec2::Vpc {
     ec2::Vpc {
         owner_id: Some(scope.account.to_string()),
         instance_tenancy: Some(ec2::Tenancy::Default),
+        ipv6_cidr_block_association_set: Some(
+            vpc.block_v6
+                .iter()
+                .map(|known| vpc_block(scope, known, ec2::VpcCidrBlockStateCode::Associated))
+                .collect(),
+        ),
         cidr_block_association_set: Some(vec![association]),
         is_default: Some(vpc.is_default),
         tags: Some(tags::to_wire(&vpc.tags)),
@@ -62,6 +98,13 @@ pub(super) fn subnet(scope: &Scope, subnet: &Subnet, free: u32) -> ec2::Subnet {
         map_customer_owned_ip_on_launch: Some(false),
         owner_id: Some(scope.account.to_string()),
         assign_ipv6_address_on_creation: Some(false),
+        ipv6_cidr_block_association_set: Some(
+            subnet
+                .block_v6
+                .iter()
+                .map(|known| subnet_block(known, ec2::SubnetCidrBlockStateCode::Associated))
+                .collect(),
+        ),
         tags: Some(tags::to_wire(&subnet.tags)),
         subnet_arn: subnet_arn(scope, subnet),
         enable_dns64: Some(false),
@@ -180,6 +223,13 @@ pub(super) fn interface(networks: &Networks, interface: &NetworkInterface) -> ec
         description: Some(interface_description(interface)),
         groups: Some(network.groups.iter().map(group).collect()),
         interface_type: Some("interface".to_owned()),
+        ipv6_addresses: Some(
+            network
+                .address_v6
+                .iter()
+                .map(|address| ec2::NetworkInterfaceIpv6Address { ipv6_address: Some(address.to_string()) })
+                .collect(),
+        ),
         mac_address: Some(network.mac.to_string()),
         network_interface_id: Some(network.interface.to_string()),
         owner_id: Some(scope.account.to_string()),

@@ -1,7 +1,7 @@
 //! Subnets.
 
 use neargate_model::Scope;
-use neargate_model::vpc::{Subnet, zones};
+use neargate_model::vpc::{BlockAssociation, Subnet, zones};
 use neargate_wire::ec2::{
     CreateDefaultSubnetRequest, CreateDefaultSubnetResult, CreateSubnetRequest, CreateSubnetResult,
     DeleteSubnetRequest, DescribeSubnetsRequest, DescribeSubnetsResult, Ec2Error,
@@ -39,7 +39,11 @@ const FILTERS: &[&str] = &[
 ];
 
 fn field(api: &Ec2Api, scope: &Scope, subnet: &Subnet, name: &str) -> Vec<String> {
+    let of_v6 = |part: fn(&BlockAssociation) -> String| subnet.block_v6.iter().map(part).collect();
     let value = match name {
+        "ipv6-cidr-block-association.association-id" => return of_v6(|known| known.id.to_string()),
+        "ipv6-cidr-block-association.ipv6-cidr-block" => return of_v6(|known| known.block.to_string()),
+        "ipv6-cidr-block-association.state" => return of_v6(|_| "associated".to_owned()),
         "availability-zone" | "availabilityZone" => subnet.zone.clone(),
         "availability-zone-id" | "availabilityZoneId" => render::zone_id_of(&scope.region, &subnet.zone),
         "available-ip-address-count" => api.control.free_addresses(subnet).to_string(),
@@ -110,14 +114,17 @@ pub(super) async fn create(
     let vpc = ids::vpc(&input.vpc_id)?;
     let block = input.cidr_block.ok_or_else(|| missing("cidrBlock"))?;
     let block = permissions::block(&block, true)?;
+    let block_v6 = input.ipv6_cidr_block.map(|block| permissions::block(&block, false)).transpose()?;
     let zone = zone(cx, input.availability_zone, input.availability_zone_id)?;
     let tags = tags::specified(input.tag_specifications, "subnet")?;
     let region = &cx.scope.region;
     let created = api.control.change_networks(&cx.scope, |networks, ids| {
         let id = networks.create_subnet(&vpc, block, zone.as_deref(), region, tags.clone(), ids)?;
+        block_v6.map(|block| networks.associate_subnet_block(&id, block, ids)).transpose()?;
         networks.subnet(&id).cloned()
     });
     let subnet = created.await.map_err(|error| error::change(&error))?;
+    subnet.block_v6.iter().for_each(|association| api.control.open_block(association));
     Ok(CreateSubnetResult { subnet: Some(shown(api, &cx.scope, &subnet)) })
 }
 

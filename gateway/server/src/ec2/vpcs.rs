@@ -1,14 +1,14 @@
 //! VPCs.
 
 use neargate_model::Scope;
-use neargate_model::vpc::Vpc;
+use neargate_model::vpc::{BlockAssociation, Vpc};
 use neargate_wire::ec2::{
     AttributeBooleanValue, CreateDefaultVpcRequest, CreateDefaultVpcResult, CreateVpcRequest,
     CreateVpcResult, DeleteVpcRequest, DescribeVpcAttributeRequest, DescribeVpcAttributeResult,
     DescribeVpcsRequest, DescribeVpcsResult, Ec2Error, Tenancy, VpcAttributeName,
 };
 
-use super::error::{self, invalid, missing, refuse};
+use super::error::{self, invalid, missing};
 use super::filter::Filters;
 use super::{Ec2Api, ids, page, permissions, render, tags};
 use crate::RequestContext;
@@ -32,11 +32,16 @@ const FILTERS: &[&str] = &[
 ];
 
 fn field(scope: &Scope, vpc: &Vpc, name: &str) -> Vec<String> {
+    let of_v6 = |part: fn(&BlockAssociation) -> String| vpc.block_v6.iter().map(part).collect();
     let value = match name {
         "cidr" | "cidrBlock" | "cidr-block-association.cidr-block" => vpc.block.to_string(),
         "cidr-block-association.association-id" => render::association_id(vpc),
         "cidr-block-association.state" => "associated".to_owned(),
         "dhcp-options-id" => "default".to_owned(),
+        "ipv6-cidr-block-association.association-id" => return of_v6(|known| known.id.to_string()),
+        "ipv6-cidr-block-association.ipv6-cidr-block" => return of_v6(|known| known.block.to_string()),
+        "ipv6-cidr-block-association.ipv6-pool" => return of_v6(|_| render::POOL.to_owned()),
+        "ipv6-cidr-block-association.state" => return of_v6(|_| "associated".to_owned()),
         "is-default" | "isDefault" => vpc.is_default.to_string(),
         "owner-id" => scope.account.to_string(),
         "state" => "available".to_owned(),
@@ -74,9 +79,6 @@ pub(super) async fn create(
     cx: &RequestContext,
     input: CreateVpcRequest,
 ) -> Result<CreateVpcResult, Ec2Error> {
-    if input.amazon_provided_ipv6_cidr_block == Some(true) {
-        return Err(refuse("UnsupportedOperation", "VPCs have no IPv6 addresses in Neargate."));
-    }
     if input.instance_tenancy.as_ref().is_some_and(|tenancy| *tenancy != Tenancy::Default) {
         return Err(invalid("The tenancy of a VPC is always default in Neargate."));
     }
@@ -85,6 +87,9 @@ pub(super) async fn create(
     let tags = tags::specified(input.tag_specifications, "vpc")?;
     let created = api.control.change_networks(&cx.scope, |networks, ids| {
         let id = networks.create_vpc(block, tags.clone(), ids)?;
+        if input.amazon_provided_ipv6_cidr_block == Some(true) {
+            networks.associate_vpc_block(&id, ids)?;
+        }
         networks.vpc(&id).cloned()
     });
     let vpc = created.await.map_err(|error| error::change(&error))?;

@@ -171,6 +171,7 @@ fn interface_details(scope: &Scope, network: &TaskNetwork, is_new: bool) -> Vec<
             detail("privateDnsName", private_dns_name(&scope.region, network.address)),
             detail("privateIPv4Address", network.address.to_string()),
         ]);
+        details.extend(network.address_v6.map(|address| detail("ipv6Address", address.to_string())));
     }
     details
 }
@@ -240,7 +241,7 @@ fn interface(network: &TaskNetwork) -> ecs::NetworkInterface {
     ecs::NetworkInterface {
         attachment_id: Some(network.attachment.clone()),
         private_ipv4_address: Some(network.address.to_string()),
-        ..ecs::NetworkInterface::default()
+        ipv6_address: network.address_v6.map(|address| address.to_string()),
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) async fn run_task(
     let definition = definition.map_err(|error| error::run(&error.into(), &cx.scope, &cluster))?;
     check_definition(cx, &cluster, &family, definition.revision)?;
     check_roles(cx, &input, &definition)?;
-    let network = network(&input, definition.shape.network_mode)?;
+    let network = network(cx, &input, definition.shape.network_mode)?;
     let allowed = api.policy.check(&family, &definition.shape);
     allowed.map_err(|forbidden| error::forbidden(&forbidden))?;
     let request = RunTasks {
@@ -149,11 +149,15 @@ fn launch(input: &RunTaskRequest) -> Result<(LaunchType, Option<String>), EcsErr
 }
 
 /// The subnets and security groups of tasks that have an interface.
-fn network(input: &RunTaskRequest, mode: NetworkMode) -> Result<Option<WantedNetwork>, EcsError> {
+fn network(
+    cx: &RequestContext,
+    input: &RunTaskRequest,
+    mode: NetworkMode,
+) -> Result<Option<WantedNetwork>, EcsError> {
     let configuration = input.network_configuration.as_ref().and_then(|n| n.awsvpc_configuration.as_ref());
     match (mode, configuration) {
         (NetworkMode::Awsvpc, None) => Err(error::no_network()),
-        (NetworkMode::Awsvpc, Some(vpc)) => wanted_network(vpc).map(Some),
+        (NetworkMode::Awsvpc, Some(vpc)) => wanted_network(cx, vpc).map(Some),
         (_, None) => Ok(None),
         (_, Some(_)) => Err(invalid_parameter(
             "Network Configuration is not valid for the given networkMode of this task definition.",
@@ -161,7 +165,7 @@ fn network(input: &RunTaskRequest, mode: NetworkMode) -> Result<Option<WantedNet
     }
 }
 
-fn wanted_network(vpc: &ecs::AwsVpcConfiguration) -> Result<WantedNetwork, EcsError> {
+fn wanted_network(cx: &RequestContext, vpc: &ecs::AwsVpcConfiguration) -> Result<WantedNetwork, EcsError> {
     let groups = vpc.security_groups.as_deref().unwrap_or_default();
     if vpc.subnets.is_empty() {
         return Err(invalid_parameter("subnets can not be empty."));
@@ -178,6 +182,7 @@ fn wanted_network(vpc: &ecs::AwsVpcConfiguration) -> Result<WantedNetwork, EcsEr
     Ok(WantedNetwork {
         subnets: vpc.subnets.iter().map(subnet).collect::<Result<_, _>>()?,
         groups: groups.iter().map(group).collect::<Result<_, _>>()?,
+        principals: vec![cx.principal.clone(), cx.root_arn()],
     })
 }
 

@@ -1,5 +1,6 @@
-//! Account settings: kept and shown, with ECS's defaults.
+//! Account settings: kept and shown, with ECS's defaults. One of them is acted upon, by control.
 
+use neargate_control::DUAL_STACK;
 use neargate_model::AccountSetting;
 use neargate_wire::ecs::{
     DeleteAccountSettingRequest, DeleteAccountSettingResponse, EcsError, ListAccountSettingsRequest,
@@ -12,12 +13,14 @@ use super::{EcsApi, error, page};
 use crate::RequestContext;
 
 /// What holds where nobody has set anything. Long ARNs cannot be turned off any more.
-const DEFAULTS: [(&str, &str); 11] = [
+const DEFAULTS: [(&str, &str); 12] = [
     ("serviceLongArnFormat", "enabled"),
     ("taskLongArnFormat", "enabled"),
     ("containerInstanceLongArnFormat", "enabled"),
     ("awsvpcTrunking", "disabled"),
     ("containerInsights", "disabled"),
+    // As accounts of Amazon's are recorded to have it.
+    (DUAL_STACK, "enabled"),
     ("fargateFIPSMode", "disabled"),
     ("tagResourceAuthorization", "on"),
     ("fargateTaskRetirementWaitPeriod", "7"),

@@ -1,7 +1,7 @@
 //! What a task and its containers are, in the words of the metadata endpoint.
 
 use neargate_control::DescribedTask;
-use neargate_model::vpc::private_dns_name;
+use neargate_model::vpc::{private_dns_name, subnet_block_of};
 use neargate_model::{
     Arn, Cidr, ContainerLast, ContainerStatus, Health, LastStatus, LaunchType, TaskNetwork, Timestamp,
 };
@@ -120,6 +120,7 @@ impl Metadata {
             "AttachmentIndex": 0,
             "MACAddress": network.mac.to_string(),
             "IPv4SubnetCIDRBlock": block.map(|block| block.to_string()),
+            "IPv6SubnetCIDRBlock": network.address_v6.map(|address| subnet_block_of(address).to_string()),
             "DomainNameServers": [RESOLVER],
             "PrivateDNSName": private_dns_name(&scope.region, network.address),
             "SubnetGatewayIpv4Address": block.as_ref().and_then(gateway),

@@ -43,7 +43,7 @@ pub const OPERATIONS: &[wire::Operation] = &[
     wire::Operation {
         name: "DeleteAccountSetting",
         mark: wire::Mark::Stored,
-        note: "settings are kept and returned; nothing acts on them",
+        note: "settings are kept and returned; dualStackIPv6 alone is acted upon: whether tasks get IPv6 addresses in subnets that have some",
         method: "POST",
         uri: "/",
     },
@@ -148,14 +148,14 @@ pub const OPERATIONS: &[wire::Operation] = &[
     wire::Operation {
         name: "PutAccountSetting",
         mark: wire::Mark::Stored,
-        note: "settings are kept and returned; nothing acts on them",
+        note: "settings are kept and returned; dualStackIPv6 alone is acted upon: whether tasks get IPv6 addresses in subnets that have some",
         method: "POST",
         uri: "/",
     },
     wire::Operation {
         name: "PutAccountSettingDefault",
         mark: wire::Mark::Stored,
-        note: "settings are kept and returned; nothing acts on them",
+        note: "settings are kept and returned; dualStackIPv6 alone is acted upon: whether tasks get IPv6 addresses in subnets that have some",
         method: "POST",
         uri: "/",
     },
@@ -2829,6 +2829,7 @@ wire::string_enum! {
         GuardDutyActivate = "guardDutyActivate",
         DefaultLogDriverMode = "defaultLogDriverMode",
         FargateEventWindows = "fargateEventWindows",
+        DualStackIPv6 = "dualStackIPv6",
     }
 }
 

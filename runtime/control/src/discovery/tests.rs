@@ -84,7 +84,7 @@ impl Found {
         let _ = control.create_cluster(&HERE, &cluster(), Tags::new(), String::new()).await;
         let definition = NewDefinition { shape: shape(vec![container("a")]), ..crate::tests::definition() };
         control.register_definition(&HERE, definition).await.unwrap();
-        let network = Some(WantedNetwork { subnets, groups: Vec::new() });
+        let network = Some(WantedNetwork { subnets, ..WantedNetwork::default() });
         let accepted = control.run_tasks(&RunTasks { network, ..run(1) }).await.unwrap();
         accepted.tasks[0].spec.network.as_ref().unwrap().address
     }

@@ -6,11 +6,11 @@
 //! the next one; after a restart none rests, because nothing tells which were used.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
-use neargate_model::vpc::{RESERVED_FIRST, Vpc};
+use neargate_model::vpc::{RESERVED_FIRST, Vpc, address_in, subnet_block_of};
 use neargate_model::{Cidr, Region, SecurityGroupId, SubnetId, TaskKey, TaskNetwork, Timestamp, VpcId};
 
 /// How long an address rests: longer than most clients keep a name or a connection that is dead.
@@ -23,7 +23,19 @@ pub(super) const SHORT_REST_MS: u64 = 1_000;
 pub(crate) struct Place<'a> {
     pub(crate) subnet: &'a SubnetId,
     pub(crate) block: Cidr,
+    /// Its block of IPv6, if the task is to have an address of it.
+    pub(crate) block_v6: Option<Cidr>,
     pub(crate) vpc: &'a Vpc,
+}
+
+/// What a task gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// In which of its places.
+    pub(crate) place: usize,
+    pub(crate) address: Ipv4Addr,
+    /// The address of IPv6 that goes with it.
+    pub(crate) address_v6: Option<Ipv6Addr>,
 }
 
 /// Where the task is that holds an address.
@@ -62,12 +74,15 @@ struct State {
     pools: HashMap<Cidr, Pool>,
     subnets: Uses<SubnetId>,
     groups: Uses<SecurityGroupId>,
+    /// Blocks of IPv6 of subnets.
+    blocks_v6: Uses<Cidr>,
 }
 
 struct Held {
     address: u32,
     subnet: SubnetId,
     groups: Vec<SecurityGroupId>,
+    block_v6: Option<Cidr>,
     vpc: VpcId,
     vpc_block: Cidr,
 }
@@ -97,14 +112,14 @@ impl Addresses {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes an address for a task in the subnet that has most of them; gives which one of `places`, and the address.
+    /// Takes an address for a task in the subnet that has most of them.
     pub(crate) fn take(
         &self,
         task: &TaskKey,
         places: &[Place<'_>],
         groups: &[SecurityGroupId],
         now: Timestamp,
-    ) -> Result<(usize, Ipv4Addr), NoAddress> {
+    ) -> Result<Taken, NoAddress> {
         self.with(|state| {
             state.wake(now);
             if let Some(place) = places.iter().find(|place| state.subnets.closed.contains(place.subnet)) {
@@ -122,18 +137,23 @@ impl Addresses {
                 places.iter().enumerate().map(free).max_by_key(|(free, index)| (*free, usize::MAX - index));
             let Some((1.., index)) = best else { return Err(NoAddress::Full) };
             let address = state.next_free(places[index].block).ok_or(NoAddress::Full)?;
-            let Place { subnet, vpc, .. } = &places[index];
+            let Place { subnet, block_v6, vpc, .. } = &places[index];
+            // What is being taken from the subnet nobody gets any more.
+            let block_v6 = block_v6.filter(|block| !state.blocks_v6.closed.contains(block));
+            let (subnet, groups) = ((*subnet).clone(), groups.to_vec());
             let (vpc, vpc_block) = (vpc.id.clone(), vpc.block);
-            let held = Held { address, subnet: (*subnet).clone(), groups: groups.to_vec(), vpc, vpc_block };
-            state.hold(task.clone(), held);
-            Ok((index, Ipv4Addr::from_bits(address)))
+            state.hold(task.clone(), Held { address, subnet, groups, block_v6, vpc, vpc_block });
+            let address = Ipv4Addr::from_bits(address);
+            let address_v6 = block_v6.and_then(|block| address_in(&block, address));
+            Ok(Taken { place: index, address, address_v6 })
         })
     }
 
     /// Notes an address that a task was given earlier.
     pub(crate) fn note(&self, task: TaskKey, network: &TaskNetwork) {
-        let TaskNetwork { address, subnet, groups, vpc, vpc_block, .. } = network.clone();
-        let held = Held { address: address.to_bits(), subnet, groups, vpc, vpc_block };
+        let TaskNetwork { address, address_v6, subnet, groups, vpc, vpc_block, .. } = network.clone();
+        let block_v6 = address_v6.map(subnet_block_of);
+        let held = Held { address: address.to_bits(), subnet, groups, block_v6, vpc, vpc_block };
         self.with(|state| state.hold(task, held));
     }
 
@@ -193,6 +213,16 @@ impl Addresses {
         self.with(|state| state.subnets.closed.remove(id));
     }
 
+    /// Gives no interface an address of a subnet's block of IPv6 any more; `false` if one has one.
+    pub(crate) fn close_block_v6(&self, block: &Cidr) -> bool {
+        self.with(|state| state.blocks_v6.close(block))
+    }
+
+    /// Takes back [`Self::close_block_v6`].
+    pub(crate) fn open_block_v6(&self, block: &Cidr) {
+        self.with(|state| state.blocks_v6.closed.remove(block));
+    }
+
     /// Lets no interface into a group any more; `false` if one is in it.
     pub(crate) fn close_group(&self, id: &SecurityGroupId) -> bool {
         self.with(|state| state.groups.close(id))
@@ -236,15 +266,17 @@ impl State {
         }
         self.subnets.add(&held.subnet);
         held.groups.iter().for_each(|group| self.groups.add(group));
+        held.block_v6.iter().for_each(|block| self.blocks_v6.add(block));
         self.holders.insert(held.address, task.clone());
         self.held.insert(task, held);
     }
 
     /// Its address is still busy afterwards.
     fn let_go(&mut self, task: &TaskKey) -> Option<u32> {
-        let Held { address, subnet, groups, .. } = self.held.remove(task)?;
+        let Held { address, subnet, groups, block_v6, .. } = self.held.remove(task)?;
         self.subnets.remove(&subnet);
         groups.iter().for_each(|group| self.groups.remove(group));
+        block_v6.iter().for_each(|block| self.blocks_v6.remove(block));
         self.holders.remove(&address);
         Some(address)
     }
@@ -348,7 +380,14 @@ mod tests {
     fn vpc() -> Vpc {
         let id = VpcId::new(format!("vpc-{:017x}", 1)).unwrap();
         let default_group = group();
-        Vpc { id, block: block("10.0.0.0/16"), is_default: false, default_group, tags: Tags::new() }
+        Vpc {
+            id,
+            block: block("10.0.0.0/16"),
+            block_v6: None,
+            is_default: false,
+            default_group,
+            tags: Tags::new(),
+        }
     }
 
     /// The interface of a task that was given an address earlier.
@@ -371,9 +410,9 @@ mod tests {
 
     /// Takes an address in a `/28`, which has eleven.
     fn take(addresses: &Addresses, number: u32, at: i64) -> Result<u8, NoAddress> {
-        let place = Place { subnet: &subnet(1), block: block("10.0.0.16/28"), vpc: &vpc() };
+        let place = Place { subnet: &subnet(1), block: block("10.0.0.16/28"), block_v6: None, vpc: &vpc() };
         let taken = addresses.take(&task(number), &[place], &[group()], Timestamp(at));
-        taken.map(|(_, address)| address.octets()[3])
+        taken.map(|taken| taken.address.octets()[3])
     }
 
     #[test]
@@ -409,12 +448,12 @@ mod tests {
         let (a, b) = (subnet(1), subnet(2));
         let take = |number| {
             let places = [
-                Place { subnet: &a, block: block("10.0.0.0/28"), vpc: &vpc() },
-                Place { subnet: &b, block: block("10.0.1.0/28"), vpc: &vpc() },
+                Place { subnet: &a, block: block("10.0.0.0/28"), block_v6: None, vpc: &vpc() },
+                Place { subnet: &b, block: block("10.0.1.0/28"), block_v6: None, vpc: &vpc() },
             ];
             addresses.take(&task(number), &places, &[], Timestamp(0)).unwrap()
         };
-        assert_eq!([take(0).0, take(1).0, take(2).0], [0, 1, 0]);
+        assert_eq!([take(0).place, take(1).place, take(2).place], [0, 1, 0]);
     }
 
     #[test]
@@ -458,5 +497,27 @@ mod tests {
         addresses.open_subnet(&subnet(1));
         addresses.open_group(&group());
         assert_eq!(take(&addresses, 2, 0), Ok(21));
+    }
+
+    #[test]
+    fn an_address_of_ipv6_comes_with_that_of_ipv4_until_the_block_goes() {
+        let (addresses, block_v6) = (Addresses::default(), block("fd00:1:2:3::/64"));
+        let take = |number| {
+            let place = Place {
+                subnet: &subnet(1),
+                block: block("10.0.0.16/28"),
+                block_v6: Some(block_v6),
+                vpc: &vpc(),
+            };
+            let taken = addresses.take(&task(number), &[place], &[], Timestamp(0)).unwrap();
+            taken.address_v6.map(|address| address.to_string())
+        };
+        assert_eq!(take(0).as_deref(), Some("fd00:1:2:3::a00:14"));
+        assert!(!addresses.close_block_v6(&block_v6), "a task has an address of it");
+        addresses.give_back(&task(0), Timestamp(0));
+        assert!(addresses.close_block_v6(&block_v6));
+        assert_eq!(take(1), None);
+        addresses.open_block_v6(&block_v6);
+        assert!(take(2).is_some());
     }
 }

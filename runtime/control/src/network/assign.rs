@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use neargate_model::vpc::{INTERFACE_GROUPS_MAX, NetworkError, SecurityGroup, Subnet, Vpc, interface_id};
 use neargate_model::{
-    MacAddress, NetworkMode, Scope, SecurityGroupId, SubnetId, TaskKey, TaskNetwork, TaskShape, VpcId,
+    Cidr, MacAddress, NetworkMode, Scope, SecurityGroupId, SubnetId, TaskKey, TaskNetwork, TaskShape, VpcId,
 };
 use neargate_store::Key;
 use uuid::Uuid;
 
-use super::addresses::{NoAddress, Place};
+use super::addresses::{NoAddress, Place, Taken};
 use super::{random, record_key};
 use crate::place::Refusal;
 use crate::tables::{GROUPS, SUBNETS, VPCS};
@@ -22,6 +22,8 @@ pub struct WantedNetwork {
     pub subnets: Vec<SubnetId>,
     /// Security groups of that VPC; its default group when there are none.
     pub groups: Vec<SecurityGroupId>,
+    /// Those whose account settings count, of whom the first that has one decides.
+    pub principals: Vec<String>,
 }
 
 /// The network that a request names, found.
@@ -29,6 +31,17 @@ pub(crate) struct Assigned {
     vpc: Arc<Vpc>,
     subnets: Vec<Arc<Subnet>>,
     groups: Vec<SecurityGroupId>,
+    /// Whether tasks get an IPv6 address where their subnet has a block.
+    is_dual: bool,
+}
+
+impl Assigned {
+    /// The block of which tasks get an IPv6 address in a subnet.
+    fn block_v6(&self, subnet: &Subnet) -> Option<Cidr> {
+        let (block, within) = (subnet.block_v6.as_ref()?.block, self.vpc.block_v6.as_ref()?.block);
+        // The VPC may have another one since the subnet was read.
+        (self.is_dual && within.contains(block.first())).then_some(block)
+    }
 }
 
 impl Control {
@@ -60,7 +73,9 @@ impl Control {
         } else {
             self.check_groups(scope, &vpc.id, &groups).await?;
         }
-        Ok(Some(Assigned { vpc, subnets, groups }))
+        let has_v6 = vpc.block_v6.is_some() && subnets.iter().any(|subnet| subnet.block_v6.is_some());
+        let is_dual = has_v6 && self.is_dual_stack(scope, &wanted.principals).await?;
+        Ok(Some(Assigned { vpc, subnets, groups, is_dual }))
     }
 
     /// Gives a task an interface.
@@ -73,15 +88,20 @@ impl Control {
         let places: Vec<Place<'_>> = assigned
             .subnets
             .iter()
-            .map(|subnet| Place { subnet: &subnet.id, block: subnet.block, vpc })
+            .map(|subnet| Place {
+                subnet: &subnet.id,
+                block: subnet.block,
+                block_v6: assigned.block_v6(subnet),
+                vpc,
+            })
             .collect();
         let taken = self.shared.networks.addresses.take(task, &places, &assigned.groups, self.now());
-        let (index, address) = taken.map_err(|why| match why {
+        let Taken { place, address, address_v6 } = taken.map_err(|why| match why {
             NoAddress::Full => NotAssigned::Refused(Refusal::Address),
             NoAddress::SubnetGone(id) => NotAssigned::Gone(NetworkError::SubnetNotFound { id }),
             NoAddress::GroupGone(id) => NotAssigned::Gone(NetworkError::GroupNotFound { id }),
         })?;
-        let subnet = &assigned.subnets[index];
+        let subnet = &assigned.subnets[place];
         Ok(TaskNetwork {
             interface: interface_id(random()),
             attachment: Uuid::new_v4().hyphenated().to_string(),
@@ -90,8 +110,8 @@ impl Control {
             subnet: subnet.id.clone(),
             zone: subnet.zone.clone(),
             address,
-            address_v6: None,
-            vpc_block_v6: None,
+            address_v6,
+            vpc_block_v6: address_v6.and(vpc.block_v6.as_ref()).map(|known| known.block),
             mac: MacAddress::of(address),
             groups: assigned.groups.clone(),
         })

@@ -7,6 +7,7 @@
 mod addresses;
 mod assign;
 mod bridge;
+mod dual;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use neargate_model::vpc::{NetworkError, NetworkInterface, Networks, NewIds, Subnet, change_tags};
+use neargate_model::vpc::{NetworkError, NetworkInterface, Networks, NewIds, Subnet, Vpc, change_tags};
 use neargate_model::{
     Cidr, NetworkInterfaceId, NodeCommand, Scope, SecurityGroupId, SubnetId, Tags, TaskKey, VpcId,
 };
@@ -198,12 +199,9 @@ impl Control {
         before: &Networks,
         after: &Networks,
     ) -> Result<(), NetworkChangeError> {
-        let new: Vec<Cidr> = after
-            .vpcs
-            .iter()
-            .filter(|(id, _)| !before.vpcs.contains_key(*id))
-            .map(|(_, vpc)| vpc.block)
-            .collect();
+        let known: Vec<Cidr> = before.vpcs.values().flat_map(Vpc::blocks).collect();
+        let new: Vec<Cidr> =
+            after.vpcs.values().flat_map(Vpc::blocks).filter(|block| !known.contains(block)).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -225,7 +223,8 @@ impl Control {
         let own = VPCS.prefix(&[scope.account.as_str(), scope.region.as_str()]);
         let all = scan_all(self.store(), &VPCS, &VPCS.prefix(&[])).await?;
         let elsewhere = all.into_iter().filter(|(key, _)| !key.starts_with(&own));
-        Ok(elsewhere.map(|(_, found)| (found.value.block, found.value.id)).collect())
+        let blocks = |vpc: Vpc| vpc.blocks().map(|block| (block, vpc.id.clone())).collect::<Vec<_>>();
+        Ok(elsewhere.flat_map(|(_, found)| blocks(found.value)).collect())
     }
 
     /// The block that a default VPC of a scope gets: the first that no other scope has.
@@ -305,7 +304,7 @@ impl Control {
         let groups = scan_all(self.store(), &GROUPS, &GROUPS.prefix(&[])).await?;
         let vpcs = scan_all(self.store(), &VPCS, &VPCS.prefix(&[])).await?;
         let groups = groups.iter().map(|(_, found)| found.value.enforced()).collect();
-        let blocks = vpcs.iter().map(|(_, found)| found.value.block);
+        let blocks = vpcs.iter().flat_map(|(_, found)| found.value.blocks());
         let bridge = self.known_bridge_block().await?;
         Ok(NodeCommand::Network { groups, vpcs: blocks.chain(bridge).collect() })
     }

@@ -39,7 +39,8 @@ async fn ready_with(bridge_blocks: Vec<Cidr>) -> Bench {
 
 /// A request in these subnets and groups.
 fn run_in(count: usize, subnets: &[SubnetId], groups: &[SecurityGroupId]) -> RunTasks {
-    let network = WantedNetwork { subnets: subnets.to_vec(), groups: groups.to_vec() };
+    let network =
+        WantedNetwork { subnets: subnets.to_vec(), groups: groups.to_vec(), principals: Vec::new() };
     RunTasks { network: Some(network), ..run(count) }
 }
 

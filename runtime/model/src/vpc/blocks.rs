@@ -85,7 +85,8 @@ impl Networks {
             return Err(NetworkError::SubnetLimit);
         }
         let id = SubnetId::new(resource("subnet-", ids())).expect("17 digits");
-        let subnet = Subnet { id: id.clone(), vpc: vpc.clone(), block, zone, is_default: false, tags };
+        let subnet =
+            Subnet { id: id.clone(), vpc: vpc.clone(), block, block_v6: None, zone, is_default: false, tags };
         self.subnets.insert(id.clone(), subnet);
         Ok(id)
     }
@@ -151,7 +152,7 @@ impl Networks {
                 tags: Tags::new(),
             },
         );
-        let vpc = Vpc { id: id.clone(), block, is_default, default_group: group, tags };
+        let vpc = Vpc { id: id.clone(), block, block_v6: None, is_default, default_group: group, tags };
         self.vpcs.insert(id.clone(), vpc);
         Ok(id)
     }

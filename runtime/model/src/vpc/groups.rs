@@ -2,7 +2,7 @@
 
 use super::{
     DEFAULT_GROUP, Direction, GROUPS_MAX, GroupRule, NetworkError, Networks, NewIds, RULES_MAX,
-    SecurityGroup, check_tags, resource,
+    SecurityGroup, Vpc, check_tags, resource,
 };
 use crate::{Cidr, Peer, SecurityGroupId, SecurityGroupRuleId, SecurityRule, Tags, Traffic, VpcId};
 
@@ -30,10 +30,11 @@ impl Networks {
     ) -> Result<SecurityGroupId, NetworkError> {
         check_tags(&tags)?;
         check_name(name)?;
-        let vpc = match vpc {
-            Some(id) => self.vpc(id)?.id.clone(),
-            None => self.default_vpc().ok_or(NetworkError::NoDefaultVpc)?.id.clone(),
+        let Vpc { id: vpc, block_v6, .. } = match vpc {
+            Some(id) => self.vpc(id)?,
+            None => self.default_vpc().ok_or(NetworkError::NoDefaultVpc)?,
         };
+        let (vpc, is_dual) = (vpc.clone(), block_v6.is_some());
         if self.groups.values().any(|group| group.vpc == vpc && group.name == name) {
             return Err(NetworkError::GroupExists { name: name.to_owned(), vpc });
         }
@@ -46,7 +47,7 @@ impl Networks {
             vpc,
             name: name.to_owned(),
             description: description.to_owned(),
-            rules: vec![everything_out(ids)],
+            rules: everywhere(is_dual).iter().map(|block| everything_out(*block, ids)).collect(),
             tags,
         };
         self.groups.insert(id.clone(), group);
@@ -233,6 +234,11 @@ impl Networks {
     }
 }
 
+/// All addresses of those versions of the protocol that a VPC has.
+fn everywhere(is_dual: bool) -> &'static [Cidr] {
+    if is_dual { &[Cidr::ANYWHERE_V4, Cidr::ANYWHERE_V6] } else { &[Cidr::ANYWHERE_V4] }
+}
+
 /// The rules of a VPC's default group: all from its own members, and everything out.
 pub(super) fn default_rules(group: &SecurityGroupId, ids: NewIds<'_>) -> Vec<GroupRule> {
     let from_itself = GroupRule {
@@ -242,14 +248,15 @@ pub(super) fn default_rules(group: &SecurityGroupId, ids: NewIds<'_>) -> Vec<Gro
         description: None,
         tags: Tags::new(),
     };
-    vec![from_itself, everything_out(ids)]
+    vec![from_itself, everything_out(Cidr::ANYWHERE_V4, ids)]
 }
 
-fn everything_out(ids: NewIds<'_>) -> GroupRule {
+/// The rule by which everything goes out to a block.
+pub(super) fn everything_out(block: Cidr, ids: NewIds<'_>) -> GroupRule {
     GroupRule {
         id: rule_id(ids),
         direction: Direction::Egress,
-        rule: SecurityRule { traffic: Traffic::All, peer: Peer::Block(Cidr::ANYWHERE_V4) },
+        rule: SecurityRule { traffic: Traffic::All, peer: Peer::Block(block) },
         description: None,
         tags: Tags::new(),
     }

@@ -1,9 +1,10 @@
 //! Virtual private clouds: what there is of networks in one account and region, and how it may change.
 //!
 //! [`Networks`] is all of it as a value. Each change is a function of that value, of new identifiers and of nothing else;
-//! whoever keeps the value writes down what differs afterwards. The rules are those of Amazon VPC, for IPv4.
+//! whoever keeps the value writes down what differs afterwards. The rules are those of Amazon VPC.
 
 mod blocks;
+mod dual;
 mod groups;
 #[cfg(test)]
 mod tests;
@@ -14,10 +15,11 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cidr, NetworkInterfaceId, Region, SecurityGroupId, SecurityGroupRuleId, SecurityGroupRules, SecurityRule,
-    SubnetId, Tags, TaskKey, TaskNetwork, Timestamp, VpcId,
+    BlockAssociationId, Cidr, NetworkInterfaceId, Region, SecurityGroupId, SecurityGroupRuleId,
+    SecurityGroupRules, SecurityRule, SubnetId, Tags, TaskKey, TaskNetwork, Timestamp, VpcId,
 };
 
+pub use dual::{BlockAssociation, address_in, subnet_block_of};
 pub use groups::NewRule;
 
 /// VPCs of one account and region. Amazon's default is 5, which asks for a ticket to raise it; 100 is the most it gives.
@@ -66,6 +68,9 @@ pub struct Vpc {
     pub id: VpcId,
     /// The addresses of its subnets, IPv4.
     pub block: Cidr,
+    /// The same of IPv6, if it has any.
+    #[serde(default)]
+    pub block_v6: Option<BlockAssociation>,
     /// Whether it is the one that is meant when none is named.
     pub is_default: bool,
     /// The group of interfaces for which none is named.
@@ -83,6 +88,9 @@ pub struct Subnet {
     pub vpc: VpcId,
     /// Its addresses, IPv4.
     pub block: Cidr,
+    /// The same of IPv6, if it has any.
+    #[serde(default)]
+    pub block_v6: Option<BlockAssociation>,
     /// Its availability zone.
     pub zone: String,
     /// Whether it is the one of its zone that is meant when none is named.
@@ -190,6 +198,14 @@ pub enum NetworkError {
     SubnetBlock { block: Cidr, within: Cidr },
     #[error("block {block} overlaps that of {other}")]
     SubnetOverlap { block: Cidr, other: SubnetId },
+    #[error("{vpc} has no block of IPv6")]
+    NoBlock { vpc: VpcId },
+    #[error("{of} has a block of IPv6 already")]
+    BlockLimit { of: String },
+    #[error("block association {id} does not exist")]
+    BlockNotFound { id: BlockAssociationId },
+    #[error("subnets or network interfaces have addresses by {id}")]
+    BlockInUse { id: BlockAssociationId },
     #[error("{id} still has subnets or security groups")]
     VpcInUse { id: VpcId },
     #[error("{id} has network interfaces")]
@@ -250,6 +266,13 @@ impl SecurityGroup {
             ingress: of(Direction::Ingress),
             egress: of(Direction::Egress),
         }
+    }
+}
+
+impl Vpc {
+    /// Its blocks.
+    pub fn blocks(&self) -> impl Iterator<Item = Cidr> {
+        std::iter::once(self.block).chain(self.block_v6.iter().map(|known| known.block))
     }
 }
 

@@ -276,3 +276,72 @@ fn addresses_have_names_by_their_region() {
     assert_eq!(name("us-east-1"), "ip-172-31-0-5.ec2.internal");
     assert_eq!(name("eu-west-3"), "ip-172-31-0-5.eu-west-3.compute.internal");
 }
+
+#[test]
+fn blocks_of_ipv6_come_and_go_from_the_subnet_up() {
+    let mut bench = Bench::new();
+    let vpc = bench.vpc("10.0.0.0/16").unwrap();
+    let subnet = bench.subnet(&vpc, "10.0.1.0/24").unwrap();
+    let other = bench.subnet(&vpc, "10.0.2.0/24").unwrap();
+    let associate = |bench: &mut Bench, subnet: &SubnetId, text: &str| {
+        bench.change(|networks, ids| networks.associate_subnet_block(subnet, block(text), ids))
+    };
+    let none = associate(&mut bench, &subnet, "fd00::/64");
+    assert_eq!(none, Err(NetworkError::NoBlock { vpc: vpc.clone() }));
+    let of_vpc = bench.change(|networks, ids| networks.associate_vpc_block(&vpc, ids)).unwrap();
+    let (first, text) = (of_vpc.block.first(), of_vpc.block.to_string());
+    assert!(text.starts_with("fd") && text.ends_with("::/56"), "{text}");
+    let twice = bench.change(|networks, ids| networks.associate_vpc_block(&vpc, ids));
+    assert_eq!(twice, Err(NetworkError::BlockLimit { of: vpc.to_string() }));
+    let own = format!("{first}/64");
+    for wrong in ["fd99::/64", &format!("{first}/65"), &text, "10.0.1.0/24"] {
+        let within = of_vpc.block;
+        let refused = Err(NetworkError::SubnetBlock { block: block(wrong), within });
+        assert_eq!(associate(&mut bench, &subnet, wrong), refused);
+    }
+    let of_subnet = associate(&mut bench, &subnet, &own).unwrap();
+    let overlap = Err(NetworkError::SubnetOverlap { block: block(&own), other: subnet.clone() });
+    assert_eq!(associate(&mut bench, &other, &own), overlap);
+    let in_use = bench.change(|networks, _| networks.disassociate_vpc_block(&of_vpc.id));
+    assert_eq!(in_use, Err(NetworkError::BlockInUse { id: of_vpc.id.clone() }));
+    let crossed = bench.change(|networks, _| networks.disassociate_subnet_block(&of_vpc.id));
+    assert_eq!(crossed, Err(NetworkError::BlockNotFound { id: of_vpc.id.clone() }));
+    let taken = bench.change(|networks, _| networks.disassociate_subnet_block(&of_subnet.id));
+    assert_eq!(taken, Ok((subnet, of_subnet.clone())));
+    let again = bench.change(|networks, _| networks.disassociate_subnet_block(&of_subnet.id));
+    assert_eq!(again, Err(NetworkError::BlockNotFound { id: of_subnet.id }));
+    let taken = bench.change(|networks, _| networks.disassociate_vpc_block(&of_vpc.id));
+    assert_eq!(taken, Ok((vpc.clone(), of_vpc)));
+    assert_eq!(bench.networks.vpc(&vpc).unwrap().block_v6, None);
+}
+
+#[test]
+fn what_lets_everything_out_does_so_by_both() {
+    let mut bench = Bench::new();
+    let out = |bench: &Bench, group: &SecurityGroupId| {
+        let rules = bench.networks.group(group).unwrap().enforced().egress;
+        rules.into_iter().map(|rule| rule.peer).collect::<Vec<_>>()
+    };
+    let (v4, v6) = (Peer::Block(Cidr::ANYWHERE_V4), Peer::Block(Cidr::ANYWHERE_V6));
+    let (plain, changed) = (bench.vpc("10.0.0.0/16").unwrap(), bench.vpc("10.1.0.0/16").unwrap());
+    let default_of = |bench: &Bench, vpc: &VpcId| bench.networks.vpc(vpc).unwrap().default_group.clone();
+    let (of_plain, of_changed) = (default_of(&bench, &plain), default_of(&bench, &changed));
+    let all = SecurityRule { traffic: Traffic::All, peer: v4.clone() };
+    bench.change(|networks, _| networks.revoke(&of_changed, Direction::Egress, &[all])).unwrap();
+    for vpc in [&plain, &changed] {
+        bench.change(|networks, ids| networks.associate_vpc_block(vpc, ids)).unwrap();
+    }
+    assert_eq!(out(&bench, &of_plain), [v4.clone(), v6.clone()]);
+    assert_eq!(out(&bench, &of_changed), []);
+    let new = bench.group(Some(&plain), "new").unwrap();
+    assert_eq!(out(&bench, &new), [v4, v6]);
+}
+
+#[test]
+fn an_address_of_ipv6_ends_as_that_of_ipv4() {
+    let block = block("fdaa:bbcc:ddee:ff00::/64");
+    let address = address_in(&block, Ipv4Addr::new(172, 31, 0, 5)).unwrap();
+    assert_eq!(address.to_string(), "fdaa:bbcc:ddee:ff00::ac1f:5");
+    assert_eq!(subnet_block_of(address), block);
+    assert_eq!(address_in(&Cidr::ANYWHERE_V4, Ipv4Addr::LOCALHOST), None);
+}
