@@ -23,7 +23,7 @@ use neargate_driver::{
     ProcessError, RecoverError, Recovered, Sandbox, SandboxError, SandboxHost, SandboxNetwork, SandboxSpec,
     Session, SessionSpec, Signal, SignalError, StartError, Stats, StatsError, Stdio, Traffic, UsageDetails,
 };
-use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
+use neargate_model::{Cidr, ContainerId, Hosts, SecurityGroupRules, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::bridge::BridgedPlan;
@@ -31,7 +31,9 @@ use crate::config::SupervisorConfig;
 use crate::failure::Failure;
 use crate::interface::groups_requests;
 use crate::peer;
-use crate::protocol::{BlockPlan, End, ExecPlan, InterfacePlan, LendPlan, NetworkPlan, Request, Response};
+use crate::protocol::{
+    BlockPlan, End, ExecPlan, HostsPlan, InterfacePlan, LendPlan, NetworkPlan, Request, Response,
+};
 use crate::spawn::{self, SpawnError};
 use crate::steward::Succession;
 use neargate_ipc::channel::{self, Frame};
@@ -103,6 +105,8 @@ struct Shared {
     seat: Option<SeatClient>,
     /// The security groups as they were last told, for the next supervisor: messages, in order.
     groups: Mutex<Vec<Vec<u8>>>,
+    /// The same of the hosts that share VPCs.
+    hosts: Mutex<Option<Vec<u8>>>,
     /// Whether there is a network with interfaces in VPCs.
     is_routed: watch::Sender<bool>,
     /// Whether nobody wants the supervisor any more, so that no other one is looked for.
@@ -241,13 +245,15 @@ impl Shared {
                     containers = snapshot.containers.len(),
                     "another supervisor has found the containers"
                 );
-                // First of all: what is prepared before has no rules.
+                // First of all: what is prepared before has no rules. Before the groups the hosts, whose tasks would be
+                // strangers otherwise.
+                let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let mut parts = groups.iter();
+                let mut parts = hosts.iter().chain(&groups);
                 if let Err(error) =
                     parts.try_for_each(|part| channel::send(socket.as_fd(), 0, part, &[], true))
                 {
-                    tracing::error!(%error, "tell another supervisor the security groups");
+                    tracing::error!(%error, "tell another supervisor the hosts and the security groups");
                 }
                 *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(socket);
                 self.take_in(snapshot);
@@ -469,6 +475,7 @@ impl SupervisorClient {
             state: Mutex::default(),
             seat,
             groups: Mutex::default(),
+            hosts: Mutex::default(),
             is_routed: watch::Sender::new(false),
             leaving: AtomicBool::new(false),
             attached: watch::Sender::new(Attached::Times(0)),
@@ -671,6 +678,18 @@ impl SandboxHost for SupervisorClient {
             is_first
         });
         Ok(())
+    }
+
+    async fn set_hosts(&self, hosts: Option<&Hosts>) -> Result<(), SandboxError> {
+        let request = Request::Hosts { hosts: hosts.map(HostsPlan::of) };
+        let shared = &self.connection.shared;
+        *shared.hosts.lock().unwrap_or_else(PoisonError::into_inner) = Some(encode(&request));
+        let unavailable = |source| SandboxError::Unavailable { source };
+        match self.connection.call(&request, &[]).await.map_err(unavailable)? {
+            Response::Done {} => Ok(()),
+            Response::Failed { failure } => Err(failure.into_sandbox()),
+            _ => Err(unavailable(unexpected())),
+        }
     }
 
     async fn traffic(&self, task: &TaskId) -> Result<Option<Traffic>, SandboxError> {

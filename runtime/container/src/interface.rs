@@ -223,7 +223,7 @@ impl RulePlan {
     }
 }
 
-fn group_id(text: &str) -> Result<SecurityGroupId, Failure> {
+pub(crate) fn group_id(text: &str) -> Result<SecurityGroupId, Failure> {
     SecurityGroupId::new(text).map_err(|_| malformed())
 }
 

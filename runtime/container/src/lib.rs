@@ -60,6 +60,7 @@ mod devices;
 mod ends;
 mod failure;
 mod fence;
+mod hosts;
 mod id_range;
 mod identity;
 mod init;

@@ -126,6 +126,48 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// The hosts that share VPCs; see [`neargate_model::Hosts`].
+    pub(crate) struct HostsPlan {
+        /// This host.
+        own: HostEndPlan,
+        /// The others.
+        others: Vec<OtherHostPlan>,
+    }
+}
+
+wire_struct! {
+    /// A host, as others reach it.
+    pub(crate) struct HostEndPlan {
+        /// Its number.
+        number: u16,
+        /// Its IPv4 address.
+        address: u32,
+    }
+}
+
+wire_struct! {
+    /// Another host.
+    pub(crate) struct OtherHostPlan {
+        /// How it is reached.
+        end: HostEndPlan,
+        /// The blocks of its tasks' addresses.
+        blocks: Vec<BlockPlan>,
+        /// Its tasks.
+        tasks: Vec<RemoteTaskPlan>,
+    }
+}
+
+wire_struct! {
+    /// A task on another host.
+    pub(crate) struct RemoteTaskPlan {
+        /// Its IPv4 address.
+        address: u32,
+        /// Its security groups.
+        groups: Vec<String>,
+    }
+}
+
+wire_struct! {
     /// The rules of a security group.
     pub(crate) struct GroupPlan {
         /// Its id.
@@ -375,6 +417,8 @@ wire_enum! {
         16 => Traffic { task: String },
         /// Read what a container uses in detail.
         17 => UsageDetails { container: String },
+        /// Share VPCs with these hosts from now on, or with none, in the place of all before.
+        20 => Hosts { hosts: Option<HostsPlan> },
     }
 }
 

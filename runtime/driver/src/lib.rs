@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use neargate_model::{Cidr, ContainerId, SecurityGroupRules, TaskId};
+use neargate_model::{Cidr, ContainerId, Hosts, SecurityGroupRules, TaskId};
 
 pub use error::{ExecError, RecoverError, SandboxError, SignalError, StartError, StatsError};
 pub use link_local::{LinkLocalError, LinkLocalSockets, NetworkTurn, ResolverSockets};
@@ -114,6 +114,12 @@ pub trait SandboxHost: Send + Sync {
     /// an interface in a VPC, and routes these VPCs. Returns once it is so. A group that was not told lets nothing
     /// through.
     async fn set_groups(&self, _groups: &[SecurityGroupRules], _vpcs: &[Cidr]) -> Result<(), SandboxError> {
+        Ok(())
+    }
+
+    /// Shares VPCs with these hosts from now on, or with none, in the place of all that were told before: their tasks
+    /// and those here reach each other as their groups say. Takes effect with the groups that are told, or the next ones.
+    async fn set_hosts(&self, _hosts: Option<&Hosts>) -> Result<(), SandboxError> {
         Ok(())
     }
 

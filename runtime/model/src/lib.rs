@@ -13,6 +13,7 @@ mod chain;
 mod cluster;
 mod command;
 pub mod discovery;
+mod hosts;
 pub mod iam;
 mod id;
 pub mod image;
@@ -32,6 +33,7 @@ pub use bridge::{BridgeEndpoint, BridgeNetwork, HostPort, Link, PortBinding, Por
 pub use chain::chain;
 pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};
+pub use hosts::{HostEnd, HostNumber, Hosts, OtherHost, RemoteTask};
 pub use id::{
     AccountId, BlockAssociationId, ClusterName, ContainerId, ContainerName, Family, InstanceId, InvalidId,
     NamespaceId, NetworkInterfaceId, OperationId, PolicyName, Region, RegistryId, RoleName, Scope,

@@ -29,3 +29,4 @@ pub mod link;
 pub mod netlink;
 pub mod rules;
 pub mod traffic;
+pub mod tunnel;

@@ -19,6 +19,7 @@ use neargate_model::{Cidr, Peer, SecurityGroupId, SecurityGroupRules, SecurityRu
 use crate::bandwidth::{self, Bandwidth};
 use crate::bridge::{self, Bridged};
 use crate::family::Family;
+use crate::tunnel::{self, Remote, Tunnel};
 
 /// The name of the table, in the family `inet`.
 pub const TABLE: &str = "neargate";
@@ -97,6 +98,10 @@ pub struct Picture {
     pub bridged: BTreeMap<Ipv4Addr, Bridged>,
     /// How much passes links to tasks, by their names, where not all that can.
     pub limits: BTreeMap<String, Bandwidth>,
+    /// The links to other hosts.
+    pub tunnels: Vec<Tunnel>,
+    /// The tasks there.
+    pub remote: Remote,
 }
 
 impl Picture {
@@ -155,7 +160,7 @@ impl Picture {
 
     fn skeleton(&self, text: &mut String) {
         let (bridge, (from_bridged, to_bridged)) = (bridge::chains(), bridge::jumps());
-        let bandwidth = bandwidth::chain();
+        let (bandwidth, tunnels) = (bandwidth::chain(), tunnel::chains());
         let sets = Family::ALL.map(sets_of_skeleton).concat();
         let _ = write!(
             text,
@@ -165,6 +170,7 @@ impl Picture {
     set questions {{ type ipv4_addr; size 65535; flags dynamic,timeout; timeout 1m; }}
 {bridge}
 {bandwidth}
+{tunnels}
     chain prerouting {{
         type filter hook prerouting priority raw; policy accept;
         iifname "{LINK_PREFIX}*" fib saddr . iif oif missing drop
@@ -267,6 +273,12 @@ impl Picture {
                 let _ = writeln!(text, "add element inet {TABLE} {set} {{ {address} }}");
             }
         }
+        for (address, of_member) in &self.remote {
+            for group in of_member.iter().filter(|group| groups.contains(group)) {
+                let set = set_of(group, Family::V4);
+                let _ = writeln!(text, "add element inet {TABLE} {set} {{ {address} }}");
+            }
+        }
     }
 
     fn add_policy(&self, text: &mut String, id: PolicyId) {
@@ -301,26 +313,27 @@ impl Picture {
 }
 
 /// The table of the host, in the place of what there is under its name: tasks leave by the host's addresses, and reach
-/// nothing of the host's own and no other server's tasks. `uplink` and `table` are names of ours.
+/// nothing of the host's own and no other server's tasks; what comes from other hosts is stamped. `uplink` and `table`
+/// are names of ours.
 ///
 /// Of the versions of the protocol in `alone` nobody but Neargate wants the host to forward packets, and it forwards no
 /// others.
-pub fn render_host<'a>(
+pub fn render_host(
     (table, uplink): (&str, &str),
     vpcs: &BTreeSet<Cidr>,
-    bridged: impl Iterator<Item = &'a Bridged>,
+    picture: &Picture,
     alone: &BTreeSet<Family>,
 ) -> String {
     let mut text = format!("add table inet {table}\ndelete table inet {table}\n");
     let others: String =
         alone.iter().map(|family| format!("        {} drop\n", family.every_packet())).collect();
     let sets = Family::ALL.map(set_of_blocks).concat();
-    let ports = bridge::host_chains(UPLINK_PREFIX);
+    let (ports, tunnels) = (bridge::host_chains(UPLINK_PREFIX), tunnel::host_chains(&picture.tunnels));
     let _ = write!(
         text,
         r#"table inet {table} {{
 {sets}{ports}
-    chain input {{
+{tunnels}    chain input {{
         type filter hook input priority filter; policy accept;
         iifname "{uplink}" ct state vmap {{ established : accept, related : accept }}
         iifname "{uplink}" drop
@@ -347,7 +360,7 @@ pub fn render_host<'a>(
         let set = Family::of_block(vpc).set("vpcs");
         let _ = writeln!(text, "add element inet {table} {set} {{ {vpc} }}");
     }
-    bridged.for_each(|bridged| bridged.render_host(&mut text, table));
+    picture.bridged.values().for_each(|bridged| bridged.render_host(&mut text, table));
     text
 }
 

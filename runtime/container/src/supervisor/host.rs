@@ -298,6 +298,11 @@ impl Host {
             Request::Traffic { task } => {
                 self.traffic(&task).map(|traffic| Some(Response::Traffic { traffic }))
             }
+            Request::Hosts { hosts } => {
+                let hosts = hosts.map(|hosts| hosts.read()).transpose();
+                let set = hosts.and_then(|hosts| self.network.set_hosts(hosts, &self.launchpad));
+                set.map(|()| Some(Response::Done {}))
+            }
             Request::LinkLocal {} => self.lend_link_local(id).map(|()| None),
             Request::LentOom { lending } => Ok(Some(self.lent_oom(lending))),
         };

@@ -40,6 +40,7 @@ mod router;
 mod sandbox;
 mod seat;
 mod start;
+mod tunnels;
 mod uplink;
 
 use std::io::{self, Write};

@@ -30,6 +30,7 @@ use super::dual::Dual;
 use super::filter::Filter;
 use super::inside::{Inside, Legacy};
 use super::journal::boot;
+use super::tunnels::Tunnels;
 use super::uplink::Uplink;
 use super::{leave_standard_error, report};
 use crate::failure::{Failure, Step, errno};
@@ -48,7 +49,7 @@ const COMPLAINT_BYTES_MAX: u64 = 4096;
 /// Index of the loopback interface in every namespace.
 const LOOPBACK: u32 = 1;
 /// How long after a failure the rules are tried to be made again.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long `nft` may take.
 const NFT_PATIENCE: Duration = Duration::from_secs(20);
 /// Policies that are kept though no task has them, so that the next one with the same groups finds its rules.
@@ -78,8 +79,8 @@ pub(super) struct Network {
     directory: Option<PathBuf>,
     instance: String,
     /// Whether a server has told the groups.
-    is_told: bool,
-    retry_at: Option<Instant>,
+    pub(super) is_told: bool,
+    pub(super) retry_at: Option<Instant>,
 }
 
 pub(super) struct Router {
@@ -91,8 +92,9 @@ pub(super) struct Router {
     /// Whether the rules in the kernel are those of the picture.
     pub(super) is_current: bool,
     /// Groups that have a set in the kernel.
-    sets: BTreeSet<SecurityGroupId>,
+    pub(super) sets: BTreeSet<SecurityGroupId>,
     pub(super) uplink: Uplink,
+    pub(super) tunnels: Tunnels,
     /// Whether the supervisor hears of changes.
     is_watched: bool,
     /// Addresses that tasks have had. Whoever has one next must not have its connections.
@@ -296,8 +298,8 @@ impl Network {
 
     /// Whether somebody has an address.
     fn is_used(&self, address: &IpAddr) -> bool {
-        let is_bridged = |v4| self.picture.bridged.contains_key(v4);
-        self.members.contains_key(address) || matches!(address, IpAddr::V4(v4) if is_bridged(v4))
+        let is_others = |v4| self.picture.bridged.contains_key(v4) || self.picture.remote.contains_key(v4);
+        self.members.contains_key(address) || matches!(address, IpAddr::V4(v4) if is_others(v4))
     }
 
     /// Refuses addresses that somebody has.
@@ -306,7 +308,7 @@ impl Network {
             let step = format!("give a task the address {address}, which another one still has");
             return Err(Failure::System { step, errno: libc::EADDRINUSE });
         }
-        Ok(())
+        self.check_own(addresses)
     }
 
     /// Has a block led here, with the rules as they should be.
@@ -394,6 +396,7 @@ impl Network {
     pub(super) fn repair(&mut self, launchpad: &Launchpad) -> Result<(), Failure> {
         let repaired = self.look_after(launchpad);
         self.retry_at = repaired.is_err().then(|| Instant::now() + RETRY_PAUSE);
+        self.look_at_tunnels_again();
         repaired
     }
 
@@ -424,7 +427,7 @@ impl Network {
             let text = self.picture.render_blocks();
             self.load(&text, launchpad)?;
         }
-        host
+        host.and(self.ensure_tunnels())
     }
 
     fn router_namespace(&self) -> Result<&OwnedFd, Failure> {
@@ -472,7 +475,7 @@ impl Network {
     }
 
     /// Makes the rules anew, without policies that no task has, `new` excepted.
-    fn render_all(&mut self, new: Option<PolicyId>, launchpad: &Launchpad) -> Result<(), Failure> {
+    pub(super) fn render_all(&mut self, new: Option<PolicyId>, launchpad: &Launchpad) -> Result<(), Failure> {
         if self.awaits_groups() {
             return Ok(());
         }
@@ -486,6 +489,7 @@ impl Network {
             router.is_current = loaded.is_ok();
             router.sets = sets;
         }
+        self.keep_tunnels();
         loaded
     }
 
@@ -547,7 +551,7 @@ impl Router {
         let open = |subsystem| move || Netlink::open(subsystem).step("open netlink");
         let route = launchpad.in_network(namespace.as_fd(), open(Subsystem::Route))?;
         let filter = launchpad.in_network(namespace.as_fd(), || Filter::open(TABLE))?;
-        let (sets, uplink) = (BTreeSet::new(), Uplink::new(instance, directory)?);
+        let (sets, uplink, tunnels) = (BTreeSet::new(), Uplink::new(instance, directory)?, Tunnels::new()?);
         Ok(Self {
             namespace,
             holder,
@@ -556,6 +560,7 @@ impl Router {
             is_current: false,
             sets,
             uplink,
+            tunnels,
             is_watched: false,
             used: BTreeSet::new(),
             is_inherited: true,

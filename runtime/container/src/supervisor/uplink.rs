@@ -182,7 +182,7 @@ impl Uplink {
     fn load_rules(&mut self, picture: &Picture, launchpad: &Launchpad) -> Result<(), Failure> {
         self.is_doubtful = true;
         let names = (self.filter.table(), self.name.as_str());
-        let text = render_host(names, &self.vpcs, picture.bridged.values(), &self.forwarding.alone());
+        let text = render_host(names, &self.vpcs, picture, &self.forwarding.alone());
         let host = launchpad.host_network()?;
         self.filter.change(|_| load(&text, host.as_fd(), launchpad))?;
         self.is_doubtful = false;

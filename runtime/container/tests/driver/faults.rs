@@ -121,7 +121,8 @@ pub(crate) fn be_client(directory: &str) -> ExitCode {
     let launcher = Launcher::fork(roles, neargate_container::Policy::default()).unwrap();
     let client = Supervisor::spawn(&config).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let fixture = Fixture::new(&directory, client.clone(), client.clone(), client, launcher, [&config; 3]);
+    let fixture =
+        Fixture::new(&directory, [client.clone(), client.clone(), client], vec![], launcher, &[&config]);
     runtime.block_on(async {
         let task = fixture.task().await;
         let (handle, _streams) =

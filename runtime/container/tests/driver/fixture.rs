@@ -16,6 +16,8 @@ use neargate_driver::{
 };
 use neargate_model::{ContainerId, ContainerName, TaskId};
 
+use crate::hosts::Machine;
+
 const BUSYBOX: &str = "/bin/busybox";
 /// Host name of every sandbox of the tests.
 pub(crate) const HOSTNAME: &str = "test-task";
@@ -38,10 +40,12 @@ pub(crate) struct Fixture {
     pub(crate) old_client: SupervisorClient,
     /// A supervisor under a policy that allows all there is, and the devices of [`make_devices`].
     pub(crate) allowing_client: SupervisorClient,
+    /// Two other hosts, but in tests of faults.
+    pub(crate) machines: Vec<Machine>,
     pub(crate) launcher: LauncherClient,
     /// Name of the first one's cgroups.
     pub(crate) instance: String,
-    /// Those of all three.
+    /// Those of all.
     instances: Vec<String>,
     next: AtomicU64,
 }
@@ -116,11 +120,10 @@ impl Streams {
 impl Fixture {
     pub(crate) fn new(
         directory: &Path,
-        client: SupervisorClient,
-        old_client: SupervisorClient,
-        allowing_client: SupervisorClient,
+        [client, old_client, allowing_client]: [SupervisorClient; 3],
+        machines: Vec<Machine>,
         launcher: LauncherClient,
-        configs: [&SupervisorConfig; 3],
+        configs: &[&SupervisorConfig],
     ) -> Self {
         make_rootfs(&directory.join("rootfs"));
         let directory = directory.to_owned();
@@ -129,9 +132,10 @@ impl Fixture {
             client,
             old_client,
             allowing_client,
+            machines,
             launcher,
             instance: configs[0].instance().to_owned(),
-            instances: configs.map(|config| config.instance().to_owned()).to_vec(),
+            instances: configs.iter().map(|config| config.instance().to_owned()).collect(),
             next: AtomicU64::new(1),
         }
     }
@@ -223,6 +227,9 @@ impl Fixture {
         self.client.shut_down().await;
         self.old_client.shut_down().await;
         self.allowing_client.shut_down().await;
+        for machine in &self.machines {
+            machine.client.shut_down().await;
+        }
         self.launcher.shut_down().await;
     }
 }

@@ -14,6 +14,7 @@ mod cases;
 mod dual;
 mod faults;
 mod fixture;
+mod hosts;
 mod isolation;
 mod limits;
 mod network;
@@ -33,6 +34,7 @@ use neargate_model::Policy;
 use neargate_model::policy::{HostNamespace, Privileged};
 
 use fixture::Fixture;
+use hosts::Machine;
 
 /// No case takes a second on an idle machine; a stuck one must not block the others.
 const CASE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         network::CASES,
         bandwidth::CASES,
         dual::CASES,
+        hosts::CASES,
     ]
     .into_iter()
     .flatten()
@@ -153,11 +156,17 @@ fn run(cases: &[&Case]) -> ExitCode {
     let client = Supervisor::spawn(&config).expect("start supervisor");
     let old_client = Supervisor::spawn(&old_config).expect("start supervisor for old kernels");
     let allowing_client = Supervisor::spawn(&allowing_config).expect("start supervisor with a policy");
+    let other_hosts = ["one", "two"].map(|name| directory.path().join(name));
+    other_hosts.iter().for_each(|path| std::fs::create_dir(path).expect("make directory for the tests"));
+    let machine_configs = other_hosts.each_ref().map(|path| SupervisorConfig::for_data_dir(path));
+    let machines = machine_configs.iter().map(Machine::new).collect();
     // Made only now, after the supervisors.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("make runtime");
-    let configs = [&config, &old_config, &allowing_config];
-    let fixture = Fixture::new(directory.path(), client, old_client, allowing_client, launcher, configs);
+    let own = [&config, &old_config, &allowing_config];
+    let configs: Vec<&SupervisorConfig> = own.into_iter().chain(&machine_configs).collect();
+    let clients = [client, old_client, allowing_client];
+    let fixture = Fixture::new(directory.path(), clients, machines, launcher, &configs);
     let mut failed = Vec::new();
     for (name, case) in cases {
         let passed = runtime.block_on(async {

@@ -69,7 +69,7 @@ pub(crate) fn rules(digit: char, ingress: Vec<SecurityRule>) -> SecurityGroupRul
     SecurityGroupRules { group: group(digit), ingress, egress }
 }
 
-fn from_group(traffic: Traffic, digit: char) -> SecurityRule {
+pub(crate) fn from_group(traffic: Traffic, digit: char) -> SecurityRule {
     SecurityRule { traffic, peer: Peer::Group(group(digit)) }
 }
 

@@ -19,12 +19,16 @@ use neargate_driver::{
     SandboxHost, SandboxNetwork, SandboxSpec, Sharing, Signal, Stdio,
 };
 use neargate_model::policy::HostPath;
-use neargate_model::{ContainerId, ContainerName, IpcMode, PidMode, Policy, TaskId, Traffic};
+use neargate_model::{
+    ContainerId, ContainerName, HostEnd, HostNumber, Hosts, IpcMode, OtherHost, PidMode, Policy, RemoteTask,
+    TaskId, Traffic,
+};
 
 use crate::bridge::{answers, tcp};
 use crate::cases;
 use crate::dual::{self, both, from, open_out};
 use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec, group_of};
+use crate::network::{contents, from_group, group, run_in};
 
 cases![
     killed_server,
@@ -362,11 +366,13 @@ async fn newer_program(fixture: &Fixture) {
 async fn interfaces_outlive_all(fixture: &Fixture) {
     let directory = fixture.new_dir();
     let mut server = Server::start(fixture, &directory);
+    server.check("hosts 9", "told");
     server.check("groups open", "told");
     server.check("serve 200", "started");
     server.check("start 201", "started");
     server.check("reach 201", "reached");
     let router = router_of(&directory);
+    assert!(leads_to_host_9(router));
     // The next supervisor is told the groups by the server that has told them before.
     kill_supervisor(&directory);
     // Asked for again until there is one.
@@ -375,12 +381,18 @@ async fn interfaces_outlive_all(fixture: &Fixture) {
     server.check("start 202", "started");
     server.check("reach 202", "reached");
     assert_eq!(router_of(&directory), router);
+    assert!(leads_to_host_9(router));
+    run_in(router, &["ip", "link", "del", "host9"]);
+    until(|| leads_to_host_9(router));
     // What is in the kernel holds, though nobody has told this one.
     server.kill();
     kill_supervisor(&directory);
     let mut server = Server::start(fixture, &directory);
     server.check("reach 202", "reached");
+    assert!(leads_to_host_9(router));
+    server.check("hosts 9", "told");
     server.check("groups shut", "told");
+    assert!(leads_to_host_9(router));
     server.check("reach 202", "dropped");
     server.check("groups open", "told");
     server.check("reach 202", "reached");
@@ -392,8 +404,15 @@ async fn interfaces_outlive_all(fixture: &Fixture) {
     server.check("start 203", "started");
     server.check("reach 203", "reached");
     let router = router_of(&directory);
+    assert!(leads_to_host_9(router));
     server.shut_down(&directory);
     until(|| !Path::new(&format!("/proc/{router}")).exists());
+}
+
+/// Whether a router leads to a host of this number, and knows the groups of a task there.
+fn leads_to_host_9(router: i32) -> bool {
+    let there = contents(router);
+    there.contains("10.77.192.0/18 via 169.254.1.3 dev host9") && there.contains("10.77.192.4")
 }
 
 async fn host_ports_outlive_all(fixture: &Fixture) {
@@ -635,13 +654,26 @@ impl Role {
                 "started".to_owned()
             }
             "groups" => {
-                // Who is in group a reaches port 80 of all in it, or nobody does.
-                let ingress = match number {
-                    "open" => ["0.0.0.0/0", "::/0"].map(|peer| from(Traffic::Tcp(80, 80), peer)).to_vec(),
-                    _ => vec![],
-                };
+                // Everybody reaches port 80 of all in group a, or nobody does; the group is named either way, so that
+                // the router knows who is in it.
+                let mut ingress = vec![from_group(Traffic::Udp(9, 9), 'a')];
+                if number == "open" {
+                    ingress.extend(["0.0.0.0/0", "::/0"].map(|peer| from(Traffic::Tcp(80, 80), peer)));
+                }
                 let blocks = [dual::blocks(), vec![BRIDGE.parse().unwrap()]].concat();
                 self.client.set_groups(&[open_out('a', ingress)], &blocks).await.unwrap();
+                "told".to_owned()
+            }
+            "hosts" => {
+                let end = |number, last| HostEnd {
+                    number: HostNumber::new(number).unwrap(),
+                    address: Ipv4Addr::new(192, 0, 2, last),
+                };
+                let tasks =
+                    vec![RemoteTask { address: Ipv4Addr::new(10, 77, 192, 4), groups: vec![group('a')] }];
+                let blocks = vec!["10.77.192.0/18".parse().unwrap()];
+                let others = vec![OtherHost { end: end(number.parse().unwrap(), 9), blocks, tasks }];
+                self.client.set_hosts(Some(&Hosts { own: end(8, 8), others })).await.unwrap();
                 "told".to_owned()
             }
             "serve" => {
