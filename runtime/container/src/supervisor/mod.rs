@@ -34,6 +34,7 @@ mod inside;
 mod journal;
 mod lend;
 mod link_local;
+mod nft;
 mod ordinary;
 mod pause;
 mod router;

@@ -6,11 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use neargate_driver::{Traffic, TrafficCounters};
@@ -21,15 +20,13 @@ use neargate_network::link::{End, ROUTER_MAC, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, Subsystem};
 use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER, TABLE};
 use neargate_network::traffic::Counters;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::MemfdFlags;
-use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::dual::Dual;
 use super::filter::Filter;
 use super::inside::{Inside, Legacy};
 use super::journal::boot;
+use super::nft::load;
 use super::tunnels::Tunnels;
 use super::uplink::Uplink;
 use super::{leave_standard_error, report};
@@ -42,16 +39,10 @@ use crate::sys::{self, Clone};
 const HOLDER: &str = "ng-router";
 /// Name of the file that tells the next supervisor where it is.
 const FILE: &str = "router";
-/// Where `nft` is looked for.
-const PATH: &str = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin";
-/// Most bytes that are read of what `nft` says.
-const COMPLAINT_BYTES_MAX: u64 = 4096;
 /// Index of the loopback interface in every namespace.
 const LOOPBACK: u32 = 1;
 /// How long after a failure the rules are tried to be made again.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How long `nft` may take.
-const NFT_PATIENCE: Duration = Duration::from_secs(20);
 /// Policies that are kept though no task has them, so that the next one with the same groups finds its rules.
 const POLICIES_MAX: usize = 1024;
 
@@ -748,48 +739,6 @@ fn furnish() -> Result<(), Failure> {
     batch.add_address(LOOPBACK, RESOLVER.into());
     let route = Netlink::open(Subsystem::Route).step("open netlink")?;
     route.exchange(batch).map_err(refused)
-}
-
-/// Runs `nft` in a namespace; nothing of the text can name a file or a program.
-pub(super) fn load(text: &str, namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<(), Failure> {
-    const STEP: &str = "load the rules of security groups";
-    let memfd = rustix::fs::memfd_create(c"neargate-rules", MemfdFlags::CLOEXEC).step(STEP)?;
-    let mut script = fs::File::from(memfd);
-    script.write_all(text.as_bytes()).step(STEP)?;
-    rustix::fs::seek(&script, rustix::fs::SeekFrom::Start(0)).step(STEP)?;
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]).env_clear().env("PATH", PATH);
-    command.stdin(script).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = launchpad.in_network(namespace, || match command.spawn() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::Unsupported {
-            what: "a task with an interface".to_owned(),
-            why: "the program nft was not found; install the package nftables".to_owned(),
-        }),
-        spawned => spawned.step("run nft"),
-    })?;
-    if !ends_in_time(&child) {
-        let _ = child.kill();
-    }
-    let status = child.wait().step("run nft")?;
-    let mut complaint = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        let _ = stderr.take(COMPLAINT_BYTES_MAX).read_to_string(&mut complaint);
-    }
-    match status.success() {
-        true => Ok(()),
-        false => {
-            let first = complaint.lines().next().unwrap_or("nft says nothing");
-            Err(Failure::System { step: format!("{STEP}: {first}"), errno: libc::EIO })
-        }
-    }
-}
-
-fn ends_in_time(child: &Child) -> bool {
-    let pidfd =
-        Pid::from_raw(child.id().cast_signed()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    let (Some(pidfd), Ok(patience)) = (pidfd, Timespec::try_from(NFT_PATIENCE)) else { return false };
-    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-    retry_on_intr(|| poll(&mut fds, Some(&patience))).is_ok_and(|count| count > 0)
 }
 
 /// Starts the process that holds a new namespace; with the supervisor it ends only where nobody could find it again.

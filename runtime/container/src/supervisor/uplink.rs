@@ -22,8 +22,9 @@ use super::dual::{self, Dual, gateway_for, switch};
 use super::filter::Filter;
 use super::forwarding::Forwarding;
 use super::host_ports::HostPorts;
+use super::nft::load;
 use super::report;
-use super::router::{load, refused};
+use super::router::refused;
 use crate::failure::{Failure, Step};
 use crate::launchpad::Launchpad;
 
