@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::names::NamesPlan;
 
 /// Both sides must agree on this number.
-pub(crate) const VERSION: u32 = 9;
+pub(crate) const VERSION: u32 = 10;
 
 wire_struct! {
     /// What the supervisor is told once, before anything else.
