@@ -8,6 +8,7 @@ mod link_local;
 mod plan;
 mod seat;
 mod session;
+mod sockets;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
@@ -21,7 +22,8 @@ use async_trait::async_trait;
 use neargate_driver::{
     ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, LinkLocalError, LinkLocalSockets, NetworkTurn,
     ProcessError, RecoverError, Recovered, Sandbox, SandboxError, SandboxHost, SandboxNetwork, SandboxSpec,
-    Session, SessionSpec, Signal, SignalError, StartError, Stats, StatsError, Stdio, Traffic, UsageDetails,
+    Session, SessionSpec, Signal, SignalError, SocketKind, StartError, Stats, StatsError, Stdio, Traffic,
+    UsageDetails,
 };
 use neargate_model::{Cidr, ContainerId, Hosts, SecurityGroupRules, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -708,6 +710,10 @@ impl SandboxHost for SupervisorClient {
 
     async fn link_local(&self) -> Result<LinkLocalSockets, LinkLocalError> {
         self.connection.link_local().await
+    }
+
+    async fn socket(&self, task: &TaskId, kind: SocketKind) -> Result<OwnedFd, SandboxError> {
+        self.connection.socket(task, kind).await
     }
 
     async fn release(&self, task: &TaskId) -> Result<(), SandboxError> {

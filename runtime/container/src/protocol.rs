@@ -370,6 +370,18 @@ wire_struct! {
 }
 
 wire_enum! {
+    /// A socket in the network of a task.
+    pub(crate) enum SocketPlan {
+        /// TCP, neither bound nor connected.
+        0 => Stream { is_v6: bool },
+        /// UDP, neither bound nor connected.
+        1 => Datagram { is_v6: bool },
+        /// TCP, which listens at this port of all its addresses.
+        2 => Listener { port: u32 },
+    }
+}
+
+wire_enum! {
     /// What the server asks for.
     pub(crate) enum Request {
         /// First message.
@@ -417,6 +429,8 @@ wire_enum! {
         16 => Traffic { task: String },
         /// Read what a container uses in detail.
         17 => UsageDetails { container: String },
+        /// Make a socket in the network of a task with an interface, and hand it over.
+        18 => Socket { task: String, socket: SocketPlan },
         /// Share VPCs with these hosts from now on, or with none, in the place of all before.
         20 => Hosts { hosts: Option<HostsPlan> },
     }
@@ -470,6 +484,8 @@ wire_enum! {
         13 => Traffic { traffic: Option<Traffic> },
         /// What a container uses in detail.
         14 => UsageDetails { details: UsageDetails },
+        /// The socket was made; it is beside it.
+        15 => Socket {},
     }
 }
 
@@ -597,6 +613,14 @@ mod tests {
             Just(Request::LinkLocal {}),
             text().prop_map(|task| Request::Traffic { task }),
             text().prop_map(|container| Request::UsageDetails { container }),
+            (text(), any::<(bool, Option<u16>)>()).prop_map(|(task, (is_v6, port))| Request::Socket {
+                task,
+                socket: match port {
+                    Some(port) => SocketPlan::Listener { port: port.into() },
+                    None if is_v6 => SocketPlan::Stream { is_v6 },
+                    None => SocketPlan::Datagram { is_v6 },
+                },
+            }),
             text().prop_map(|build| Request::Renew { build }),
         ]
     }
@@ -613,6 +637,7 @@ mod tests {
                 let details = UsageDetails { cpu, throttling, memory: vec![(name, number)], block };
                 Response::UsageDetails { details }
             }),
+            Just(Response::Socket {}),
             any::<Option<u64>>().prop_map(|bytes| {
                 let counters = |bytes| TrafficCounters { bytes, packets: 1, errors: 2, dropped: 3 };
                 let of = |bytes| Traffic { received: counters(bytes), sent: counters(7) };

@@ -105,7 +105,7 @@ fn compile(kind: Kind) -> Result<Vec<libc::sock_filter>, seccompiler::BackendErr
     let allowed = [ALLOWED, ALLOWED_BY_NUMBER, ALLOWED_ON_ARCH, with_ptrace, with_admin].concat();
     let mut by_argument = filtered_by_argument()?;
     by_argument.retain(|(number, _)| !with_admin.contains(number));
-    let mut verdicts = verdicts(&allowed, &[]);
+    let mut verdicts = Lists { allowed: &allowed, killed: &[], trapped: &[] }.verdicts();
     if kind.names_core {
         return assemble(verdicts, &[], by_argument);
     }
@@ -142,19 +142,33 @@ fn keep_core_limit() -> [libc::sock_filter; 14] {
     ]
 }
 
-/// Compiles a filter that allows what is listed and what a rule lets through, kills at `killed`, and answers
-/// EPERM to the rest.
+/// Compiles a filter that does with what is listed as the lists say, allows what a rule lets through, and answers EPERM
+/// to the rest.
 pub(crate) fn compile_lists(
-    allowed: &[i64],
-    killed: &[i64],
+    lists: Lists<'_>,
     by_argument: Rules,
 ) -> Result<Vec<libc::sock_filter>, seccompiler::BackendError> {
-    assemble(verdicts(allowed, killed), &[], by_argument)
+    assemble(lists.verdicts(), &[], by_argument)
 }
 
-fn verdicts(allowed: &[i64], killed: &[i64]) -> BTreeMap<u32, Verdict> {
-    let allowed = allowed.iter().map(|number| (*number as u32, Verdict::Allow));
-    allowed.chain(killed.iter().map(|number| (*number as u32, Verdict::Kill))).collect()
+/// System calls whose numbers decide; others are refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lists<'a> {
+    pub(crate) allowed: &'a [i64],
+    pub(crate) killed: &'a [i64],
+    /// Those that are not done, and of which the process is told by SIGSYS.
+    pub(crate) trapped: &'a [i64],
+}
+
+impl Lists<'_> {
+    fn verdicts(self) -> BTreeMap<u32, Verdict> {
+        let lists =
+            [(self.allowed, Verdict::Allow), (self.killed, Verdict::Kill), (self.trapped, Verdict::Trap)];
+        let numbers = |(list, verdict): (&[i64], Verdict)| {
+            list.iter().map(move |number| (*number as u32, verdict)).collect::<Vec<_>>()
+        };
+        lists.into_iter().flat_map(numbers).collect()
+    }
 }
 
 /// Puts a filter together: the search tree, then `first` for calls whose arguments decide, then the rules.
@@ -185,6 +199,8 @@ enum Verdict {
     Refuse,
     /// For calls that no honest process of the kind makes.
     Kill,
+    /// Answered by the process itself, in its handler of SIGSYS.
+    Trap,
     /// Go on behind the search tree.
     LookAtArguments,
 }
@@ -258,6 +274,7 @@ fn grow(ranges: &[(u32, Verdict)], tree: &mut Vec<libc::sock_filter>) {
             Verdict::Allow => op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
             Verdict::Refuse => op(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
             Verdict::Kill => op(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+            Verdict::Trap => op(RETURN, 0, 0, libc::SECCOMP_RET_TRAP),
             Verdict::LookAtArguments => op(JUMP, 0, 0, 0),
         });
         return;

@@ -13,6 +13,7 @@ mod names;
 mod process;
 mod session;
 pub mod sim;
+mod sockets;
 mod spec;
 mod usage;
 
@@ -30,6 +31,7 @@ pub use process::{
     ProcessUser, SandboxProcessHost, ThreadSlot,
 };
 pub use session::{Session, SessionSpec, SessionStreams};
+pub use sockets::{IpVersion, LookUpError, SocketKind, TaskSockets};
 pub use spec::{
     BridgedContainer, ContainerSpec, Device, ExecSpec, Exit, Limits, Mount, MountSource, Privileges, Rootfs,
     Sandbox, SandboxNetwork, SandboxSpec, Sharing, Signal, Stats, Stdio, Traffic, TrafficCounters, Ulimit,
@@ -137,6 +139,12 @@ pub trait SandboxHost: Send + Sync {
     async fn link_local(&self) -> Result<LinkLocalSockets, LinkLocalError> {
         let source = std::io::ErrorKind::Unsupported.into();
         Err(LinkLocalError::Unavailable { source })
+    }
+
+    /// Makes a socket in the network of a prepared sandbox that has an interface in a VPC.
+    async fn socket(&self, _task: &TaskId, _kind: SocketKind) -> Result<OwnedFd, SandboxError> {
+        let source = std::io::ErrorKind::Unsupported.into();
+        Err(SandboxError::Unavailable { source })
     }
 
     /// Kills what still runs in the sandbox and gives everything back. Idempotent: releasing a sandbox

@@ -149,12 +149,15 @@ pub enum ProcessUser {
 }
 
 /// The network of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProcessNetwork {
     /// An empty network namespace, and sockets cannot be made; those handed over work.
     None,
     /// The host's, and TCP and UDP sockets can be made.
     Host,
+    /// An empty network namespace, and sockets cannot be made; those handed over can be bound and connected. Where the
+    /// process asks the kernel for one it gets SIGSYS, so that it can put one that was handed over in its place.
+    Handed,
 }
 
 /// A directory of the host that a process sees.

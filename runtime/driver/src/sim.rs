@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 use crate::{
     ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, LinkLocalError, LinkLocalSockets, NetworkTurn,
     RecoverError, Recovered, ResolverSockets, Sandbox, SandboxError, SandboxHost, SandboxSpec, Signal,
-    SignalError, StartError, Stats, StatsError,
+    SignalError, SocketKind, StartError, Stats, StatsError,
 };
 
 /// A driver and sandbox host that only pretend; clones share their state.
@@ -233,6 +234,15 @@ impl SandboxHost for SimDriver {
         })?;
         *ports = now;
         Ok(sockets)
+    }
+
+    /// Sockets of the loopback address, in the place of every kind.
+    async fn socket(&self, task: &TaskId, _kind: SocketKind) -> Result<OwnedFd, SandboxError> {
+        let unavailable = |source| SandboxError::Unavailable { source };
+        if !self.with(|state| state.sandboxes.contains(task)) {
+            return Err(unavailable(io::ErrorKind::NotFound.into()));
+        }
+        Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(unavailable)?.into())
     }
 
     async fn release(&self, task: &TaskId) -> Result<(), SandboxError> {

@@ -18,6 +18,9 @@
 //! cannot see whether the path is empty. In the empty root there is nothing to look at; without namespaces, names and sizes of the host's files
 //! can be seen.
 //!
+//! A worker to which sockets are handed over makes none: `socket` is trapped, and the kernel does nothing but to tell the
+//! worker so, which then answers the call itself with a socket that somebody else has made.
+//!
 //! `clone` makes threads only and `clone3`, whose flags a filter cannot see, is answered ENOSYS, so nothing
 //! forks. `socketpair` makes connected streams only: a datagram socket, even one of a pair, could send to any
 //! address in its network namespace.
@@ -25,10 +28,10 @@
 use std::collections::HashMap;
 use std::io;
 
-use neargate_driver::ProcessRole;
+use neargate_driver::{ProcessNetwork, ProcessRole};
 use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
-use crate::seccomp::{self, NEW_NAMESPACES, Rules};
+use crate::seccomp::{self, Lists, NEW_NAMESPACES, Rules};
 
 /// What a filter depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,8 +40,8 @@ pub(crate) struct Needs {
     pub(crate) role: ProcessRole,
     /// Whether there are directories to use.
     pub(crate) files: bool,
-    /// Whether sockets can be made.
-    pub(crate) network: bool,
+    /// Whether sockets can be made, or used that were.
+    pub(crate) network: ProcessNetwork,
     /// The process's own id in its namespace, the only one that it may signal.
     pub(crate) pid: u32,
 }
@@ -68,7 +71,7 @@ fn compile(needs: Needs) -> Result<Vec<libc::sock_filter>, BackendError> {
             allowed.extend_from_slice(FILES);
             allowed.extend_from_slice(FILES_ON_ARCH);
         }
-        if needs.network {
+        if needs.network != ProcessNetwork::None {
             allowed.extend_from_slice(NETWORK);
         }
     }
@@ -86,7 +89,11 @@ fn compile(needs: Needs) -> Result<Vec<libc::sock_filter>, BackendError> {
         killed.retain(|number| *number != libc::SYS_mknodat);
         by_argument.push((libc::SYS_mknodat, unpacked_nodes()?));
     }
-    seccomp::compile_lists(&allowed, &killed, by_argument)
+    let trapped: &[i64] = match needs.network {
+        ProcessNetwork::Handed => &[libc::SYS_socket],
+        ProcessNetwork::None | ProcessNetwork::Host => &[],
+    };
+    seccomp::compile_lists(Lists { allowed: &allowed, killed: &killed, trapped }, by_argument)
 }
 
 /// mknodat(2): a pipe, or the device 0:0, which is none.
@@ -129,7 +136,7 @@ fn by_argument(needs: Needs) -> Result<Rules, BackendError> {
         ])?;
         rules.push((libc::SYS_socketpair, vec![stream]));
         rules.push((libc::SYS_ioctl, any_of(1, IOCTLS)?));
-        if needs.network {
+        if needs.network == ProcessNetwork::Host {
             let mut sockets = Vec::new();
             for family in [libc::AF_INET, libc::AF_INET6] {
                 for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
@@ -239,7 +246,7 @@ const KILLED_ON_ARCH: &[i64] = &[];
 mod tests {
     use super::*;
 
-    fn needs(role: ProcessRole, files: bool, network: bool) -> Needs {
+    fn needs(role: ProcessRole, files: bool, network: ProcessNetwork) -> Needs {
         Needs { role, files, network, pid: 1 }
     }
 
@@ -248,8 +255,12 @@ mod tests {
         let allowed =
             [COMMON, COMMON_ON_ARCH, WORKER, WORKER_ON_ARCH, FILES, FILES_ON_ARCH, NETWORK, OWNERS].concat();
         let mut killed = [KILLED, KILLED_ON_ARCH].concat();
-        killed
-            .extend(by_argument(needs(ProcessRole::WasmWorker, true, true)).unwrap().iter().map(|(n, _)| *n));
+        killed.extend(
+            by_argument(needs(ProcessRole::WasmWorker, true, ProcessNetwork::Host))
+                .unwrap()
+                .iter()
+                .map(|(n, _)| *n),
+        );
         for number in killed {
             assert!(!allowed.contains(&number), "system call {number} is in two lists");
         }
@@ -263,11 +274,13 @@ mod tests {
             ProcessRole::FileKeeper,
             ProcessRole::Unpacker,
         ] {
-            for (files, network) in [(false, false), (false, true), (true, false), (true, true)] {
-                let mut filters = Filters::default();
-                let filter = filters.get(needs(role, files, network)).unwrap();
-                // The kernel takes 4,096, and runs it for every number when it is installed.
-                assert!(filter.len() < 512, "{role:?}: {} instructions", filter.len());
+            for network in [ProcessNetwork::None, ProcessNetwork::Host, ProcessNetwork::Handed] {
+                for files in [false, true] {
+                    let mut filters = Filters::default();
+                    let filter = filters.get(needs(role, files, network)).unwrap();
+                    // The kernel takes 4,096, and runs it for every number when it is installed.
+                    assert!(filter.len() < 512, "{role:?}: {} instructions", filter.len());
+                }
             }
         }
     }

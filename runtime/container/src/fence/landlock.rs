@@ -10,7 +10,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, Scope,
 };
-use neargate_driver::ProcessRole;
+use neargate_driver::{ProcessNetwork, ProcessRole};
 
 /// The newest version that this was tested with; newer kernels behave as this one.
 const TESTED: ABI = ABI::V7;
@@ -38,13 +38,17 @@ fn rights(role: ProcessRole, read_only: bool) -> BitFlags<AccessFs> {
 }
 
 /// Restricts the calling, only thread to what is beneath the directories at `/<name>`.
-pub(super) fn restrict(beneath: &[(String, bool)], role: ProcessRole, network: bool) -> io::Result<()> {
+pub(super) fn restrict(
+    beneath: &[(String, bool)],
+    role: ProcessRole,
+    network: ProcessNetwork,
+) -> io::Result<()> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(TESTED))
         .and_then(|ruleset| ruleset.scope(Scope::from_all(TESTED)))
         .map_err(|error| cause(&error))?;
-    if !network {
+    if network == ProcessNetwork::None {
         ruleset = ruleset.handle_access(AccessNet::from_all(TESTED)).map_err(|error| cause(&error))?;
     }
     let mut created = ruleset.create().map_err(|error| cause(&error))?;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use neargate_driver::ProcessUser;
+use neargate_driver::{ProcessNetwork, ProcessUser};
 use neargate_ipc::channel;
 use neargate_ipc::wire::encode;
 use rustix::net::RecvFlags;
@@ -108,7 +108,7 @@ fn enclose(start: &mut Start<'_>) -> Result<(), Failure> {
 
 /// What the filter of a process depends on.
 pub(super) fn needs(plan: &ProcessPlan, pid: u32) -> Needs {
-    Needs { role: plan.role(), files: !plan.mounts.is_empty(), network: plan.network, pid }
+    Needs { role: plan.role(), files: !plan.mounts.is_empty(), network: plan.network(), pid }
 }
 
 /// Lets the role open what only belongs to the process. What a descriptor of `/proc` shows depends on what its opener
@@ -139,7 +139,7 @@ fn keep_only_own(start: &Start<'_>) -> Result<(), Failure> {
 /// Enters the launch namespaces, and at last a user namespace that owns none of them, unless files of foreign owners
 /// are its business.
 fn enter_namespaces(start: &mut Start<'_>, ground: &Ground, prepared: &[RawFd]) -> Result<(), Failure> {
-    let of_ground = (!start.plan.network).then_some(&ground.network);
+    let of_ground = (start.plan.network() != ProcessNetwork::Host).then_some(&ground.network);
     if let Some(network) = start.network.as_ref().or(of_ground) {
         sys::setns(network.as_fd(), libc::CLONE_NEWNET).step("enter network namespace")?;
     }

@@ -43,8 +43,8 @@ wire_struct! {
         mounts: Vec<ProcessMountPlan>,
         /// [`ProcessUser`], see [`ProcessPlan::user`].
         user: u8,
-        /// Whether it keeps the network it is started in and can make sockets.
-        network: bool,
+        /// [`ProcessNetwork`], see [`ProcessPlan::network`].
+        network: u8,
         /// Limit of its cgroup.
         memory_bytes: Option<u64>,
         /// `RLIMIT_AS`.
@@ -66,6 +66,9 @@ const NOBODY: u8 = 0;
 const VOLUMES: u8 = 1;
 const INVOKER: u8 = 2;
 const ROOT: u8 = 3;
+const NO_NETWORK: u8 = 0;
+const HOST_NETWORK: u8 = 1;
+const HANDED_SOCKETS: u8 = 2;
 
 impl ProcessPlan {
     /// What the launcher is told of a spec; everything but the descriptors.
@@ -91,7 +94,11 @@ impl ProcessPlan {
                 ProcessUser::Invoker => INVOKER,
                 ProcessUser::Root => ROOT,
             },
-            network: spec.network == ProcessNetwork::Host,
+            network: match spec.network {
+                ProcessNetwork::None => NO_NETWORK,
+                ProcessNetwork::Host => HOST_NETWORK,
+                ProcessNetwork::Handed => HANDED_SOCKETS,
+            },
             memory_bytes: spec.memory_bytes,
             address_space_bytes: spec.address_space_bytes,
             cpu_seconds: spec.cpu_seconds,
@@ -120,6 +127,15 @@ impl ProcessPlan {
         }
     }
 
+    /// The network; whatever is not known is none.
+    pub(crate) fn network(&self) -> ProcessNetwork {
+        match self.network {
+            HOST_NETWORK => ProcessNetwork::Host,
+            HANDED_SOCKETS => ProcessNetwork::Handed,
+            _ => ProcessNetwork::None,
+        }
+    }
+
     /// Checks what becomes a name of a file or directory, and that root's id goes only where it is needed.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let refuse = |step: &str| Err(Failure::System { step: step.to_owned(), errno: libc::EINVAL });
@@ -129,7 +145,8 @@ impl ProcessPlan {
         if self.role().keeps_files() != (self.user() == ProcessUser::Root) {
             return refuse("check process user: root is for keepers of files, and only root");
         }
-        if self.role().keeps_files() && (self.network || self.place.is_some()) {
+        let has_network = self.network() != ProcessNetwork::None;
+        if self.role().keeps_files() && (has_network || self.place.is_some()) {
             return refuse("check process: a keeper of files has no network and no sandbox");
         }
         if self.mounts.len() > MOUNTS_MAX {
@@ -202,7 +219,7 @@ mod tests {
             input: Vec::new(),
             mounts: vec![ProcessMountPlan { source: b"/".to_vec(), name: mount.to_owned(), read_only: true }],
             user: NOBODY,
-            network: false,
+            network: NO_NETWORK,
             memory_bytes: None,
             address_space_bytes: None,
             cpu_seconds: None,
@@ -222,7 +239,7 @@ mod tests {
                 let plan = ProcessPlan { role, user, ..plan("process", "data") };
                 let expect = (role >= FILE_KEEPER) == (user == ROOT);
                 assert_eq!(plan.check().is_ok(), expect, "role {role}, user {user}");
-                let networked = ProcessPlan { network: true, ..plan };
+                let networked = ProcessPlan { network: HOST_NETWORK, ..plan };
                 assert_eq!(
                     networked.check().is_ok(),
                     expect && role < FILE_KEEPER,

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use neargate_driver::{Limits, ProcessRole};
+use neargate_driver::{Limits, ProcessNetwork, ProcessRole};
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
 use rustix::buffer::spare_capacity;
@@ -127,7 +127,8 @@ impl Server {
         let ground = Ground::make();
         let groups = if is_root { open_groups() } else { Err(no_groups()) };
         let mut filters = Filters::default();
-        let usual = Needs { role: ProcessRole::WasmWorker, files: false, network: false, pid: 1 };
+        let usual =
+            Needs { role: ProcessRole::WasmWorker, files: false, network: ProcessNetwork::None, pid: 1 };
         filters.get(usual)?;
         Ok(Self {
             socket,

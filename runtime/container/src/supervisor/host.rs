@@ -304,6 +304,7 @@ impl Host {
                 set.map(|()| Some(Response::Done {}))
             }
             Request::LinkLocal {} => self.lend_link_local(id).map(|()| None),
+            Request::Socket { task, socket } => self.lend_socket(id, &task, &socket).map(|()| None),
             Request::LentOom { lending } => Ok(Some(self.lent_oom(lending))),
         };
         match result {

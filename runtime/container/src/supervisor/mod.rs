@@ -40,6 +40,7 @@ mod pause;
 mod router;
 mod sandbox;
 mod seat;
+mod sockets;
 mod start;
 mod tunnels;
 mod uplink;

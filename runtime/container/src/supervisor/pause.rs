@@ -2,7 +2,8 @@
 //!
 //! Most sandboxes have none of it, and nothing is made for them here. For the others a [pause process](crate::pause) is
 //! made when the first container starts, and again when somebody has killed it; containers then enter its namespaces
-//! ([`factory::clone_first`](super::factory::clone_first)). All containers of such a sandbox are in its one user
+//! ([`factory::clone_first`](super::factory::clone_first)). One whose network somebody elsewhere has sockets in gets one,
+//! too, with nothing to enter ([`sockets`](super::sockets)). All containers of such a sandbox are in its one user
 //! namespace: else none of them would have the rights over the others' processes and objects for which they share them.
 //!
 //! Without a PID namespace of its own a container does not end all its processes with its first one. That is done here:
@@ -92,8 +93,16 @@ fn tells_exiting(stat: &str) -> bool {
 impl Host {
     /// Makes what the containers of a sandbox share, unless it is there.
     pub(super) fn ready_to_share(&mut self, task: &str) -> Result<(), Failure> {
-        let sandbox = self.open_sandbox(task)?;
-        if !sandbox.sharing.needs_pause() || sandbox.pause.as_ref().is_some_and(Pause::is_alive) {
+        match self.open_sandbox(task)?.sharing.needs_pause() {
+            true => self.ready_pause(task),
+            false => Ok(()),
+        }
+    }
+
+    /// Sees to it that a process holds the network of a sandbox, so that the next supervisor finds it, also where no
+    /// container has a process in it.
+    pub(super) fn ready_pause(&mut self, task: &str) -> Result<(), Failure> {
+        if self.open_sandbox(task)?.pause.as_ref().is_some_and(Pause::is_alive) {
             return Ok(());
         }
         self.discard_pause(task);

@@ -53,7 +53,7 @@ pub(crate) struct Fixture {
 /// A task's sandbox with its containers.
 pub(crate) struct Task<'a> {
     pub(crate) fixture: &'a Fixture,
-    client: &'a SupervisorClient,
+    pub(crate) client: &'a SupervisorClient,
     pub(crate) sandbox: Sandbox,
     /// Name of its cgroups.
     pub(crate) group: String,

@@ -22,6 +22,7 @@ mod ordinary;
 mod privileges;
 mod sandboxed;
 mod sharing;
+mod sockets;
 mod survival;
 
 use std::process::ExitCode;
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
         bandwidth::CASES,
         dual::CASES,
         hosts::CASES,
+        sockets::CASES,
     ]
     .into_iter()
     .flatten()

@@ -82,7 +82,7 @@ pub(crate) fn vpcs() -> Vec<Cidr> {
 }
 
 /// Answers every connection with a word.
-const SERVER: &str = "while :; do nc -l -p 5432 -e echo hello; done & while :; do nc -l -p 80 -e echo hello; done & \
+pub(crate) const SERVER: &str = "while :; do nc -l -p 5432 -e echo hello; done & while :; do nc -l -p 80 -e echo hello; done & \
     echo ready; wait";
 
 /// Says whether a server answers. One that is between two connections refuses, and is asked again.

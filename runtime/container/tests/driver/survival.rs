@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use neargate_container::{Launcher, Roles, Supervisor, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
     BridgedContainer, ContainerNames, ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox,
-    SandboxHost, SandboxNetwork, SandboxSpec, Sharing, Signal, Stdio,
+    SandboxError, SandboxHost, SandboxNetwork, SandboxSpec, Sharing, Signal, SocketKind, Stdio,
 };
 use neargate_model::policy::HostPath;
 use neargate_model::{
@@ -44,6 +44,7 @@ cases![
     many_are_found_again,
     another_user_reaches_no_further,
     interfaces_outlive_all,
+    sockets_outlive_a_supervisor,
     host_ports_outlive_all,
     what_is_shared_survives,
     a_shared_end_without_either,
@@ -415,6 +416,24 @@ fn leads_to_host_9(router: i32) -> bool {
     there.contains("10.77.192.0/18 via 169.254.1.3 dev host9") && there.contains("10.77.192.4")
 }
 
+/// What has nothing in its network but sockets of the server's is found again all the same.
+async fn sockets_outlive_a_supervisor(fixture: &Fixture) {
+    let directory = fixture.new_dir();
+    let mut server = Server::start(fixture, &directory);
+    server.check("groups open", "told");
+    server.check("listen 200", "listens");
+    server.check("start 201", "started");
+    server.check("reach 201", "reached");
+    kill_supervisor(&directory);
+    server.check("stats 201", "some");
+    server.check("reach 201", "reached");
+    // It is the same network, where the port is taken.
+    server.check("listen 200", "taken");
+    server.check("release 200", "released");
+    server.check("reach 201", "dropped");
+    server.shut_down(&directory);
+}
+
 async fn host_ports_outlive_all(fixture: &Fixture) {
     let directory = fixture.new_dir();
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
@@ -680,6 +699,7 @@ impl Role {
                 let serve = "while :; do nc -l -p 80 -e echo hello; done";
                 self.start(number.parse().unwrap(), serve).await
             }
+            "listen" => self.listen(number.parse().unwrap()).await,
             "reach" => {
                 let found = Driver::recover(&self.client, &container(number.parse().unwrap())).await;
                 let handle = found.unwrap().expect("a container").handle;
@@ -710,6 +730,22 @@ impl Role {
             }
             verb => self.with(verb, number.parse().unwrap()).await,
         }
+    }
+
+    /// Answers at port 80 of a task in which nothing runs.
+    async fn listen(&self, number: usize) -> String {
+        let task = self.sandbox(number).await.task;
+        let listener = match self.client.socket(&task, SocketKind::Listener { port: 80 }).await {
+            Ok(listener) => tokio::net::TcpListener::from_std(listener.into()).unwrap(),
+            Err(SandboxError::System { .. }) => return "taken".to_owned(),
+            Err(error) => return error.to_string(),
+        };
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"hello\n").await;
+            }
+        });
+        "listens".to_owned()
     }
 
     async fn with(&self, verb: &str, number: usize) -> String {
