@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use neargate_container::ContainerDriver;
 use neargate_control::{Capacity, Control, Disk, Host, SystemClock};
+use neargate_dns::{Resolver, Servers};
 use neargate_driver::{Driver, ProcessUser, SandboxHost};
 use neargate_model::{Cidr, Policy, Region, TaskId, Timestamp};
 use neargate_node::{
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::link::{COMMANDS_MAX, ChannelLink, ControlSink};
 use crate::ports::HostPorts;
+use crate::resolver;
 
 /// Tasks that one machine may hold at once: far above what its memory allows for any real task, and a
 /// bound for what control keeps of them.
@@ -45,6 +47,8 @@ pub(crate) struct Ingredients {
     pub(crate) policy: Policy,
     /// What tells tasks about themselves, where something does.
     pub(crate) endpoints: Option<Arc<dyn Endpoints>>,
+    /// Whom tasks' resolver asks for names that are not ours.
+    pub(crate) servers: Servers,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) region: Region,
     /// Blocks for default VPCs, the best first.
@@ -59,6 +63,8 @@ pub(crate) const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
 /// Control and its node, running.
 pub(crate) struct Machine {
     pub(crate) control: Control,
+    /// Tells its tasks what names stand for.
+    pub(crate) resolver: Arc<Resolver>,
     /// Commands in its containers.
     pub(crate) sessions: Sessions,
     /// What tasks have written, for those who tell of it.
@@ -92,6 +98,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         listen_on,
         policy,
         endpoints,
+        servers,
         disk,
         region,
         default_vpcs,
@@ -101,6 +108,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
     let (clock, ports) = (Arc::new(SystemClock), Arc::new(HostPorts));
     let host = Host { clock, disk, region, default_vpcs, bridge_blocks, ports };
     let control = Control::new(store, Arc::new(ChannelLink { commands }), host, capacity);
+    let resolver = resolver::of(control.clone(), servers);
     let (sessions, storage) = (Sessions::default(), StorageUsage::default());
     let agent = Agent::new(Parts {
         wasm,
@@ -124,7 +132,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
     });
     let (mut node, removals) = (JoinSet::new(), agent.removals());
     node.spawn(agent.run(inbox));
-    Machine { control, sessions, storage, removals, node }
+    Machine { control, resolver, sessions, storage, removals, node }
 }
 
 /// What this machine can hold, with its memory promised this many times over.

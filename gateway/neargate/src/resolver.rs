@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use neargate_control::Control;
-use neargate_dns::{PrivateNames, Servers};
+use neargate_dns::{PrivateNames, Resolver, Servers};
 use neargate_driver::ResolverSockets;
 use neargate_model::names::{PrivateAnswer, RecordKind};
 use tokio::net::{TcpListener, UdpSocket};
@@ -28,6 +28,11 @@ impl PrivateNames for ControlNames {
     }
 }
 
+/// A resolver with control's names.
+pub(crate) fn of(control: Control, servers: Servers) -> Arc<Resolver> {
+    Arc::new(Resolver::new(Arc::new(ControlNames(control)), servers))
+}
+
 /// Whom to ask for what is not ours: the named servers, or those of the host.
 pub(crate) fn servers(named: &[SocketAddr]) -> Servers {
     match named {
@@ -39,11 +44,9 @@ pub(crate) fn servers(named: &[SocketAddr]) -> Servers {
 /// Answers on the sockets that were supplied last, until there are no more or it is cancelled.
 pub(crate) async fn answer(
     mut supply: mpsc::Receiver<ResolverSockets>,
-    control: Control,
-    servers: Servers,
+    resolver: Arc<Resolver>,
     end: CancellationToken,
 ) {
-    let (names, servers) = (Arc::new(ControlNames(control)), Arc::new(servers));
     let mut sockets = supply.recv().await;
     while let Some(supplied) = sockets {
         let (udp, tcp) = match open(supplied) {
@@ -54,7 +57,7 @@ pub(crate) async fn answer(
                 continue;
             }
         };
-        let serving = neargate_dns::serve(udp, tcp, names.clone(), servers.clone(), end.clone());
+        let serving = neargate_dns::serve(udp, tcp, resolver.clone(), end.clone());
         tokio::select! {
             () = serving => return,
             // Those of a network that is gone are closed.

@@ -40,6 +40,7 @@ use crate::data_dir::DataDir;
 use crate::disk::AnyDisk;
 use crate::policy;
 use crate::progress::Progress;
+use crate::resolver;
 use crate::vpc_blocks;
 use crate::wasm;
 
@@ -116,6 +117,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
             policy: policy::of_invoker(),
             endpoints: None,
+            servers: resolver::servers(&[]),
             disk: Arc::new(AnyDisk),
             region: region()?,
             default_vpcs: vpc_blocks::candidates(None),

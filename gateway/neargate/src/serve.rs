@@ -236,27 +236,29 @@ async fn serve(
     let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
     let seal = data.session_seal()?;
     let endpoints = TaskEndpoints::new(seal.clone());
-    let Machine { control, sessions, storage, removals, mut node } = assembly::assemble(Ingredients {
-        store: Arc::new(store),
-        capacity: assembly::capacity(args.memory_overcommit),
-        containers: containers.clone(),
-        wasm: wasm.clone(),
-        images: Arc::new(LocalImages::new(images)),
-        stdio: stdio.clone(),
-        scratch: data.scratch(),
-        volumes: data.volumes(),
-        starts: starts.clone(),
-        files: files.of_tasks(),
-        artifacts: artifacts.clone(),
-        files_of: ProcessUser::Volumes,
-        listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        policy: policy.clone(),
-        endpoints: Some(Arc::new(NodeEndpoints(endpoints.clone()))),
-        disk: disk.clone(),
-        region: region.clone(),
-        default_vpcs: vpc_blocks::candidates(args.vpc_block),
-        bridge_blocks: vpc_blocks::for_bridge(args.vpc_block),
-    });
+    let Machine { control, resolver, sessions, storage, removals, mut node } =
+        assembly::assemble(Ingredients {
+            store: Arc::new(store),
+            capacity: assembly::capacity(args.memory_overcommit),
+            containers: containers.clone(),
+            wasm: wasm.clone(),
+            images: Arc::new(LocalImages::new(images)),
+            stdio: stdio.clone(),
+            scratch: data.scratch(),
+            volumes: data.volumes(),
+            starts: starts.clone(),
+            files: files.of_tasks(),
+            artifacts: artifacts.clone(),
+            files_of: ProcessUser::Volumes,
+            listen_on: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            policy: policy.clone(),
+            endpoints: Some(Arc::new(NodeEndpoints(endpoints.clone()))),
+            servers: resolver::servers(&args.dns_server),
+            disk: disk.clone(),
+            region: region.clone(),
+            default_vpcs: vpc_blocks::candidates(args.vpc_block),
+            bridge_blocks: vpc_blocks::for_bridge(args.vpc_block),
+        });
     for allowed in policy::describe(&policy) {
         tracing::info!(allowed, "the policy allows tasks more than usual");
     }
@@ -309,8 +311,7 @@ async fn serve(
         let metadata = Arc::new(Metadata::new(control.clone(), gateway, endpoints, usage));
         let end = end_of_tasks.clone();
         helpers.spawn(async move { metadata.serve(listeners, end).await });
-        let servers = resolver::servers(&args.dns_server);
-        helpers.spawn(resolver::answer(sockets, control.clone(), servers, end_of_tasks.clone()));
+        helpers.spawn(resolver::answer(sockets, resolver, end_of_tasks.clone()));
     }
     helpers.spawn({
         let (control, end) = (control.clone(), end_of_tasks.clone());

@@ -44,7 +44,7 @@ pub(crate) fn follow(asked: &Name, records: Vec<Record>, links_max: usize) -> Op
 }
 
 /// The addresses that a record gives; `None` if it is not what its type says.
-fn addresses(record: &Record) -> Option<Vec<IpAddr>> {
+pub(crate) fn addresses(record: &Record) -> Option<Vec<IpAddr>> {
     match record.kind {
         Kind::A => Some(vec![v4(&record.data)?]),
         Kind::AAAA => Some(vec![v6(&record.data)?]),

@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod cache;
 mod guard;
 mod message;
@@ -30,6 +31,7 @@ use std::net::Ipv4Addr;
 
 use neargate_model::names::{PrivateAnswer, RecordKind};
 
+pub use resolver::Resolver;
 pub use server::serve;
 pub use servers::{PORT, Servers, ServersFile};
 

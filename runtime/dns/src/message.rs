@@ -197,6 +197,11 @@ impl Request {
 }
 
 impl Query {
+    /// The message of a question that came without one.
+    pub(crate) fn none() -> Self {
+        Self { id: 0, is_recursive: true, question: None, payload: None }
+    }
+
     /// Bytes that its answer may have over UDP.
     pub(crate) fn udp_bytes_max(&self) -> usize {
         self.payload.unwrap_or(PLAIN_BYTES_MAX).into()

@@ -16,10 +16,10 @@ use crate::{PrivateNames, guard, upstream};
 /// Aliases that are followed from one name to its addresses.
 const LINKS_MAX: usize = 16;
 
-/// What answers; the sockets are [`server`](crate::server)'s.
-pub(crate) struct Resolver {
+/// What answers. The sockets are those of [`serve`](crate::serve).
+pub struct Resolver {
     names: Arc<dyn PrivateNames>,
-    servers: Arc<Servers>,
+    servers: Servers,
     cache: Mutex<Cache>,
     under_way: UnderWay,
     pub(crate) meters: Meters,
@@ -57,13 +57,19 @@ impl Reply {
         self.query.answer(&self.told, self.query.udp_bytes_max())
     }
 
+    /// What is answered, for somebody who wants no message.
+    pub(crate) fn into_told(self) -> Told {
+        self.told
+    }
+
     pub(crate) fn segment(&self) -> Vec<u8> {
         self.query.answer(&self.told, u16::MAX.into())
     }
 }
 
 impl Resolver {
-    pub(crate) fn new(names: Arc<dyn PrivateNames>, servers: Arc<Servers>) -> Self {
+    /// Answers with these names, and asks these servers for others.
+    pub fn new(names: Arc<dyn PrivateNames>, servers: Servers) -> Self {
         Self {
             names,
             servers,
@@ -96,6 +102,14 @@ impl Resolver {
             Request::Ask(query, question) => (query, question),
         };
         self.look_up(client, query, question, now)
+    }
+
+    /// The same of a question that came without a message.
+    pub(crate) fn begin_direct(&self, client: Ipv4Addr, question: Question, now: Instant) -> Step {
+        match self.knows(client) && self.meters.admit(client, now) {
+            true => self.look_up(client, Query::none(), question, now),
+            false => Step::Silence,
+        }
     }
 
     fn look_up(&self, client: Ipv4Addr, query: Query, mut question: Question, now: Instant) -> Step {

@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::meter::{Held, Thing};
 use crate::resolver::{Resolver, Step};
-use crate::{PrivateNames, Servers};
 
 /// Bytes of a question. One has a name of 255 at most, and a few options.
 const QUESTION_BYTES_MAX: usize = 4096;
@@ -27,14 +26,7 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers tasks until it is cancelled.
-pub async fn serve(
-    udp: UdpSocket,
-    tcp: TcpListener,
-    names: Arc<dyn PrivateNames>,
-    servers: Arc<Servers>,
-    end: CancellationToken,
-) {
-    let resolver = Arc::new(Resolver::new(names, servers));
+pub async fn serve(udp: UdpSocket, tcp: TcpListener, resolver: Arc<Resolver>, end: CancellationToken) {
     let serving = async { tokio::join!(serve_datagrams(udp, &resolver), serve_connections(tcp, &resolver)) };
     tokio::select! {
         () = end.cancelled() => {}

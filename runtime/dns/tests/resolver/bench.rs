@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use neargate_dns::{PrivateNames, Servers, serve};
+use neargate_dns::{PrivateNames, Resolver, Servers, serve};
 use neargate_model::names::{PrivateAnswer, PrivateData, PrivateRecord, PrivateZone, RecordKind};
 use simple_dns::rdata::{A, CNAME, RData, SOA};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, Question, RCODE, ResourceRecord, TYPE};
@@ -49,6 +49,7 @@ pub(crate) enum Script {
 
 pub(crate) struct Bench {
     pub(crate) address: SocketAddr,
+    pub(crate) resolver: Arc<Resolver>,
     /// How often the resolver outside was asked.
     pub(crate) asked: Arc<AtomicUsize>,
     scripts: Arc<Mutex<HashMap<String, Script>>>,
@@ -100,9 +101,9 @@ impl Bench {
         tasks.spawn(outside_connections(outside, scripts.clone()));
         let (udp, tcp) = pair().await;
         let address = tcp.local_addr().unwrap();
-        let servers = Arc::new(Servers::Named(vec![at]));
-        tasks.spawn(serve(udp, tcp, Arc::new(Zone), servers, CancellationToken::new()));
-        Self { address, asked, scripts, _tasks: tasks }
+        let resolver = Arc::new(Resolver::new(Arc::new(Zone), Servers::Named(vec![at])));
+        tasks.spawn(serve(udp, tcp, resolver.clone(), CancellationToken::new()));
+        Self { address, resolver, asked, scripts, _tasks: tasks }
     }
 
     pub(crate) fn script(&self, name: &str, script: Script) {

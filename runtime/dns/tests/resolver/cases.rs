@@ -1,6 +1,6 @@
 //! What is answered.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use simple_dns::{QTYPE, TYPE};
@@ -31,6 +31,27 @@ async fn private_names_are_answered_to_those_who_see_them() {
     assert_eq!(bench.times_asked(), 0, "nobody outside hears of private names");
     check(OTHER, "web.ns.local", TYPE::A, "ok 192.0.2.9 30").await;
     assert_eq!(bench.ask(STRANGER, "web.ns.local", TYPE::A).await, "silence");
+}
+
+#[tokio::test]
+async fn addresses_are_told_without_a_message() {
+    let inside = addresses(&[[169, 254, 170, 2], [192, 0, 2, 7]], 30);
+    let scripts = [("www.example.com", inside), ("bad.example.com", Script::Fails)];
+    let bench = Bench::new(&scripts).await;
+    let check = async |task, name, expect: Option<&[[u8; 4]]>| {
+        let expect =
+            expect.map(|found| found.iter().map(|one| Ipv4Addr::from(*one).into()).collect::<Vec<IpAddr>>());
+        assert_eq!(bench.resolver.addresses(task, name).await, expect, "{name}");
+    };
+    check(TASK, "web.ns.local", Some(&[[10, 0, 0, 5]])).await;
+    check(OTHER, "web.ns.local", Some(&[])).await;
+    check(TASK, "WWW.example.com.", Some(&[[192, 0, 2, 7]])).await;
+    check(TASK, "no.example.com", Some(&[])).await;
+    check(TASK, "no..example.com", Some(&[])).await;
+    check(TASK, "bad.example.com", None).await;
+    check(STRANGER, "www.example.com", None).await;
+    let local = bench.resolver.addresses(TASK, "localhost").await.unwrap();
+    assert!(local.iter().all(IpAddr::is_loopback) && !local.is_empty(), "{local:?}");
 }
 
 #[tokio::test]
