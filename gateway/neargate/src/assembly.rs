@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::link::{COMMANDS_MAX, ChannelLink, ControlSink};
 use crate::ports::HostPorts;
-use crate::resolver;
+use crate::resolver::{self, TaskNames};
 
 /// Tasks that one machine may hold at once: far above what its memory allows for any real task, and a
 /// bound for what control keeps of them.
@@ -128,6 +128,7 @@ pub(crate) fn assemble(ingredients: Ingredients) -> Machine {
         listen_on,
         policy,
         endpoints,
+        names: Some(Arc::new(TaskNames(resolver.clone()))),
         now,
     });
     let (mut node, removals) = (JoinSet::new(), agent.removals());

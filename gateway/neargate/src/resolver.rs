@@ -1,13 +1,15 @@
 //! The resolver of tasks: control's names behind the crate's contract, and the sockets on which it answers.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use async_trait::async_trait;
 use neargate_control::Control;
 use neargate_dns::{PrivateNames, Resolver, Servers};
 use neargate_driver::ResolverSockets;
 use neargate_model::names::{PrivateAnswer, RecordKind};
+use neargate_node::Names;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,16 @@ impl PrivateNames for ControlNames {
 
     fn look_up(&self, client: Ipv4Addr, name: &str, kind: RecordKind) -> PrivateAnswer {
         self.0.look_up_name(client, name, kind)
+    }
+}
+
+/// The resolver for tasks that ask it in this process.
+pub(crate) struct TaskNames(pub(crate) Arc<Resolver>);
+
+#[async_trait]
+impl Names for TaskNames {
+    async fn addresses(&self, client: Ipv4Addr, name: &str) -> Option<Vec<IpAddr>> {
+        self.0.addresses(client, name).await
     }
 }
 

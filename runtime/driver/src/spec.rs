@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use neargate_ipc::wire_fields;
@@ -11,7 +12,7 @@ use neargate_model::{
     WasmOptions,
 };
 
-use crate::{ContainerNames, ProcessUser};
+use crate::{ContainerNames, ProcessUser, TaskSockets};
 
 /// All that a driver needs to run one container. A container gets nothing that is not named here.
 #[derive(Debug)]
@@ -97,8 +98,10 @@ pub struct WasmSpec {
     /// Listening TCP sockets, for an HTTP handler.
     pub listeners: Vec<OwnedFd>,
     /// Whether each of them has the port that the container calls it by. A program that is no HTTP handler and
-    /// has the host's network can then listen there itself; the sockets are closed before it starts.
+    /// has a network can then listen there itself; the sockets are closed before it starts.
     pub own_ports: bool,
+    /// The network of its task, in which its sockets are made; `None` where it has none of its own.
+    pub sockets: Option<Arc<dyn TaskSockets>>,
     /// Which attempt at the task this is, from 1.
     pub attempt: u32,
     /// When the task will be stopped, in Unix milliseconds.

@@ -318,6 +318,8 @@ pub struct WasmOptions {
     pub cpu_budget_ms: Option<u64>,
     /// Whether sockets, name look-ups and outgoing HTTP use the host's network.
     pub host_network: bool,
+    /// Whether it has no sockets, name look-ups and outgoing HTTP in the network of its task either.
+    pub no_network: bool,
     /// Whether no core dump is kept when it traps.
     pub no_core_dump: bool,
     /// Whether a profile of it is kept.

@@ -17,6 +17,7 @@ mod plan;
 mod publish;
 mod scratch;
 mod sessions;
+mod sockets;
 mod start;
 mod starts;
 mod task;
@@ -26,7 +27,7 @@ mod usage;
 mod volumes;
 mod wasm;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,6 +57,13 @@ pub trait StatusSink: Send + Sync + 'static {
 pub trait Endpoints: Send + Sync + 'static {
     /// The variables of a container of a task that has an interface.
     fn variables(&self, spec: &TaskSpec, container: usize) -> Vec<(String, String)>;
+}
+
+/// Tells tasks the addresses of names.
+#[async_trait]
+pub trait Names: Send + Sync + 'static {
+    /// What the task with this address is told: nothing if the name has no address, and `None` if nobody could say.
+    async fn addresses(&self, client: Ipv4Addr, name: &str) -> Option<Vec<IpAddr>>;
 }
 
 /// A status was not made durable.
@@ -103,6 +111,8 @@ pub struct Parts {
     pub policy: Policy,
     /// What tells tasks about themselves; absent where nothing does.
     pub endpoints: Option<Arc<dyn Endpoints>>,
+    /// What tells Wasm tasks with an interface the addresses of names; absent where nothing does.
+    pub names: Option<Arc<dyn Names>>,
     /// The time now.
     pub now: fn() -> Timestamp,
 }

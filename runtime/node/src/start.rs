@@ -5,12 +5,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use neargate_driver::{ContainerSpec, Driver, Handle, Rootfs, Sandbox, StartError, WasmSpec};
-use neargate_model::{ContainerStatus, NetworkMode, PortMapping, TaskSpec, Volume, WasmOptions, chain};
+use neargate_driver::{ContainerSpec, Driver, Handle, Rootfs, Sandbox, StartError, TaskSockets, WasmSpec};
+use neargate_model::{
+    ContainerDefinition, ContainerStatus, NetworkMode, PortMapping, TaskSpec, Volume, WasmOptions, chain,
+};
 use tokio::task::JoinSet;
 
 use crate::logs::ContainerStdio;
 use crate::scratch::Scratch;
+use crate::sockets::Sockets;
 use crate::wasm::{self, Listeners};
 use crate::{Parts, TaskImage, plan, volumes};
 
@@ -27,6 +30,8 @@ pub(crate) struct Start {
     pub(crate) container: usize,
     pub(crate) image: TaskImage,
     pub(crate) sandbox: Sandbox,
+    /// The network of its Wasm containers, where it has an interface.
+    pub(crate) sockets: Option<Arc<Sockets>>,
     /// What is known of the container's life before this start.
     pub(crate) earlier: ContainerStatus,
 }
@@ -85,7 +90,7 @@ impl Start {
         // Also of a container that is started again, perhaps under another policy than the first time.
         self.parts.policy.check(&self.spec.family, &self.spec.shape).map_err(|error| Failed::of(&error))?;
         let driver = self.driver()?;
-        let (wasm, host_ports) = self.wasm()?;
+        let (wasm, host_ports) = self.wasm().await?;
         let has_artifacts = wasm.as_ref().is_some_and(|wasm| wasm.artifacts.is_some());
         let (handle, pumps) = self.start(driver, wasm).await?;
         Ok(Started { handle, pumps, host_ports, has_artifacts })
@@ -100,7 +105,7 @@ impl Start {
     }
 
     /// What only a Wasm container has, and the host's ports of its listeners.
-    fn wasm(&self) -> Result<(Option<WasmSpec>, Vec<u16>), Failed> {
+    async fn wasm(&self) -> Result<(Option<WasmSpec>, Vec<u16>), Failed> {
         let definition = &self.spec.shape.containers[self.container];
         if matches!(self.image.rootfs, Rootfs::Layers(_)) {
             return match definition.wasm == WasmOptions::default() {
@@ -114,12 +119,16 @@ impl Start {
         // A container has the network of its task.
         definition.wasm.host_network |= self.spec.shape.network_mode == NetworkMode::Host;
         let definition = &definition;
-        wasm::check(definition, self.parts.has_groups()).map_err(Failed::ours)?;
-        let assigned = plan::host_ports(&self.spec, self.container);
-        let earlier = Some(&self.earlier.host_ports).filter(|ports| !ports.is_empty()).unwrap_or(&assigned);
-        let Listeners { sockets, ports } =
-            wasm::listen(self.parts.listen_on, &definition.port_mappings, earlier)
-                .map_err(|error| Failed::of(&error))?;
+        let own = self.sockets.as_ref().filter(|_| !definition.wasm.host_network);
+        wasm::check(definition, self.parts.has_groups(), own.is_some()).map_err(Failed::ours)?;
+        let Listeners { sockets: listeners, ports } = match own {
+            Some(own) => {
+                let sockets = own.listen(&definition.port_mappings).await;
+                // The ports are its own, and none of the host's.
+                Listeners { sockets: sockets.map_err(|error| Failed::of(&error))?, ports: Vec::new() }
+            }
+            None => self.listen_on_host(definition)?,
+        };
         let own_port = |(mapping, port): (&PortMapping, &u16)| mapping.container_port == *port;
         let own_ports = definition.port_mappings.iter().zip(&ports).all(own_port);
         let options = &definition.wasm;
@@ -129,13 +138,22 @@ impl Start {
             options: options.clone(),
             tenant: wasm::tenant(&self.spec),
             files_of: wasm::files_of(definition, self.parts.files_of),
-            listeners: sockets,
+            listeners,
             own_ports,
+            sockets: own.filter(|_| !options.no_network).map(|own| own.clone() as Arc<dyn TaskSockets>),
             attempt: self.earlier.restart_count + 1,
             deadline_ms: self.spec.deadline.and_then(|at| u64::try_from(at.as_millis()).ok()),
             artifacts: keeps.then(begin).transpose().map_err(|error| Failed::of(&error))?,
         };
         Ok((Some(wasm), ports))
+    }
+
+    /// Listens at the host's ports of a container, where it did before.
+    fn listen_on_host(&self, definition: &ContainerDefinition) -> Result<Listeners, Failed> {
+        let assigned = plan::host_ports(&self.spec, self.container);
+        let earlier = Some(&self.earlier.host_ports).filter(|ports| !ports.is_empty()).unwrap_or(&assigned);
+        wasm::listen(self.parts.listen_on, &definition.port_mappings, earlier)
+            .map_err(|error| Failed::of(&error))
     }
 
     async fn start(

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::logs::ContainerStdio;
 use crate::publish::Publisher;
 use crate::scratch::{Removals, Scratch};
+use crate::sockets::Sockets;
 use crate::start::{Failed, Furnish, Furnishing, Start, Started};
 use crate::{ImageProblem, Parts, TaskImage, plan, usage, wasm};
 
@@ -76,6 +77,8 @@ struct Owner {
     sandbox_wanted: bool,
     /// Whether the sandbox host may hold something of the task.
     sandbox_is_hosted: bool,
+    /// The network of its Wasm containers, where it has an interface.
+    sockets: Option<Arc<Sockets>>,
     /// Whether what the task writes is measured.
     storage_is_watched: bool,
     measuring: Arc<Semaphore>,
@@ -102,6 +105,7 @@ pub(crate) async fn run(parts: Arc<Parts>, assignment: Assignment, mut stops: mp
         sandbox: None,
         sandbox_wanted: false,
         sandbox_is_hosted: status.start_intended,
+        sockets: Sockets::new(&parts, &spec),
         storage_is_watched: false,
         measuring,
         removals,
@@ -443,6 +447,7 @@ impl Owner {
             container,
             image,
             sandbox,
+            sockets: self.sockets.clone(),
             earlier: self.state.status.containers[container].clone(),
         };
         self.watch_storage();
@@ -512,7 +517,7 @@ impl Owner {
 
     fn release(&mut self) {
         self.timers.clear();
-        let is_hosted = self.sandbox_is_hosted;
+        let (is_hosted, sockets) = (self.sandbox_is_hosted, self.sockets.clone());
         let (parts, spec, scratch) = (self.parts.clone(), self.spec.clone(), self.scratch.clone());
         // Nothing of the task runs any more, so that the files need not wait for the sandbox, nor anybody for the files.
         let (removing, removal) = (self.removals.begin(), remove(parts.clone(), spec.clone(), scratch));
@@ -522,6 +527,10 @@ impl Owner {
         }));
         self.jobs.spawn(async move {
             neargate_failpoint::reach("node::release::before");
+            let is_hosted = match sockets {
+                Some(sockets) => sockets.end().await || is_hosted,
+                None => is_hosted,
+            };
             if let (Some(host), true) = (&parts.sandboxes, is_hosted) {
                 retry(&spec, || async { host.release(&spec.id).await.map_err(|error| chain(&error)) }).await;
             }

@@ -10,14 +10,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use neargate_driver::sim::SimDriver;
 use neargate_driver::{
-    ContainerSpec, Driver, Handle, ProcessUser, RecoverError, Recovered, Rootfs, Sandbox, StartError, Stdio,
-    WasmModule,
+    ContainerSpec, Driver, Handle, IpVersion, ProcessUser, RecoverError, Recovered, Rootfs, Sandbox,
+    SocketKind, StartError, Stdio, TaskSockets, WasmModule,
 };
 use neargate_model::lifecycle::testing::{container, depends, spec};
 use neargate_model::{
-    Condition, ContainerDefinition, ContainerId, HealthCheck, LastStatus, NodeCommand, NodeReport,
-    PortMapping, PortProtocol, Stop, StopCode, TaskId, TaskKey, TaskSpec, TaskStatus, Timestamp,
-    WasmIsolation,
+    Condition, ContainerDefinition, ContainerId, HealthCheck, LastStatus, MacAddress, NetworkInterfaceId,
+    NodeCommand, NodeReport, PortMapping, PortProtocol, Stop, StopCode, SubnetId, TaskId, TaskKey,
+    TaskNetwork, TaskSpec, TaskStatus, Timestamp, VpcId, WasmIsolation,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -61,6 +61,7 @@ struct Told {
     attempt: u32,
     listeners: usize,
     files_of: ProcessUser,
+    sockets: Option<Arc<dyn TaskSockets>>,
 }
 
 /// The simulated driver as one for Wasm: it notes what it is told, and `core` leaves a core dump.
@@ -80,6 +81,7 @@ impl Driver for WasmSim {
             attempt: wasm.attempt,
             listeners: wasm.listeners.len(),
             files_of: wasm.files_of,
+            sockets: wasm.sockets.clone(),
         });
         if let (Some(dir), true) = (&wasm.artifacts, spec.argv.iter().any(|word| word == "core")) {
             std::fs::create_dir_all(dir).unwrap();
@@ -184,6 +186,7 @@ fn bench() -> Bench {
         listen_on: IpAddr::V4(Ipv4Addr::LOCALHOST),
         policy: Policy::default(),
         endpoints: None,
+        names: None,
         now: || Timestamp(1_000),
     });
     let (commands, inbox) = mpsc::channel(64);
@@ -545,6 +548,64 @@ async fn wasm_has_a_sandbox_only_where_its_isolation_needs_one() {
     let stop = bench.reached(&task, LastStatus::Stopped).await.stop.unwrap();
     assert!(stop.reason.contains("labels neargate.wasm"), "{}", stop.reason);
     bench.assert_nothing_held().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wasm_task_has_a_network_from_its_first_socket_on() {
+    let bench = bench();
+    let mut spec = numbered(1, vec![wasm("a", "sleep 50")]);
+    spec.network = Some(interface());
+    let task = bench.assign(&spec).await;
+    bench.reached(&task, LastStatus::Running).await;
+    assert_eq!(bench.driver.sandboxes(), [], "nobody has asked for a socket");
+    let sockets = bench.wasm.told.lock().unwrap()[0].sockets.clone().expect("it has an interface");
+    let kind = SocketKind::Stream(IpVersion::V4);
+    let (first, second) = tokio::join!(sockets.make(kind), sockets.make(kind));
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(bench.driver.sandboxes(), [task.id.clone()]);
+    bench.reached(&task, LastStatus::Stopped).await;
+    bench.assert_nothing_held().await;
+    assert!(sockets.make(kind).await.is_err(), "its task has ended");
+    bench.assert_nothing_held().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wasm_handler_listens_on_its_own_address() {
+    let bench = bench();
+    let mapping = PortMapping {
+        protocol: PortProtocol::Tcp,
+        container_port: 80,
+        more_ports: 0,
+        host_port: Some(80),
+        name: None,
+    };
+    let web = ContainerDefinition { port_mappings: vec![mapping], ..wasm("web", "sleep 50") };
+    let mut spec = numbered(1, vec![web]);
+    spec.network = Some(interface());
+    let task = bench.assign(&spec).await;
+    let status = bench.reached(&task, LastStatus::Running).await;
+    assert_eq!(status.containers[0].host_ports, Vec::<u16>::new(), "none of the host's");
+    assert_eq!(bench.wasm.told.lock().unwrap()[0].listeners, 1);
+    assert_eq!(bench.driver.sandboxes(), [task.id.clone()]);
+    bench.reached(&task, LastStatus::Stopped).await;
+    bench.assert_nothing_held().await;
+}
+
+fn interface() -> TaskNetwork {
+    let address = Ipv4Addr::new(172, 31, 0, 5);
+    TaskNetwork {
+        interface: NetworkInterfaceId::new("eni-00000000000000001").unwrap(),
+        attachment: "00000000-0000-0000-0000-000000000000".to_owned(),
+        vpc: VpcId::new("vpc-00000000000000001").unwrap(),
+        vpc_block: "172.31.0.0/16".parse().unwrap(),
+        subnet: SubnetId::new("subnet-00000000000000001").unwrap(),
+        zone: "us-east-1a".to_owned(),
+        address,
+        address_v6: None,
+        vpc_block_v6: None,
+        mac: MacAddress::of(address),
+        groups: Vec::new(),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -92,7 +92,11 @@ pub(crate) fn needs_sandbox(container: &ContainerDefinition) -> bool {
 }
 
 /// Refuses what would silently not do what it promises.
-pub(crate) fn check(container: &ContainerDefinition, has_sandboxes: bool) -> Result<(), String> {
+pub(crate) fn check(
+    container: &ContainerDefinition,
+    has_sandboxes: bool,
+    has_own_network: bool,
+) -> Result<(), String> {
     if needs_sandbox(container) && !has_sandboxes {
         let class = match container.wasm.isolation {
             WasmIsolation::Thread => "thread",
@@ -102,8 +106,11 @@ pub(crate) fn check(container: &ContainerDefinition, has_sandboxes: bool) -> Res
             "isolation {class} needs a cgroup of its own, and so root: start `neargate` as root, or use isolation shared"
         ));
     }
-    if container.port_mappings.iter().any(|mapping| mapping.protocol == PortProtocol::Udp) {
-        return Err("a Wasm container listens by TCP only; map no port of udp to it".to_owned());
+    // In a network of its own it can open a socket there by itself.
+    let has_udp = || container.port_mappings.iter().any(|mapping| mapping.protocol == PortProtocol::Udp);
+    if !has_own_network && has_udp() {
+        return Err("a Wasm container listens by TCP only on the host; map no port of udp to it, or give the task an interface"
+            .to_owned());
     }
     if container.port_mappings.iter().any(|mapping| mapping.more_ports > 0) {
         return Err(
@@ -184,7 +191,7 @@ mod tests {
             container
         };
         let expect = |container: &ContainerDefinition, has_sandboxes, expect: Option<&str>| {
-            let refusal = check(container, has_sandboxes).err();
+            let refusal = check(container, has_sandboxes, false).err();
             match (&refusal, expect) {
                 (None, None) => {}
                 (Some(refusal), Some(part)) => assert!(refusal.contains(part), "{refusal}"),
@@ -206,6 +213,10 @@ mod tests {
         expect(&on_the_host(WasmIsolation::Shared), true, None);
         expect(&on_the_host(WasmIsolation::Thread), true, None);
         expect(&on_the_host(WasmIsolation::Process), true, Some("the host's cannot be reached"));
+        let mut datagrams = container("a");
+        datagrams.port_mappings.push(PortMapping { protocol: PortProtocol::Udp, ..mapping(None) });
+        expect(&datagrams, true, Some("by TCP only"));
+        assert_eq!(check(&datagrams, true, true), Ok(()));
     }
 
     #[test]

@@ -18,7 +18,8 @@
 //! gets its arguments, its environment, three streams and the directories of its plan; it has no network
 //! unless the plan says so, no host environment, no threads and no other files.
 
-// `engine::code` maps compiled code, the one thing that wasmtime cannot check; see there.
+// `engine::code` maps compiled code, the one thing that wasmtime cannot check, and `net::handed` handles a signal; see
+// there.
 #![deny(unsafe_code)]
 
 mod budget;

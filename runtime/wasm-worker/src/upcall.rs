@@ -1,4 +1,4 @@
-//! What the worker asks of the server: names, and `wasi:keyvalue`. And what it hands over while a run goes on.
+//! What the worker asks of the server: names, sockets, and `wasi:keyvalue`. And what it hands over while a run goes on.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -38,19 +38,22 @@ pub(crate) struct Upcalls {
     open: Arc<Open>,
 }
 
+/// What the server answers, and the socket that may be part of it.
+type Answer = (HostReply, Option<OwnedFd>);
+
 /// The questions that have no answer yet, of all runs.
 #[derive(Default)]
 pub(crate) struct Open {
     next: AtomicU64,
-    calls: Mutex<HashMap<u64, oneshot::Sender<HostReply>>>,
+    calls: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
 }
 
 impl Open {
     /// Passes on an answer. One that nobody waits for any more is dropped.
-    pub(crate) fn answer(&self, call: u64, reply: HostReply) {
+    pub(crate) fn answer(&self, call: u64, reply: HostReply, socket: Option<OwnedFd>) {
         let asked = self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&call);
         if let Some(asked) = asked {
-            let _ = asked.send(reply);
+            let _ = asked.send((reply, socket));
         }
     }
 }
@@ -62,6 +65,11 @@ impl Upcalls {
 
     /// Asks, and waits for the answer. Dropping the future forgets the question.
     pub(crate) async fn ask(&self, request: HostRequest) -> Result<HostReply, UpcallError> {
+        self.ask_for_socket(request).await.map(|(reply, _)| reply)
+    }
+
+    /// Asks for something that is answered with a socket if all goes well.
+    pub(crate) async fn ask_for_socket(&self, request: HostRequest) -> Result<Answer, UpcallError> {
         let (answer, answered) = oneshot::channel();
         let call = self.open.next.fetch_add(1, Ordering::Relaxed);
         {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, Handle, Limits, ProcessError, ProcessUser, RecoverError, Recovered, Rootfs,
-    Sandbox, SandboxProcessHost, StartError, ThreadSlot, WasmModule, WasmSpec,
+    ContainerSpec, Driver, Handle, Limits, ProcessError, ProcessNetwork, ProcessUser, RecoverError,
+    Recovered, Rootfs, Sandbox, SandboxProcessHost, StartError, ThreadSlot, WasmModule, WasmSpec,
 };
 use neargate_model::{ContainerId, TaskId, WasmIsolation, chain};
 use tokio::time::timeout;
@@ -81,7 +81,7 @@ impl WasmDriver {
             task,
             mounts: Vec::new(),
             user: ProcessUser::Nobody,
-            host_network: false,
+            network: ProcessNetwork::None,
             alone: None,
             digest: String::new(),
         };
@@ -169,12 +169,7 @@ impl Shared {
         let seat = self.seat(&need)?;
         let code = self.code(&module).await?;
         entry::check_grants(&code.inspection, &wasm.options).map_err(invalid)?;
-        let listening = match (wasm.listeners.is_empty(), wasm.own_ports) {
-            (true, _) => Listening::Nowhere,
-            (false, true) => Listening::OwnPorts,
-            (false, false) => Listening::OtherPorts,
-        };
-        let entry = entry::choose(&code.inspection, &wasm.options, listening).map_err(invalid)?;
+        let entry = entry::choose(&code.inspection, &wasm.options, listening(&wasm)).map_err(invalid)?;
         let control = &self.pool.config().control;
         let mut plan = plan::run(&spec, &wasm, &sandbox.limits, directories.preopens, entry, control);
         let slot = match plan.own_thread {
@@ -276,6 +271,17 @@ pub(crate) async fn start_in(order: &Order, mut seat: Seat) -> Result<Arc<Run>, 
     worker.start(order, seat).await
 }
 
+/// Where a container can be reached, and whether it could listen there by itself.
+fn listening(wasm: &WasmSpec) -> Listening {
+    let has_network = plan::network(wasm) != ProcessNetwork::None;
+    match (wasm.listeners.is_empty(), has_network, wasm.own_ports) {
+        (true, _, _) => Listening::Nowhere,
+        (false, false, _) => Listening::ForHandlers,
+        (false, true, true) => Listening::OwnPorts,
+        (false, true, false) => Listening::OtherPorts,
+    }
+}
+
 async fn directories(spec: &mut ContainerSpec) -> Result<Directories, StartError> {
     if spec.mounts.is_empty() {
         return Ok(Directories::default());
@@ -303,7 +309,7 @@ fn need(
         task: spec.task.clone(),
         mounts: directories.mounts.clone(),
         user: wasm.files_of,
-        host_network: wasm.options.host_network,
+        network: plan::network(wasm),
         alone,
         digest: module.digest.clone(),
     }

@@ -57,9 +57,11 @@ pub(crate) fn preferred(seen: &Inspection) -> Option<&EntryKind> {
 pub(crate) enum Listening {
     /// It has none.
     Nowhere,
-    /// It has sockets, each with the port that the container calls it by.
+    /// It has sockets, and no network in which it could make others.
+    ForHandlers,
+    /// It has a network, and sockets, each with the port that the container calls it by.
     OwnPorts,
-    /// It has sockets with other ports.
+    /// It has a network and sockets with other ports.
     OtherPorts,
 }
 
@@ -75,7 +77,7 @@ pub(crate) fn choose(
         (Entry::Http { .. }, _) if options.profile => Err(EntryError::HttpProfile),
         (Entry::Http { .. }, _) | (_, Listening::Nowhere) => Ok(entry),
         // Nobody would ever answer the clients that the kernel lets connect.
-        _ if !options.host_network => Err(EntryError::NoHandler),
+        (_, Listening::ForHandlers) => Err(EntryError::NoHandler),
         // It can listen there itself, once the sockets are closed.
         (_, Listening::OwnPorts) => Ok(entry),
         (_, Listening::OtherPorts) => Err(EntryError::OtherPort),
@@ -144,7 +146,7 @@ fn exports(seen: &Inspection) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Listening::{Nowhere, OtherPorts, OwnPorts};
+    use super::Listening::{ForHandlers, Nowhere, OtherPorts, OwnPorts};
     use super::*;
     use crate::protocol::{EngineKind, ExportInfo};
 
@@ -186,8 +188,8 @@ mod tests {
         let profiled = WasmOptions { profile: true, ..WasmOptions::default() };
         assert_eq!(choose(&seen(&[HTTP], &[], &[]), &profiled, OwnPorts), Err(EntryError::HttpProfile));
         assert_eq!(choose(&seen(&[COMMAND], &[], &[]), &profiled, Nowhere), Ok(Entry::Command {}));
-        check(&[HANDLER, COMMAND], None, OwnPorts, Err("no `wasi:http/incoming-handler`"));
-        check(&[COMMAND], Some("add"), OwnPorts, Err("no `wasi:http/incoming-handler`"));
+        check(&[HANDLER, COMMAND], None, ForHandlers, Err("no `wasi:http/incoming-handler`"));
+        check(&[COMMAND], Some("add"), ForHandlers, Err("no `wasi:http/incoming-handler`"));
         check(&[COMMAND], Some("add"), Nowhere, Ok(Entry::Export { name: "add".to_owned() }));
         check(&[HANDLER, COMMAND], Some("handle"), Nowhere, Ok(Entry::Handler {}));
         check(
@@ -206,8 +208,8 @@ mod tests {
     }
 
     #[test]
-    fn programs_with_the_hosts_network_listen_themselves() {
-        let options = WasmOptions { host_network: true, ..WasmOptions::default() };
+    fn programs_with_a_network_listen_themselves() {
+        let options = WasmOptions::default();
         let check = |entries: &[EntryKind], listening, expect| {
             assert_eq!(choose(&seen(entries, &[], &[]), &options, listening), expect);
         };

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use neargate_driver::{ContainerSpec, Limits, Mount, MountSource, ProcessMount, StartError, WasmSpec};
+use neargate_driver::{
+    ContainerSpec, Limits, Mount, MountSource, ProcessMount, ProcessNetwork, StartError, WasmSpec,
+};
 
 use neargate_model::WasmIsolation;
 
 use crate::interfaces::GRANT_KEY_VALUE;
 use crate::protocol::{Entry, Network, Preopen, RunLimits, RunPlan};
-use crate::worker::Permissions;
+use crate::worker::{Permissions, Reach};
 
 /// A container's directories: what its worker sees, and what the guest sees of that.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -102,9 +104,10 @@ pub(crate) fn run(
         task_limits: limits(task_limits),
         grants: options.grants.clone(),
         config: options.config.clone(),
-        network: match options.host_network {
-            true => Network::Host { control: control.to_vec() },
-            false => Network::None {},
+        network: match network(wasm) {
+            ProcessNetwork::Host => Network::Host { control: control.to_vec() },
+            ProcessNetwork::Handed => Network::Own {},
+            ProcessNetwork::None => Network::None {},
         },
         own_thread: options.isolation == WasmIsolation::Thread,
         cgroups: 0,
@@ -113,10 +116,23 @@ pub(crate) fn run(
     }
 }
 
+/// The network of a container: the host's where it asks for that, else its task's own where that has one.
+pub(crate) fn network(wasm: &WasmSpec) -> ProcessNetwork {
+    match (wasm.options.host_network, &wasm.sockets) {
+        (true, _) => ProcessNetwork::Host,
+        (false, Some(_)) => ProcessNetwork::Handed,
+        (false, None) => ProcessNetwork::None,
+    }
+}
+
 /// What a run may ask the server for.
 pub(crate) fn permissions(wasm: &WasmSpec) -> Permissions {
     Permissions {
-        resolve: wasm.options.host_network,
+        reach: match (network(wasm), &wasm.sockets) {
+            (ProcessNetwork::Host, _) => Reach::Host,
+            (ProcessNetwork::Handed, Some(sockets)) => Reach::Own(sockets.clone()),
+            (ProcessNetwork::Handed, None) | (ProcessNetwork::None, _) => Reach::Nothing,
+        },
         key_values: wasm.options.grants.iter().any(|grant| grant == GRANT_KEY_VALUE),
     }
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use neargate_ipc::{wire_enum, wire_struct};
 
 /// Both sides must agree on this number.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 wire_enum! {
     /// What the server tells a worker.
@@ -27,7 +27,7 @@ wire_enum! {
         3 => Stop { run: u64, stop: Stop },
         /// Tell what a run has used so far.
         4 => Stats { run: u64 },
-        /// The answer to [`FromWorker::HostCall`].
+        /// The answer to [`FromWorker::HostCall`]. With one descriptor if it is a [`HostReply::Socket`].
         5 => HostReply { call: u64, reply: HostReply },
     }
 }
@@ -253,6 +253,9 @@ wire_enum! {
         /// What the host reaches, but for its metadata services and the addresses at which the server itself
         /// listens. An unspecified address among these stands for its port on every address.
         1 => Host { control: Vec<SocketAddr> },
+        /// What the task's own network reaches, by sockets that the server makes there. What is in that network decides;
+        /// metadata services are denied as with the host's.
+        2 => Own {},
     }
 }
 
@@ -390,6 +393,18 @@ wire_enum! {
         6 => KvIncrement { bucket: String, key: String, delta: i64 },
         /// Sets a value if it is the old one.
         7 => KvSwap { bucket: String, key: String, old: Option<Vec<u8>>, new: Vec<u8> },
+        /// A socket in the network of its task, for a run with [`Network::Own`].
+        8 => Socket { socket: SocketPlan },
+    }
+}
+
+wire_enum! {
+    /// A socket, neither bound nor connected.
+    pub enum SocketPlan {
+        /// TCP.
+        0 => Stream { is_v6: bool },
+        /// UDP.
+        1 => Datagram { is_v6: bool },
     }
 }
 
@@ -410,6 +425,8 @@ wire_enum! {
         5 => Number { number: i64 },
         /// It did not work.
         6 => Failed { why: String },
+        /// The socket is beside it.
+        7 => Socket {},
     }
 }
 

@@ -272,6 +272,7 @@ impl RunArgs {
             config,
             cpu_budget_ms: args.cpu_budget.map(cpu_budget_ms).transpose()?,
             host_network: self.net == Net::Host,
+            no_network: false,
             no_core_dump: args.core_dump.is_none(),
             profile: args.profile.is_some(),
         })

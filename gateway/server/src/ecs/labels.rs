@@ -108,7 +108,10 @@ fn set(options: &mut WasmOptions, setting: &str, value: &str, policy: &Policy) -
         "reuse" => options.reuse = Some(number(value, u64::from(WasmOptions::REUSE_MAX))? as u32),
         "grants" => options.grants = grants(value)?,
         "cpu-budget-ms" => options.cpu_budget_ms = Some(number(value, WasmOptions::CPU_BUDGET_MS_MAX)?),
-        "network" => options.host_network = network(value, policy)?,
+        "network" => {
+            options.host_network = is_of_host(value, policy)?;
+            options.no_network = !options.host_network;
+        }
         "core-dump" => options.no_core_dump = !is_true(value)?,
         "profile" => options.profile = is_true(value)?,
         _ => {
@@ -155,7 +158,8 @@ fn grants(value: &str) -> Result<Vec<String>, String> {
     Ok(grants)
 }
 
-fn network(value: &str, policy: &Policy) -> Result<bool, String> {
+/// Whether a network is the host's, or else none.
+fn is_of_host(value: &str, policy: &Policy) -> Result<bool, String> {
     match value {
         "none" => Ok(false),
         "host" if policy.shares(HostNamespace::Network) => Ok(true),
@@ -217,7 +221,7 @@ mod tests {
         );
         check(&[("neargate.wasm.cpu-budget-ms", "250")], WasmOptions { cpu_budget_ms: Some(250), ..plain() });
         check(&[("neargate.wasm.network", "host")], WasmOptions { host_network: true, ..plain() });
-        check(&[("neargate.wasm.network", "none")], plain());
+        check(&[("neargate.wasm.network", "none")], WasmOptions { no_network: true, ..plain() });
         check(
             &[("neargate.wasm.core-dump", "false"), ("neargate.wasm.profile", "true")],
             WasmOptions { no_core_dump: true, profile: true, ..plain() },

@@ -140,7 +140,12 @@ fn options(options: &WasmOptions) -> Value {
         "reuse": options.reuse,
         "grants": options.grants,
         "cpu_budget_ms": options.cpu_budget_ms,
-        "network": if options.host_network { "host" } else { "none" },
+        // Where nothing is said, it has what its task has.
+        "network": match (options.host_network, options.no_network) {
+            (true, _) => Some("host"),
+            (false, true) => Some("none"),
+            (false, false) => None,
+        },
         "core_dump": !options.no_core_dump,
         "profile": options.profile,
     })

@@ -5,7 +5,7 @@
 //! worker's own. So we map the file, as wasmtime would, and hand over the memory. Pages of code are then those
 //! of the page cache, shared by all processes that run the image.
 //!
-//! This is the one module of the crate with `unsafe` in it.
+//! This is one of two modules of the crate with `unsafe` in them; the other is `net::handed`.
 
 #![allow(unsafe_code)]
 

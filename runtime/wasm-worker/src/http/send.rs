@@ -2,7 +2,7 @@
 //!
 //! wasmtime-wasi-http is built without its own sender, so this is the only way out: the run must have a
 //! network, the name is looked up by the server, and every address is checked after the look-up, right before
-//! it is connected to.
+//! it is connected to, by a socket in the network that the run has.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +18,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use neargate_wasm::protocol::SocketPlan;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, timeout};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
@@ -28,7 +29,7 @@ use super::charged::charged_frame;
 use super::tls;
 use crate::budget::Account;
 use crate::instance::RunContext;
-use crate::net::{LookupError, Resolver};
+use crate::net::{LookupError, Resolver, Sockets};
 
 /// How long a connection may take, TLS included, when the guest does not say.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -52,13 +53,14 @@ const CHUNK_BYTES_MAX: usize = 64 << 10;
 /// What all stores of a run send with.
 pub(crate) struct Sender {
     resolver: Resolver,
+    sockets: Sockets,
     places: Arc<Semaphore>,
 }
 
 impl Sender {
     /// For a run.
-    pub(crate) fn new(resolver: Resolver) -> Arc<Self> {
-        Arc::new(Self { resolver, places: Arc::new(Semaphore::new(REQUESTS_MAX)) })
+    pub(crate) fn new(resolver: Resolver, sockets: Sockets) -> Arc<Self> {
+        Arc::new(Self { resolver, sockets, places: Arc::new(Semaphore::new(REQUESTS_MAX)) })
     }
 
     /// What names are looked up with, and addresses are checked with.
@@ -82,6 +84,11 @@ impl Hooks {
     /// Looks up names for the guest.
     pub(crate) fn resolver(&self) -> &Resolver {
         self.sender.resolver()
+    }
+
+    /// Gets sockets for the guest.
+    pub(crate) fn sockets(&self) -> &Sockets {
+        &self.sender.sockets
     }
 }
 
@@ -183,7 +190,7 @@ impl Sender {
             .filter(|address| policy.allows_peer(*address));
         let mut failure = Error::DestinationIpProhibited;
         for address in allowed.take(ADDRESSES_MAX) {
-            match timeout(ADDRESS_MAX, TcpStream::connect(address)).await {
+            match timeout(ADDRESS_MAX, self.open(address)).await {
                 Ok(Ok(stream)) => {
                     stream.set_nodelay(true).map_err(Error::Connect)?;
                     return match target.tls {
@@ -196,6 +203,15 @@ impl Sender {
             }
         }
         Err(failure)
+    }
+
+    async fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        match self.sockets.make(SocketPlan::Stream { is_v6: address.is_ipv6() }).await {
+            Ok(None) => TcpStream::connect(address).await,
+            // tokio's type for a socket that is not connected yet takes only std's for one that is, and looks no closer.
+            Ok(Some(socket)) => TcpSocket::from_std_stream(socket.into()).connect(address).await,
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 }
 

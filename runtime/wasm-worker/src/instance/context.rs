@@ -20,7 +20,7 @@ use crate::budget::{Account, Meter, Metered};
 use crate::engine::Ticker;
 use crate::host::Host;
 use crate::http::{Hooks, Sender};
-use crate::net::{Policy, Resolver};
+use crate::net::{Policy, Resolver, Sockets};
 use crate::stdio::{Input, Output};
 use crate::upcall::Upcalls;
 use crate::worker::{Image, Stopping, Turns};
@@ -83,8 +83,9 @@ pub(crate) struct RunContext {
 impl RunContext {
     pub(crate) fn new(parts: RunParts) -> Self {
         let env = last_of_each_name(&parts.plan.env);
-        let policy = Policy::of_plan(&parts.plan);
-        let sender = Sender::new(Resolver::new(Arc::new(policy), parts.upcalls.clone()));
+        let policy = Arc::new(Policy::of_plan(&parts.plan));
+        let sockets = Sockets::new(policy.clone(), parts.upcalls.clone());
+        let sender = Sender::new(Resolver::new(policy, parts.upcalls.clone()), sockets);
         Self {
             parts,
             env,

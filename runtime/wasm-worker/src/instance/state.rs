@@ -11,7 +11,7 @@ use crate::budget::{Account, Meter};
 use crate::engine::MEMORY_BYTES_MAX;
 use crate::host::{Host, HostCtx, HostView};
 use crate::http::Hooks;
-use crate::net::Resolver;
+use crate::net::{Resolver, Sockets};
 
 /// Bytes that one table element takes: a pointer.
 const TABLE_ELEMENT_BYTES: u64 = 8;
@@ -40,6 +40,11 @@ impl State {
     /// Looks up names for the guest.
     pub(crate) fn resolver(&self) -> &Resolver {
         self.hooks.resolver()
+    }
+
+    /// Gets sockets for the guest.
+    pub(crate) fn sockets_of_task(&self) -> &Sockets {
+        self.hooks.sockets()
     }
 
     /// What the store's CPU time is measured with.

@@ -23,6 +23,9 @@ pub(crate) enum Policy {
         /// address, as it cannot be known which ones are the host's.
         control: Vec<SocketAddr>,
     },
+    /// The network of the task, whose security groups decide outside of this process, but for the same addresses. Its
+    /// sockets are handed over.
+    Own,
 }
 
 /// Metadata services outside the link-local ranges: addresses that a cloud gives every machine and that
@@ -44,6 +47,7 @@ impl Policy {
         match &plan.network {
             Network::None {} => Self::None,
             Network::Host { control } => Self::Host { control: control.clone() },
+            Network::Own {} => Self::Own,
         }
     }
 
@@ -52,10 +56,16 @@ impl Policy {
         !matches!(self, Self::None)
     }
 
+    /// Whether sockets are made elsewhere and handed over.
+    pub(crate) fn takes_sockets(&self) -> bool {
+        matches!(self, Self::Own)
+    }
+
     /// Whether something may be sent to or taken from this address.
     pub(crate) fn allows_peer(&self, peer: SocketAddr) -> bool {
         match self {
             Self::None => false,
+            Self::Own => allows_ip(peer.ip()),
             Self::Host { control } => {
                 allows_ip(peer.ip()) && !control.iter().any(|control| is_control(*control, peer))
             }

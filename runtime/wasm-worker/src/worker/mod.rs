@@ -68,6 +68,8 @@ enum WorkerError {
     Descriptors,
     #[error(transparent)]
     Engine(#[from] crate::engine::SetupError),
+    #[error("answer own system calls")]
+    Signals(#[source] std::io::Error),
     #[error("make the runtime")]
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
@@ -95,6 +97,7 @@ fn work(input: &[u8], fds: Vec<OwnedFd>) -> Result<(), WorkerError> {
         return Err(WorkerError::Version(setup.version));
     }
     let [control] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| WorkerError::Descriptors)?;
+    crate::net::answer_own_calls().map_err(WorkerError::Signals)?;
     let engines = crate::engine::Engines::new(&setup)?;
     let runtime = runtime().map_err(WorkerError::Runtime)?;
     let ended = runtime.block_on(async {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use neargate_wasm::protocol::{
-    CodeInfo, FromWorker, Preopen, RunPlan, StartFailure, Stop, ToWorker, WorkerSetup,
+    CodeInfo, FromWorker, HostReply, Preopen, RunPlan, StartFailure, Stop, ToWorker, WorkerSetup,
 };
 use tokio::sync::mpsc;
 use wasmtime_wasi::FsPerms;
@@ -93,7 +93,7 @@ impl Runs {
                     self.say(FromWorker::Usage { run, usage }).await;
                 }
             }
-            ToWorker::HostReply { call, reply } => self.open.answer(call, reply),
+            ToWorker::HostReply { call, reply } => self.open.answer(call, reply, fds.into_iter().next()),
         }
         Ok(())
     }
@@ -205,7 +205,7 @@ impl Drop for Runs {
 /// How many descriptors come with a message.
 fn descriptors(message: &ToWorker) -> usize {
     match message {
-        ToWorker::Load { .. } => 1,
+        ToWorker::Load { .. } | ToWorker::HostReply { reply: HostReply::Socket {}, .. } => 1,
         ToWorker::Start { plan, .. } => {
             3_usize.saturating_add(plan.listeners as usize).saturating_add(plan.cgroups as usize)
         }

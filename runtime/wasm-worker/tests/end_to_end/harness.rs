@@ -116,6 +116,7 @@ impl Bench {
                 files_of: ProcessUser::Invoker,
                 listeners: setup.listeners.into_iter().map(Into::into).collect(),
                 own_ports: false,
+                sockets: None,
                 attempt: 1,
                 deadline_ms: None,
                 artifacts: setup.artifacts,

@@ -48,7 +48,7 @@ pub(super) async fn run(
         slot: None,
         code: code.clone(),
         artifacts: None,
-        may: Default::default(),
+        may: beside.permissions_beside(),
     };
     let seat = shared.pool.seat_beside(beside.at()).ok_or(ExecError::NotRunning)?;
     let run = match timeout_at(deadline, start_in(&order, seat)).await {

@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use neargate_driver::{Limits, ProcessMount, ProcessUser, Sandbox};
+use neargate_driver::{Limits, ProcessMount, ProcessNetwork, ProcessUser, Sandbox};
 use neargate_model::TaskId;
 use tokio::sync::{Notify, watch};
 
@@ -47,7 +47,7 @@ pub(crate) struct Need {
     pub(crate) task: TaskId,
     pub(crate) mounts: Vec<ProcessMount>,
     pub(crate) user: ProcessUser,
-    pub(crate) host_network: bool,
+    pub(crate) network: ProcessNetwork,
     /// The sandbox in which it is alone in its worker, with its limits there; `None` where others may join.
     pub(crate) alone: Option<(Sandbox, Limits)>,
     /// The image, which some workers have loaded already.
@@ -73,8 +73,9 @@ pub(crate) struct Pool {
 struct State {
     next_group: u64,
     groups: HashMap<u64, Group>,
-    /// The group of a tenant without and with the host's network.
-    tenants: HashMap<(String, bool), u64>,
+    /// The group of a tenant for each network that its tasks have. Who is handed sockets of networks of tasks must have
+    /// none of the host's, which could be connected elsewhere, and so has other workers than the rest.
+    tenants: HashMap<(String, ProcessNetwork), u64>,
     /// The groups that are a task's own.
     tasks: HashMap<TaskId, Vec<u64>>,
 }
@@ -215,7 +216,7 @@ impl Pool {
     fn group(&self, state: &mut State, need: &Need) -> u64 {
         let found = match is_own(need) {
             false => {
-                let key = (need.tenant.clone(), need.host_network);
+                let key = (need.tenant.clone(), need.network);
                 // A task that has a worker of its own stays there.
                 state.own_group(need).or_else(|| state.tenants.get(&key).copied())
             }
@@ -233,7 +234,7 @@ impl Pool {
             tenant: need.tenant.clone(),
             mounts: need.mounts.clone(),
             user: if need.mounts.is_empty() { ProcessUser::Nobody } else { need.user },
-            host_network: need.host_network,
+            network: need.network,
             sandbox: need.alone.clone(),
             memory_bytes: if own { None } else { self.config.worker_memory_bytes },
         };
@@ -246,7 +247,7 @@ impl Pool {
         let owner = own.then(|| need.task.clone());
         match &owner {
             Some(task) => state.tasks.entry(task.clone()).or_default().push(id),
-            None => drop(state.tenants.insert((need.tenant.clone(), need.host_network), id)),
+            None => drop(state.tenants.insert((need.tenant.clone(), need.network), id)),
         }
         state
             .groups
@@ -276,7 +277,7 @@ impl State {
                 let fences = &group.fences;
                 let sees = |mount: &ProcessMount| fences.mounts.contains(mount);
                 !group.alone
-                    && fences.host_network == need.host_network
+                    && fences.network == need.network
                     && (need.mounts.is_empty() || fences.user == need.user)
                     && need.mounts.iter().all(sees)
             })
@@ -303,7 +304,7 @@ impl State {
         }
         let Some(group) = self.groups.remove(&id) else { return };
         match group.owner {
-            None => drop(self.tenants.remove(&(group.fences.tenant, group.fences.host_network))),
+            None => drop(self.tenants.remove(&(group.fences.tenant, group.fences.network))),
             Some(task) => {
                 if let Some(groups) = self.tasks.get_mut(&task) {
                     groups.retain(|other| *other != id);

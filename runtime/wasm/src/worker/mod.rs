@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use neargate_driver::{ProcessExit, StartError, ThreadSlot};
+use neargate_driver::{ProcessExit, StartError, TaskSockets, ThreadSlot};
 use neargate_ipc::channel;
 use neargate_ipc::wire::encode;
 use tokio::io::Interest;
@@ -79,10 +79,21 @@ struct Entry {
 type Held = (Seat, Arc<Code>, Option<Arc<ThreadSlot>>);
 
 /// What a run may ask the server for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Permissions {
-    pub(crate) resolve: bool,
+    pub(crate) reach: Reach,
     pub(crate) key_values: bool,
+}
+
+/// Whose names and sockets a run may ask for.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Reach {
+    #[default]
+    Nothing,
+    /// The host's names; sockets its worker makes itself.
+    Host,
+    /// Names as its task is told them, and sockets in the network of that.
+    Own(Arc<dyn TaskSockets>),
 }
 
 struct Image {
@@ -240,7 +251,7 @@ impl Worker {
             started: Some(started),
             artifacts: order.artifacts.clone(),
             left: None,
-            may: order.may,
+            may: order.may.clone(),
             held: (seat, order.code.clone(), order.slot.clone()),
         };
         state.runs.insert(run.id(), entry);

@@ -1,7 +1,7 @@
 //! The owner of a worker: the one task that receives from it and decides about its end.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -244,8 +244,8 @@ impl Owner {
         }
         let (worker, calls) = (self.worker.clone(), self.calls.clone());
         self.jobs.spawn(async move {
-            let reply = calls.answer(may, request).await;
-            worker.reply(call, reply).await;
+            let (reply, socket) = calls.answer(may, request).await;
+            worker.reply(call, reply, socket).await;
             drop(open);
         });
         Ok(true)
@@ -389,8 +389,8 @@ impl Worker {
         self.lock().runs.get(&run).map(|entry| entry.run.clone())
     }
 
-    fn permissions(&self, run: u64) -> Option<Permissions> {
-        self.lock().runs.get(&run).map(|entry| entry.may)
+    pub(super) fn permissions(&self, run: u64) -> Option<Permissions> {
+        self.lock().runs.get(&run).map(|entry| entry.may.clone())
     }
 
     /// An ended run; dropping it locks the pool, so that is left to who is not holding the lock here.
@@ -427,8 +427,9 @@ impl Worker {
         true
     }
 
-    async fn reply(&self, call: u64, reply: HostReply) {
-        if let Err(error) = self.send(&ToWorker::HostReply { call, reply }, &[]).await {
+    async fn reply(&self, call: u64, reply: HostReply, socket: Option<OwnedFd>) {
+        let fds: Vec<BorrowedFd<'_>> = socket.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = self.send(&ToWorker::HostReply { call, reply }, &fds).await {
             tracing::debug!(worker = self.name, %error, "answer a Wasm worker");
         }
     }

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::Worker;
+use super::{Permissions, Worker};
 use crate::pool::At;
 use crate::protocol::{Cause, RunExit, Stop, Usage};
 
@@ -65,6 +65,12 @@ impl Run {
 
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What another run beside it may ask for: what it reaches, and nothing that is kept.
+    pub(crate) fn permissions_beside(&self) -> Permissions {
+        let reach = self.worker.permissions(self.id).map(|may| may.reach).unwrap_or_default();
+        Permissions { reach, key_values: false }
     }
 
     /// Where its worker is in the pool.

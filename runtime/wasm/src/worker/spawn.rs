@@ -25,7 +25,7 @@ pub(crate) struct Fences {
     pub(crate) tenant: String,
     pub(crate) mounts: Vec<ProcessMount>,
     pub(crate) user: ProcessUser,
-    pub(crate) host_network: bool,
+    pub(crate) network: ProcessNetwork,
     pub(crate) memory_bytes: Option<u64>,
     /// The sandbox that it is in, with its own limits there; `None` for workers that tasks share.
     pub(crate) sandbox: Option<(Sandbox, Limits)>,
@@ -122,7 +122,7 @@ fn process(
         version: VERSION,
         runs_max,
         images_max: config.images_max,
-        network: fences.host_network,
+        network: fences.network != ProcessNetwork::None,
     };
     ProcessSpec {
         role: ProcessRole::WasmWorker,
@@ -131,7 +131,7 @@ fn process(
         fds: vec![socket],
         mounts: fences.mounts.clone(),
         user: fences.user,
-        network: if fences.host_network { ProcessNetwork::Host } else { ProcessNetwork::None },
+        network: fences.network,
         memory_bytes: fences.memory_bytes,
         address_space_bytes: None,
         cpu_seconds: None,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -9,8 +10,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerNames, ContainerSpec, Driver, Handle, Limits, Mount, MountSource, ProcessUser, Rootfs, Sandbox,
-    StartError, Stdio, WasmModule, WasmSpec,
+    ContainerNames, ContainerSpec, Driver, Handle, IpVersion, Limits, LookUpError, Mount, MountSource,
+    ProcessUser, Rootfs, Sandbox, SandboxError, SocketKind, StartError, Stdio, TaskSockets, WasmModule,
+    WasmSpec,
 };
 use neargate_model::{ContainerId, ContainerName, TaskId, WasmOptions};
 use neargate_wasm::{Config, KeyPage, KeyValueError, KeyValues, Parts, WasmDriver};
@@ -106,6 +108,7 @@ pub(crate) struct Task {
     pub(crate) task_limits: Limits,
     pub(crate) mounts: Vec<(PathBuf, &'static str, bool)>,
     pub(crate) listeners: usize,
+    pub(crate) sockets: Option<Arc<dyn TaskSockets>>,
     pub(crate) artifacts: Option<PathBuf>,
     pub(crate) stdout: Option<Arc<File>>,
 }
@@ -126,6 +129,7 @@ pub(crate) fn task(words: &str) -> Task {
         task_limits: Limits::default(),
         mounts: Vec::new(),
         listeners: 0,
+        sockets: None,
         artifacts: None,
         stdout: None,
     }
@@ -148,6 +152,11 @@ impl Task {
     pub(crate) fn options(mut self, change: impl FnOnce(&mut WasmOptions)) -> Self {
         change(&mut self.options);
         self
+    }
+
+    /// With a network of its own.
+    pub(crate) fn networked(self) -> Self {
+        Self { sockets: Some(Arc::new(FakeNetwork)), ..self }
     }
 
     /// An HTTP handler with one port.
@@ -195,10 +204,30 @@ impl Task {
                 files_of: ProcessUser::Volumes,
                 listeners: (0..self.listeners).map(listener).collect(),
                 own_ports: true,
+                sockets: self.sockets,
                 attempt: 1,
                 deadline_ms: None,
                 artifacts: self.artifacts,
             }),
+        }
+    }
+}
+
+/// A network whose sockets are of this machine, and whose names are one.
+#[derive(Debug)]
+struct FakeNetwork;
+
+#[async_trait]
+impl TaskSockets for FakeNetwork {
+    async fn make(&self, kind: SocketKind) -> Result<OwnedFd, SandboxError> {
+        assert_eq!(kind, SocketKind::Datagram(IpVersion::V6));
+        Ok(null())
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>, LookUpError> {
+        match name {
+            "one.test" => Ok(vec![Ipv4Addr::new(10, 0, 0, 1).into()]),
+            _ => Err(LookUpError::Unknown),
         }
     }
 }

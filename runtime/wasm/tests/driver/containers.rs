@@ -225,6 +225,22 @@ async fn names_need_the_network() {
 }
 
 #[tokio::test]
+async fn sockets_and_names_are_those_of_the_tasks_network() {
+    let bench = Bench::new();
+    let why = "make a socket: the task has no network of its own".to_owned();
+    let _denied = bench.run(task("socket")).await;
+    let _also_denied = bench.run(task("socket").options(|options| options.host_network = true)).await;
+    assert_eq!(told(&bench, 2).await, [(); 2].map(|()| HostReply::Failed { why: why.clone() }));
+    let _granted = bench.run(task("socket").networked()).await;
+    assert_eq!(told(&bench, 3).await[2], HostReply::Socket {});
+    let _known = bench.run(task("resolve one.test").networked()).await;
+    assert_eq!(told(&bench, 4).await[3], HostReply::Addresses { addresses: vec!["10.0.0.1".to_owned()] });
+    // What the host calls so is nothing that such a task is told.
+    let _unknown = bench.run(task("resolve localhost").networked()).await;
+    assert_eq!(told(&bench, 5).await[4], HostReply::Failed { why: "the name has no address".to_owned() });
+}
+
+#[tokio::test]
 async fn nothing_is_recovered() {
     let bench = Bench::new();
     let id = ContainerId::new("00000000-0000-0000-0000-000000000000").unwrap();

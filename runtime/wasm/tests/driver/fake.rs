@@ -3,7 +3,7 @@
 //! A worker does what the program's arguments say, so that a test says it where the reader looks: `exit CODE`,
 //! `hold` (until it is stopped), `die`, `garbage`, `strays`, `flood`, `mute` (never says that it started), `deaf` (does not
 //! end when it is killed), `dump` (leaves a core dump), `write TEXT` (to standard output), `ask` (a key-value
-//! round), `resolve NAME`. A compiler does what the bytes of the "binary" say.
+//! round), `resolve NAME`, `socket`. A compiler does what the bytes of the "binary" say.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -15,15 +15,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use neargate_driver::{
-    Limits, Process, ProcessError, ProcessExit, ProcessHost, ProcessRole, ProcessSpec, Sandbox,
-    SandboxProcessHost, ThreadSlot,
+    Limits, Process, ProcessError, ProcessExit, ProcessHost, ProcessNetwork, ProcessRole, ProcessSpec,
+    Sandbox, SandboxProcessHost, ThreadSlot,
 };
 use neargate_ipc::channel;
 use neargate_ipc::wire::{decode, encode};
 use neargate_wasm::protocol::{
     Attachment, BinaryKind, Cause, CompileOrder, CompileRefusal, CompileReply, EngineKind, Entry, EntryKind,
-    ExportInfo, FromWorker, HostReply, HostRequest, Inspection, RunExit, RunPlan, StartFailure, Stop,
-    ToWorker, Usage, VERSION,
+    ExportInfo, FromWorker, HostReply, HostRequest, Inspection, RunExit, RunPlan, SocketPlan, StartFailure,
+    Stop, ToWorker, Usage, VERSION,
 };
 use tokio::sync::watch;
 
@@ -37,7 +37,7 @@ pub(crate) enum Event {
         name: String,
         core: Option<usize>,
         mounts: Vec<String>,
-        host_network: bool,
+        network: ProcessNetwork,
     },
     Loaded,
     Unloaded {
@@ -199,7 +199,7 @@ fn worker(host: Arc<FakeHost>, mut spec: ProcessSpec, sandbox: Option<String>) -
         name: spec.name.clone(),
         core: spec.core,
         mounts: spec.mounts.iter().map(|mount| mount.source.display().to_string()).collect(),
-        host_network: spec.network == neargate_driver::ProcessNetwork::Host,
+        network: spec.network,
     });
     let stillborn = &host.stillborn;
     if stillborn.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
@@ -278,7 +278,10 @@ impl Worker {
                     self.say(&FromWorker::Usage { run, usage: usage(100) }, &[]);
                 }
             }
-            ToWorker::HostReply { reply, .. } => self.host.note(Event::Told { reply }),
+            ToWorker::HostReply { reply, .. } => {
+                assert_eq!(fds.len(), usize::from(reply == HostReply::Socket {}));
+                self.host.note(Event::Told { reply });
+            }
         }
         true
     }
@@ -369,6 +372,10 @@ impl Worker {
                 self.say(&FromWorker::HostCall { run, call: 1, request: set }, &[]);
                 let get = HostRequest::KvGet { bucket, key };
                 self.say(&FromWorker::HostCall { run, call: 2, request: get }, &[]);
+            }
+            "socket" => {
+                let request = HostRequest::Socket { socket: SocketPlan::Datagram { is_v6: true } };
+                self.say(&FromWorker::HostCall { run, call: 1, request }, &[]);
             }
             "resolve" => {
                 let request = HostRequest::Resolve { name: asks_what };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use neargate_driver::{ExecSpec, Limits, Signal};
+use neargate_driver::{ExecSpec, Limits, ProcessNetwork, Signal};
 use neargate_model::WasmIsolation;
 use neargate_wasm::WasmDriver;
 use neargate_wasm::protocol::{Network, ToWorker};
@@ -88,19 +88,22 @@ async fn tenants_and_networks_do_not_share_a_worker() {
     let _a = bench.run(task("hold")).await;
     let _b = bench.run(task("hold").tenant("b")).await;
     let _net = bench.run(task("hold").options(|options| options.host_network = true)).await;
-    assert_eq!(workers(&bench), [0, 1, 2]);
-    let networks: Vec<(String, bool)> = bench
+    let _own = bench.run(task("hold").networked()).await;
+    assert_eq!(workers(&bench), [0, 1, 2, 3]);
+    let networks: Vec<(String, ProcessNetwork)> = bench
         .host
         .events()
         .into_iter()
         .filter_map(|event| match event {
-            Event::Spawned { name, host_network, .. } => Some((name, host_network)),
+            Event::Spawned { name, network, .. } => Some((name, network)),
             _ => None,
         })
         .collect();
     // A lone worker is not pinned, so that its name has no core.
     let name = |tenant: &str| format!("wasm-{tenant}");
-    assert_eq!(networks, [(name("a"), false), (name("b"), false), (name("a"), true)]);
+    let none = ProcessNetwork::None;
+    let expected = [("a", none), ("b", none), ("a", ProcessNetwork::Host), ("a", ProcessNetwork::Handed)];
+    assert_eq!(networks, expected.map(|(tenant, network)| (name(tenant), network)));
 }
 
 #[tokio::test]
