@@ -21,12 +21,14 @@ MODULE = FIXTURES / "probe-wasm32-wasip1.wasm"
 SERVICE = TARGET / "guests/wasm32-wasip2/release/service.wasm"
 WASI = SERVICE.with_name("wasi.wasm")
 STOPPING = SERVICE.with_name("stopping.wasm")
+THIRD = SERVICE.parent / "examples/third.wasm"
 CLUSTER = "python"
 STOP_LIMIT_S = 60
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root: container tasks cannot run")
 needs_wasm = pytest.mark.skipif(not MODULE.exists(), reason="no compiler for wasm32-wasip1")
 needs_stopping = pytest.mark.skipif(not STOPPING.exists(), reason=f"{STOPPING} is not built")
+needs_guests = pytest.mark.skipif(not (WASI.exists() and THIRD.exists()), reason=f"{WASI} or {THIRD} is not built")
 needs_service = pytest.mark.skipif(not SERVICE.exists(), reason=f"{SERVICE} is not built")
 
 

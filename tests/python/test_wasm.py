@@ -114,9 +114,9 @@ def test_wrong_port_mappings(register, mapping, part):
         register(container={"portMappings": [mapping]})
 
 
-def test_wasm_listens_by_tcp_only(register, run, until_stopped):
-    register(container={"portMappings": [{"containerPort": 53, "protocol": "udp"}]})
-    task = until_stopped(run()["tasks"][0]["taskArn"])
+def test_wasm_listens_by_tcp_only_on_the_host(bridge, until_stopped):
+    arn = bridge({"name": "main", "image": "probe", "portMappings": [{"containerPort": 53, "protocol": "udp"}]})
+    task = until_stopped(arn)
     assert "a Wasm container listens by TCP only" in task["containers"][0]["reason"], task
 
 

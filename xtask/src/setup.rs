@@ -221,10 +221,13 @@ pub(crate) fn build_examples() -> Result<PathBuf> {
     Ok(target.join("wasm32-wasip2/release"))
 }
 
-/// The programs of the Wasm suite, for both versions of WASI.
+/// The programs of the Wasm suite, for the versions of WASI.
 fn build_guests() -> Result<()> {
-    let builds: [&[&str]; 2] =
-        [&["--target", "wasm32-wasip2"], &["--target", "wasm32-wasip1", "--bin", "wasi"]];
+    let builds: [&[&str]; 3] = [
+        &["--target", "wasm32-wasip2"],
+        &["--target", "wasm32-wasip2", "--example", "third"],
+        &["--target", "wasm32-wasip1", "--bin", "wasi"],
+    ];
     for build in builds {
         let mut cargo = crate::shell::cargo(&["build", "--release", "--locked"]);
         cargo.args(build).current_dir(repository().join("tests/guests"));

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::time::Instant;
 
 /// Sends a line and returns what the other side answers until it closes.
 pub(crate) fn connect(to: &str) -> String {
@@ -21,6 +22,16 @@ pub(crate) fn listen(at: &str) -> String {
     listener.map_or_else(|error| error.to_string(), |_| "listens".to_owned())
 }
 
+/// How long the first sockets of a task take, in microseconds.
+pub(crate) fn times(at: &str) -> String {
+    let time = |_| {
+        let begun = Instant::now();
+        TcpListener::bind(at).map(|_| begun.elapsed().as_micros().to_string())
+    };
+    let times: std::io::Result<Vec<String>> = (0..4).map(time).collect();
+    times.map_or_else(|error| error.to_string(), |times| times.join(" "))
+}
+
 /// Listens, and answers each line with itself until it is ended.
 pub(crate) fn serve(at: &str) -> String {
     let answer = |mut stream: TcpStream| {
@@ -38,8 +49,21 @@ pub(crate) fn serve(at: &str) -> String {
 
 /// Sends one datagram.
 pub(crate) fn send(to: &str) -> String {
-    let sent = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.send_to(b"datagram", to));
+    let sent = UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"datagram", to));
     sent.map_or_else(|error| error.to_string(), |length| format!("sent {length}"))
+}
+
+/// Prints the datagrams that come, until it is ended.
+pub(crate) fn hear(at: &str) -> String {
+    let hear = || {
+        let socket = UdpSocket::bind(at)?;
+        let mut datagram = [0; 64];
+        loop {
+            let length = socket.recv(&mut datagram)?;
+            println!("heard {}", String::from_utf8_lossy(&datagram[..length]).trim_end());
+        }
+    };
+    hear().map_or_else(|error: std::io::Error| error.to_string(), |never: std::convert::Infallible| match never {})
 }
 
 /// Looks up a name.
