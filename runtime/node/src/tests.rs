@@ -562,7 +562,7 @@ async fn a_wasm_task_has_a_network_from_its_first_socket_on() {
     let kind = SocketKind::Stream(IpVersion::V4);
     let (first, second) = tokio::join!(sockets.make(kind), sockets.make(kind));
     assert!(first.is_ok() && second.is_ok());
-    assert_eq!(bench.driver.sandboxes(), [task.id.clone()]);
+    assert_eq!(bench.driver.sandboxes(), std::slice::from_ref(&task.id));
     bench.reached(&task, LastStatus::Stopped).await;
     bench.assert_nothing_held().await;
     assert!(sockets.make(kind).await.is_err(), "its task has ended");
@@ -586,7 +586,7 @@ async fn a_wasm_handler_listens_on_its_own_address() {
     let status = bench.reached(&task, LastStatus::Running).await;
     assert_eq!(status.containers[0].host_ports, Vec::<u16>::new(), "none of the host's");
     assert_eq!(bench.wasm.told.lock().unwrap()[0].listeners, 1);
-    assert_eq!(bench.driver.sandboxes(), [task.id.clone()]);
+    assert_eq!(bench.driver.sandboxes(), std::slice::from_ref(&task.id));
     bench.reached(&task, LastStatus::Stopped).await;
     bench.assert_nothing_held().await;
 }

@@ -158,7 +158,7 @@ impl Descriptor {
         }
         // Deprecated because a type whose descriptor changes would be unsound there, and its successor is an
         // unsafe function for it. `Shared` owns its descriptor and always returns the same, so the safe form
-        // is right here and keeps this crate at one unsafe block.
+        // is right here and needs no unsafe block.
         #[allow(deprecated)]
         let registered = match AsyncFd::with_interest(Shared(Arc::clone(&self.fd)), self.interest) {
             Ok(registered) => Some(registered),

@@ -124,7 +124,7 @@ fn give(context: &mut libc::ucontext_t, result: libc::c_int) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::io::Read as _;
 
     use super::*;
 
@@ -141,9 +141,9 @@ mod tests {
         let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
         // SAFETY: `program` points to as many instructions as it says, which the kernel copies.
         unsafe {
-            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1u64, 0u64, 0u64, 0u64), 0);
             let mode = libc::SECCOMP_SET_MODE_FILTER;
-            assert_eq!(libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program), 0);
+            assert_eq!(libc::syscall(libc::SYS_seccomp, mode, 0u32, &raw const program), 0);
         }
     }
 
@@ -153,23 +153,19 @@ mod tests {
         let thread = std::thread::spawn(|| {
             install().unwrap();
             let made = || std::net::UdpSocket::bind("127.0.0.1:0");
-            let ready = || -> (OwnedFd, RawFd) {
-                let file = File::open("/dev/null").unwrap();
-                let number = std::os::fd::AsRawFd::as_raw_fd(&file);
-                (file.into(), number)
-            };
+            let is_closed = |mut reader: io::PipeReader| reader.read(&mut [0]).unwrap() == 0;
             trap_sockets();
             assert_eq!(made().unwrap_err().raw_os_error(), Some(libc::EPERM));
-            let (socket, number) = ready();
-            // What is no socket cannot be bound.
-            let ((first, second), laid) = with(socket, || (made(), made()));
+            // What is no socket cannot be bound, and is closed by whoever took it.
+            let (reader, writer) = io::pipe().unwrap();
+            let ((first, second), laid) = with(writer.into(), || (made(), made()));
             assert_eq!(first.unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
             assert_eq!(second.unwrap_err().raw_os_error(), Some(libc::EPERM));
             assert_eq!(laid, Laid::Taken);
-            let (socket, again) = ready();
-            assert_eq!(again, number, "it was closed by whoever took it");
-            assert_eq!(with(socket, || 7), (7, Laid::Left));
-            assert_eq!(ready().1, number, "it was closed because nobody took it");
+            assert!(is_closed(reader));
+            let (reader, writer) = io::pipe().unwrap();
+            assert_eq!(with(writer.into(), || 7), (7, Laid::Left));
+            assert!(is_closed(reader), "nobody took it");
             assert_eq!(made().unwrap_err().raw_os_error(), Some(libc::EPERM));
         });
         thread.join().unwrap();

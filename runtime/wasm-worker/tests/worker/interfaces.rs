@@ -89,7 +89,9 @@ impl Store {
                 }
                 HostReply::Is { is }
             }
-            HostRequest::Resolve { .. } => HostReply::Failed { why: "no names here".into() },
+            HostRequest::Resolve { .. } | HostRequest::Socket { .. } => {
+                HostReply::Failed { why: "no network here".into() }
+            }
         }
     }
 
