@@ -23,7 +23,7 @@ const IPV6_HDRINCL: c_int = 36;
 
 /// Speaks to the link and beyond it as somebody who may make packets of every kind.
 pub(crate) fn neighbours() {
-    for address in ["169.254.169.254", "127.0.0.1", "10.0.0.1"] {
+    for address in ["169.254.169.254", "127.0.0.1"] {
         attempt(&format!("connect to {address} by its mapped address"), || {
             connect(&format!("[::ffff:{address}]:80"))
         });

@@ -59,28 +59,38 @@ impl Lab {
                 .context("write the policy")?;
             Ok(file)
         };
-        let with = |file: &PathBuf| vec!["--policy".to_owned(), file.display().to_string()];
+        let with = |file: &PathBuf| {
+            let arguments = vec!["--policy".to_owned(), file.display().to_string()];
+            ServerOptions { arguments, ..ServerOptions::default() }
+        };
         Self::open_with(policy, with).map(|(lab, _)| lab)
     }
 
     /// A lab of its own, for what must be in the directory of volumes before the server starts.
     pub(crate) fn open_on<T>(prepare: impl FnOnce(&Path) -> Result<T>) -> Result<(Self, T)> {
-        Self::open_with(prepare, |_| Vec::new())
+        Self::open_with(prepare, |_| ServerOptions::default())
+    }
+
+    /// A lab of its own, whose supervisor a case kills.
+    pub(crate) fn open_to_be_harmed() -> Result<Self> {
+        let expected_log = &["another one is started"];
+        let options = |(): &()| ServerOptions { expected_log, ..ServerOptions::default() };
+        Self::open_with(|_| Ok(()), options).map(|(lab, ())| lab)
     }
 
     fn open_with<T>(
         prepare: impl FnOnce(&Path) -> Result<T>,
-        more: impl FnOnce(&T) -> Vec<String>,
+        options: impl FnOnce(&T) -> ServerOptions,
     ) -> Result<(Self, T)> {
         let scratch = neargate_tests::server::scratch_directory()?;
         let volumes = scratch.path().join("volumes");
         fs::create_dir(&volumes).context("create the directory of volumes")?;
         let prepared = prepare(&volumes)?;
-        let mut arguments = vec!["--allow-host-path".to_owned(), volumes.display().to_string()];
+        let mut options = options(&prepared);
+        options.arguments.extend(["--allow-host-path".to_owned(), volumes.display().to_string()]);
         // Nobody answers there: what tasks ask for leaves the machine in no case.
-        arguments.extend(["--dns-server", "127.0.0.1:1"].map(str::to_owned));
-        arguments.extend(more(&prepared));
-        let server = ServerOptions { arguments, ..ServerOptions::default() }.start()?;
+        options.arguments.extend(["--dns-server", "127.0.0.1:1"].map(str::to_owned));
+        let server = options.start()?;
         server.client().ecs("CreateCluster", &json!({"clusterName": CLUSTER}))?;
         let lab = Self { server, scratch, families: AtomicU32::new(0) };
         lab.pack(IMAGE, |_| Ok(()))?;

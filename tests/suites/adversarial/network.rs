@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     ("row_81_packets_of_ipv6", Needs::Root, row_81_packets_of_ipv6),
     ("row_86_connections_to_dead_peers", Needs::Root, row_86_connections_to_dead_peers),
     ("row_87_large_transfers", Needs::Root, row_87_large_transfers),
+    ("row_87_limit_of_bandwidth", Needs::Root, row_87_limit_of_bandwidth),
 ];
 
 /// What a forged router advertisement offers.
@@ -98,8 +99,6 @@ fn row_86_connections_to_dead_peers() -> Result<()> {
         let said = holder.until_printed("held")?;
         ensure!(said == "connections: 4", "{said}");
     }
-    let networks: Vec<String> = holders.iter().filter_map(network_of).collect();
-    ensure!(networks.len() == HOLDERS, "{networks:?}");
     // It goes without a word, and so do they: nobody answers what they have not sent yet.
     for task in std::iter::once(&peer).chain(&holders) {
         for pid in task.host_pids() {
@@ -114,23 +113,25 @@ fn row_86_connections_to_dead_peers() -> Result<()> {
     let is_free = || (counted().ok()? == before).then_some(());
     let free = eventually(FREED, is_free);
     ensure!(free.is_some(), "before {before:?}, {FREED:?} after their end {:?}", counted()?);
-    // None of their networks, with sockets of theirs in it, is another one's.
+    // A network that is used again has nothing of who had it before.
     for _ in 0..HOLDERS {
         let next = lab.start(&lab.definition(&["deaf-peer"]))?;
         next.until_printed("ready")?;
-        let network = network_of(&next).context("a task has no network")?;
-        ensure!(!networks.contains(&network), "{network} has connections of another task");
+        let sockets = sockets_beside(&next)?;
+        ensure!(sockets == 1, "a task that listens has {sockets} sockets in its network");
         next.stop()?;
     }
     first.stop()?;
     Ok(())
 }
 
-/// Which network namespace a task has.
-fn network_of(task: &Task<'_>) -> Option<String> {
-    let pid = task.host_pids().into_iter().next()?;
-    let link = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
-    Some(link.display().to_string())
+/// How many sockets of TCP are in a task's network (proc(5), `/proc/net/tcp`).
+fn sockets_beside(task: &Task<'_>) -> Result<usize> {
+    let pid = task.host_pids().into_iter().next().context("a process of the task")?;
+    let path = format!("/proc/{pid}/net/tcp");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    // Below a line of titles.
+    Ok(text.lines().count() - 1)
 }
 
 /// The address of a task's interface.
@@ -155,6 +156,29 @@ fn row_87_large_transfers() -> Result<()> {
         ensure!(said.trim() == (TRANSFER_MIB << 20).to_string(), "to {address}: {said:?}");
     }
     drop(beyond);
+    server.stop()?;
+    Ok(())
+}
+
+/// A task that may send a megabyte a second sends no tenth more, but for the second's worth that passes at once.
+fn row_87_limit_of_bandwidth() -> Result<()> {
+    const SENT_BYTES: u32 = 6_000_000;
+    const BYTES_PER_S: f64 = 1_000_000.0;
+    let lab = lab()?;
+    let server = lab.start(&shell(&lab, "echo ready; exec busybox nc -ll -p 81 -e busybox wc -c"))?;
+    server.until_printed("ready")?;
+    let now = "cut -d ' ' -f 1 /proc/uptime";
+    let send = format!("head -c {SENT_BYTES} /dev/zero | nc -w 30 {} 81", address_of(&server)?);
+    let mut definition = shell(&lab, &format!("{now}; {send}; {now}"));
+    definition["containerDefinitions"][0]["dockerLabels"] = json!({"neargate.network-mbps": "8"});
+    let said = lab.start(&definition)?.finish()?;
+    let numbers: Vec<f64> = said.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    let [begun, counted, ended] = numbers[..] else { anyhow::bail!("{said:?}") };
+    ensure!(counted == f64::from(SENT_BYTES), "{said:?}");
+    let seconds = ended - begun;
+    let least = (f64::from(SENT_BYTES) - BYTES_PER_S) / (1.1 * BYTES_PER_S);
+    ensure!(seconds > least, "{SENT_BYTES} bytes in {seconds} s instead of {least:.1} at least");
+    ensure!(seconds < 4.0 * least, "{SENT_BYTES} bytes took {seconds} s: the task gets far less than it may");
     server.stop()?;
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -158,7 +157,7 @@ fn row_85_all_ports_at_once() -> Result<()> {
 
 /// The processes of a container and then the supervisor are killed: ports go with the task, and with nothing else.
 fn row_85_ports_after_a_crash() -> Result<()> {
-    let (lab, ()) = Lab::open_on(|_: &Path| Ok(()))?;
+    let lab = Lab::open_to_be_harmed()?;
     let port = free_port(false)?;
     let definition = mapped(&lab, &[json!([{"containerPort": 80, "hostPort": port}])]);
     let task = run(&lab, &definition)?;
