@@ -22,11 +22,12 @@ use async_trait::async_trait;
 use neargate_container::{LauncherClient, Policy, make_files_of};
 use neargate_control::{Control, DescribedTask, NewDefinition, NewTask, RevisionWanted, RunTasks, TaskWait};
 use neargate_driver::{ProcessUser, Stdio};
+use neargate_image::{LayerFiles, OwnLayerFiles};
 use neargate_model::{
     AccountId, ClusterName, Family, LaunchType, Region, Scope, Stop, StopCode, Tags, TaskKey, TaskShape,
     TaskSpec,
 };
-use neargate_node::{Artifacts, ContainerStdio, OwnTaskFiles, Starts, StdioError, StdioSource};
+use neargate_node::{Artifacts, ContainerStdio, Starts, StdioError, StdioSource};
 use neargate_store::MemoryStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -38,6 +39,7 @@ use crate::assembly::{self, Ingredients, Machine, REMOVAL_LIMIT};
 use crate::containers::{self, Unenforced};
 use crate::data_dir::DataDir;
 use crate::disk::AnyDisk;
+use crate::keeper::Files;
 use crate::policy;
 use crate::progress::Progress;
 use crate::resolver;
@@ -83,6 +85,11 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
         true => containers::start(scratch.make()?, Unenforced::of_option(args.without_limits())?)?,
         false => None,
     };
+    // This process is the user's own, and asks with the user's rights.
+    let files = match containers.is_some() && !is_root {
+        true => Files::of_containers(vec![("scratch", scratch.path.clone())], Arc::new(launcher.clone()))?,
+        false => Files::Own,
+    };
     let artifacts = Artifacts::new(scratch.path.join("artifacts"));
     // One task is too little to do for a second thread: to wake it takes longer than what it could do.
     let runtime =
@@ -110,8 +117,7 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
             scratch: scratch.path.join("containers"),
             volumes: scratch.path.join("volumes"),
             starts: Arc::new(Starts::forgetful()),
-            // This process is the user's own, and asks with the user's rights.
-            files: Arc::new(OwnTaskFiles),
+            files: files.of_tasks(),
             artifacts: artifacts.clone(),
             files_of: ProcessUser::Invoker,
             listen_on: args.wasm.http.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip()),
@@ -175,11 +181,8 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        match std::fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                eprintln!("warning: remove scratch directory {}: {error}", self.path.display());
-            }
-            _ => {}
+        if let Err(error) = OwnLayerFiles.remove(&self.path) {
+            eprintln!("warning: remove scratch directory {}: {error}", self.path.display());
         }
     }
 }

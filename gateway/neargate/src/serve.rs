@@ -221,7 +221,13 @@ async fn serve(
     let store = SqliteOptions::default().reserve(RESERVE_BYTES, takes_reserve);
     let store = store.open(data.database()).context("open the control state")?;
     let logs = LogStore::open(data.logs(), LogStoreConfig::default()).context("open the log store")?;
-    let files = Files::of_all(data, Arc::new(launcher.clone()), is_root)?;
+    let files = match containers.is_some() && !is_root {
+        true => {
+            let trees = vec![("scratch", data.scratch()), ("volumes", data.volumes())];
+            Files::of_containers(trees, Arc::new(launcher.clone()))?
+        }
+        false => Files::of_all(data, Arc::new(launcher.clone()), is_root)?,
+    };
     let images =
         ImageStore::open_with(data.images(), files.image_options()).context("open the image store")?;
     let mut config = wasm::config(data);

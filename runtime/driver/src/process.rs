@@ -144,7 +144,8 @@ pub enum ProcessUser {
     /// Those of the user who runs this program.
     Invoker,
     /// Everybody's beneath its mounts: host root, with no capability but those over files. Only for
-    /// [`ProcessRole::keeps_files`], and only where this program was started as root.
+    /// [`ProcessRole::keeps_files`], and only where this program was started as root; elsewhere a
+    /// [`ProcessRole::FileKeeper`] has these rights over the invoking user's files.
     Root,
 }
 

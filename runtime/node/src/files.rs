@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use neargate_driver::VOLUME_ID_BASE;
+use neargate_image::{LayerFiles, OwnLayerFiles};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
@@ -32,17 +33,15 @@ pub struct OwnTaskFiles;
 
 impl TaskFiles for OwnTaskFiles {
     fn remove(&self, dir: &Path) -> io::Result<()> {
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        // Also of what a container has closed to the user whose its root is.
+        OwnLayerFiles.remove(dir)
     }
 
     fn clear(&self, dir: &Path) -> io::Result<()> {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             match entry.file_type()?.is_dir() {
-                true => fs::remove_dir_all(entry.path())?,
+                true => OwnLayerFiles.remove(&entry.path())?,
                 false => fs::remove_file(entry.path())?,
             }
         }
@@ -55,8 +54,8 @@ impl TaskFiles for OwnTaskFiles {
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o777))?;
         let (uid, gid) = (Uid::from_raw(VOLUME_ID_BASE), Gid::from_raw(VOLUME_ID_BASE));
         match rustix::fs::fchown(&dir, Some(uid), Some(gid)) {
-            // Without the right to give files away there are no containers that need it.
-            Err(error) if error != Errno::PERM => Err(error.into()),
+            // Without the right to give files away, or in a user namespace without that id, containers have the user's.
+            Err(error) if !matches!(error, Errno::PERM | Errno::INVAL) => Err(error.into()),
             _ => Ok(()),
         }
     }

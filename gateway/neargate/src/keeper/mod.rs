@@ -232,6 +232,8 @@ pub(crate) enum Files {
     Own,
     /// Processes that may.
     Kept(Keeper),
+    /// A process for what containers write, whose owner closes it as it likes; all belongs to the user.
+    OfContainers(Keeper),
 }
 
 impl Files {
@@ -244,6 +246,14 @@ impl Files {
     /// Images alone.
     pub(crate) fn of_images(data: &DataDir, processes: Arc<dyn ProcessHost>, is_root: bool) -> Result<Self> {
         Self::of(vec![("images", data.images())], processes, is_root)
+    }
+
+    /// Those of an ordinary user's containers, in these directories.
+    pub(crate) fn of_containers(
+        trees: Vec<(&'static str, PathBuf)>,
+        processes: Arc<dyn ProcessHost>,
+    ) -> Result<Self> {
+        Keeper::new(trees, processes).map(Self::OfContainers)
     }
 
     /// The best that can be had: where the program was not started as root there are no foreign owners.
@@ -261,7 +271,7 @@ impl Files {
     /// What the image store works with.
     pub(crate) fn image_options(&self) -> Options {
         match self {
-            Self::Own => Options::default(),
+            Self::Own | Self::OfContainers(_) => Options::default(),
             Self::Kept(keeper) => keeper.image_options(),
         }
     }
@@ -270,7 +280,7 @@ impl Files {
     pub(crate) fn of_tasks(&self) -> Arc<dyn TaskFiles> {
         match self {
             Self::Own => Arc::new(OwnTaskFiles),
-            Self::Kept(keeper) => Arc::new(keeper.clone()),
+            Self::Kept(keeper) | Self::OfContainers(keeper) => Arc::new(keeper.clone()),
         }
     }
 }

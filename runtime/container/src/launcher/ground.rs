@@ -11,7 +11,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use neargate_driver::{ProcessUser, VOLUME_ID_BASE};
+use neargate_driver::{ProcessRole, ProcessUser, VOLUME_ID_BASE};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat};
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change,
@@ -64,9 +64,13 @@ impl Ground {
         Ok(Self { mounts, network, own_userns, ids })
     }
 
-    /// Whether processes can have rights over files of foreign owners.
-    pub(super) fn may_keep_files(&self) -> bool {
-        !self.own_userns && self.ids.0 == 0
+    /// Whether processes of this role can have rights over files: root's over those of foreign owners; an ordinary user's
+    /// keeper, as root of the launcher's namespace, over the user's own, which containers may have closed.
+    pub(super) fn may_keep_files(&self, role: ProcessRole) -> bool {
+        match self.own_userns {
+            true => role == ProcessRole::FileKeeper,
+            false => self.ids.0 == 0,
+        }
     }
 
     /// User and group in the launcher's user namespace that are 0 in the process's.

@@ -282,7 +282,7 @@ impl Server {
         if self.roles.of(role).is_none() {
             return refuse("this program was built without it");
         }
-        let may_keep_files = self.ground.as_ref().is_ok_and(Ground::may_keep_files);
+        let may_keep_files = self.ground.as_ref().is_ok_and(|ground| ground.may_keep_files(role));
         if role.keeps_files() && !may_keep_files {
             return refuse("rights over files of other users take root; start the program as root");
         }

@@ -15,6 +15,7 @@ cases![
     keepers_stay_where_the_policy_says,
     keepers_have_rights_over_files_alone,
     keepers_reach_foreign_files_of_their_mounts,
+    keepers_reach_closed_files_of_an_ordinary_user,
     keepers_make_what_layers_need,
     dangerous_calls_kill_keepers,
 ];
@@ -36,6 +37,10 @@ fn keepers_take_root(fixture: &Fixture) {
         keeper(&mut spec, role);
         match (fixture.mode, fixture.spawn(spec)) {
             (Mode::Root, Ok(process)) => assert_eq!(fixture.block_on(process.wait()).code, 0),
+            // Over the user's own files.
+            (Mode::Ordinary, Ok(process)) if role == ProcessRole::FileKeeper => {
+                assert_eq!(fixture.block_on(process.wait()).code, 0);
+            }
             (Mode::Ordinary | Mode::NoNamespaces, Err(ProcessError::Unsupported { .. })) => {}
             (_, other) => panic!("{role:?}: {:?}", other.err()),
         }
@@ -137,6 +142,31 @@ fn keepers_reach_foreign_files_of_their_mounts(fixture: &Fixture) {
         });
         assert!(["EROFS", "EACCES"].contains(&found.text.as_str()), "{role:?}: {found:?}");
     }
+}
+
+/// What a container has closed, whose root is the user.
+fn keepers_reach_closed_files_of_an_ordinary_user(fixture: &Fixture) {
+    if fixture.mode != Mode::Ordinary {
+        return;
+    }
+    let mount = fixture.mount("kept", false);
+    let closed = mount.source.join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("file"), "content").unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    assert!(fs::read_dir(&closed).is_err());
+    for (probe, expect) in [
+        ("open /kept/closed/file", "ok"),
+        ("own /kept/closed/file", "Some(22)"),
+        ("open /etc/passwd", "ENOENT"),
+    ] {
+        let found = fixture.try_with(probe, |spec| {
+            keeper(spec, ProcessRole::FileKeeper);
+            spec.mounts.push(fixture.mount("kept", false));
+        });
+        assert_eq!(found.text, expect, "{probe}: {found:?}");
+    }
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
 }
 
 fn keepers_make_what_layers_need(fixture: &Fixture) {
