@@ -31,7 +31,7 @@ impl Resolver {
             Step::Ask(asking) => self.ask(asking).await,
         };
         let Told { aliases, answer, .. } = reply.into_told();
-        let records = aliases.iter().chain(&answer.records);
+        let records = aliases.iter().chain(&answer.records).filter(|record| record.kind == kind);
         match answer.code {
             Code::OK => Some(records.filter_map(guard::addresses).flatten().collect()),
             Code::NO_NAME => Some(Vec::new()),
