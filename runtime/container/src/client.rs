@@ -4,6 +4,7 @@
 //! it belongs to no runtime, so the client may be made before there is one and used from several. Its
 //! wake-up costs some 10 µs more than a task on the caller's own runtime would.
 
+mod handle;
 mod link_local;
 mod plan;
 mod seat;
@@ -20,24 +21,21 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use async_trait::async_trait;
 use neargate_driver::{
-    ContainerSpec, Driver, ExecError, ExecSpec, Exit, Handle, LinkLocalError, LinkLocalSockets, NetworkTurn,
-    ProcessError, RecoverError, Recovered, Sandbox, SandboxError, SandboxHost, SandboxNetwork, SandboxSpec,
-    Session, SessionSpec, Signal, SignalError, SocketKind, StartError, Stats, StatsError, Stdio, Traffic,
-    UsageDetails,
+    ContainerSpec, Driver, Exit, Handle, LinkLocalError, LinkLocalSockets, NetworkTurn, ProcessError,
+    RecoverError, Recovered, Sandbox, SandboxError, SandboxHost, SandboxNetwork, SandboxSpec, SocketKind,
+    StartError, Stats, Stdio, Traffic,
 };
 use neargate_model::{Cidr, ContainerId, Hosts, SecurityGroupRules, TaskId};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::bridge::BridgedPlan;
 use crate::config::SupervisorConfig;
-use crate::failure::Failure;
 use crate::interface::groups_requests;
 use crate::peer;
-use crate::protocol::{
-    BlockPlan, End, ExecPlan, HostsPlan, InterfacePlan, LendPlan, NetworkPlan, Request, Response,
-};
+use crate::protocol::{BlockPlan, End, HostsPlan, InterfacePlan, LendPlan, NetworkPlan, Request, Response};
 use crate::spawn::{self, SpawnError};
 use crate::steward::Succession;
+use handle::ContainerHandle;
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
 use seat::{Found, SeatClient, Snapshot};
@@ -159,12 +157,6 @@ struct Started {
     pidfd: Mutex<Option<OwnedFd>>,
     /// The reading ends of its standard output and error, if it was there before this process, until they are taken.
     readers: Mutex<Option<[OwnedFd; 2]>>,
-}
-
-/// What a caller can do with a started container.
-struct ContainerHandle {
-    connection: Arc<Connection>,
-    started: Arc<Started>,
 }
 
 /// Lets an error pass that says no more than that the supervisor is gone.
@@ -729,102 +721,5 @@ impl SandboxHost for SupervisorClient {
             Response::Failed { failure } => Err(failure.into_sandbox()),
             _ => Err(unavailable(unexpected())),
         }
-    }
-}
-
-#[async_trait]
-impl Handle for ContainerHandle {
-    async fn wait(&self) -> Exit {
-        let mut ended = self.started.ended.subscribe();
-        match ended.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some((exit, _))) => exit.clone(),
-            // The sender is in `self`.
-            _ => Exit { code: None, oom: false, reason: Some("its end was not told".to_owned()) },
-        }
-    }
-
-    async fn signal(&self, signal: Signal) -> Result<(), SignalError> {
-        if self.started.ended.borrow().is_some() {
-            return Ok(());
-        }
-        let request = Request::Signal { container: self.started.id.clone(), signal: number_of(signal)? };
-        match self.connection.call(&request, &[]).await.map_err(|source| SignalError { source })? {
-            Response::Done {} => Ok(()),
-            Response::Failed { failure } => Err(failure.into_signal()),
-            _ => Err(SignalError { source: unexpected() }),
-        }
-    }
-
-    async fn stats(&self) -> Result<Stats, StatsError> {
-        let at_end = || self.started.ended.borrow().as_ref().map(|(_, stats)| stats.clone());
-        if let Some(stats) = at_end() {
-            return Ok(stats);
-        }
-        let request = Request::Stats { container: self.started.id.clone() };
-        match self.connection.call(&request, &[]).await.map_err(|source| StatsError { source })? {
-            Response::Usage { stats } => Ok(stats),
-            // It ended meanwhile; its exit was told before this answer.
-            Response::Failed { failure: Failure::NotRunning {} } => Ok(at_end().unwrap_or_default()),
-            Response::Failed { failure } => Err(failure.into_stats()),
-            _ => Err(StatsError { source: unexpected() }),
-        }
-    }
-
-    async fn usage_details(&self) -> Result<UsageDetails, StatsError> {
-        if self.started.ended.borrow().is_some() {
-            return Ok(UsageDetails::default());
-        }
-        let request = Request::UsageDetails { container: self.started.id.clone() };
-        match self.connection.call(&request, &[]).await.map_err(|source| StatsError { source })? {
-            Response::UsageDetails { details } => Ok(details),
-            Response::Failed { failure: Failure::NotRunning {} } => Ok(UsageDetails::default()),
-            Response::Failed { failure } => Err(failure.into_stats()),
-            _ => Err(StatsError { source: unexpected() }),
-        }
-    }
-
-    async fn exec(&self, spec: ExecSpec) -> Result<Exit, ExecError> {
-        if self.started.ended.borrow().is_some() {
-            return Err(ExecError::NotRunning);
-        }
-        let plan = ExecPlan {
-            container: self.started.id.clone(),
-            argv: spec.argv,
-            env: spec.env,
-            timeout_ms: u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX),
-            has_stdio: spec.stdio.is_some(),
-            user: None,
-            attended: false,
-            window: None,
-        };
-        let fds = match &spec.stdio {
-            Some(Stdio { stdin, stdout, stderr, .. }) => vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
-            None => Vec::new(),
-        };
-        let unavailable = |source| ExecError::Start(StartError::Unavailable { source });
-        let (reply, response) = oneshot::channel();
-        let pending = Pending::Reply(reply);
-        self.connection.send(&Request::Exec { plan }, &fds, pending).await.map_err(unavailable)?;
-        match response.await.map_err(|_| unavailable(gone()))? {
-            response @ Response::Executed { .. } => Ok(session::exit(&response)),
-            Response::Failed { failure } => Err(failure.into_exec()),
-            _ => Err(unavailable(unexpected())),
-        }
-    }
-
-    async fn open(&self, spec: SessionSpec) -> Result<Box<dyn Session>, ExecError> {
-        if self.started.ended.borrow().is_some() {
-            return Err(ExecError::NotRunning);
-        }
-        session::open(&self.connection, &self.started.id, spec).await
-    }
-}
-
-/// The number of a signal in requests, where 0 is the kill of all.
-fn number_of(signal: Signal) -> Result<i32, SignalError> {
-    match signal {
-        Signal::Kill | Signal::Stop(libc::SIGKILL) => Ok(0),
-        Signal::Stop(signal @ 1..=64) => Ok(signal),
-        Signal::Stop(_) => Err(SignalError { source: io::Error::from_raw_os_error(libc::EINVAL) }),
     }
 }

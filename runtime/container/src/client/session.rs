@@ -15,7 +15,8 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use std::sync::atomic::Ordering;
 use tokio::sync::{oneshot, watch};
 
-use super::{Connection, Pending, Shared, gone, number_of, unexpected};
+use super::handle::number_of;
+use super::{Connection, Pending, Shared, gone, unexpected};
 use crate::protocol::{ExecPlan, Request, Response};
 
 /// An attended command as the receiving thread knows it.

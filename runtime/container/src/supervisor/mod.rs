@@ -38,6 +38,7 @@ mod nft;
 mod ordinary;
 mod pause;
 mod router;
+mod router_holder;
 mod sandbox;
 mod seat;
 mod sockets;
@@ -64,7 +65,7 @@ use host::{Event, Host};
 pub(crate) use journal::containers_of;
 use neargate_ipc::channel::{self, Frame};
 use neargate_ipc::wire::{decode, encode};
-pub(crate) use router::{is_router, router_of};
+pub(crate) use router_holder::{is_router, router_of};
 use seat::Seat;
 pub(crate) use seat::{connect, holder};
 

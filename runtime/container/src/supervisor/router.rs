@@ -20,25 +20,20 @@ use neargate_network::link::{End, ROUTER_MAC, TASK_INTERFACE};
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, Subsystem};
 use neargate_network::rules::{LINK_PREFIX, METADATA, Picture, Policy, PolicyId, RESOLVER, TABLE};
 use neargate_network::traffic::Counters;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::dual::Dual;
 use super::filter::Filter;
 use super::inside::{Inside, Legacy};
-use super::journal::boot;
 use super::nft::load;
+use super::report;
+use super::router_holder::{FILE, end_holder, find_holder, fork_holder, note_holder};
 use super::tunnels::Tunnels;
 use super::uplink::Uplink;
-use super::{leave_standard_error, report};
 use crate::failure::{Failure, Step, errno};
 use crate::interface::Interface;
 use crate::launchpad::Launchpad;
-use crate::sys::{self, Clone};
+use crate::sys;
 
-/// Name of the process that holds the namespace.
-const HOLDER: &str = "ng-router";
-/// Name of the file that tells the next supervisor where it is.
-const FILE: &str = "router";
 /// Index of the loopback interface in every namespace.
 const LOOPBACK: u32 = 1;
 /// How long after a failure the rules are tried to be made again.
@@ -739,65 +734,6 @@ fn furnish() -> Result<(), Failure> {
     batch.add_address(LOOPBACK, RESOLVER.into());
     let route = Netlink::open(Subsystem::Route).step("open netlink")?;
     route.exchange(batch).map_err(refused)
-}
-
-/// Starts the process that holds a new namespace; with the supervisor it ends only where nobody could find it again.
-fn fork_holder(is_lasting: bool) -> Result<(OwnedFd, i32), Failure> {
-    match sys::clone3(libc::CLONE_NEWNET as u64, None).step("start the router")? {
-        Clone::Parent { pid, pidfd } => Ok((pidfd, pid)),
-        Clone::Child => {
-            let _ = sys::close_from_3();
-            leave_standard_error();
-            if let Ok(name) = std::ffi::CString::new(HOLDER) {
-                let _ = rustix::thread::set_name(&name);
-            }
-            if !is_lasting {
-                let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
-            }
-            sys::block_all_signals();
-            loop {
-                let _ = sys::wait_signal();
-            }
-        }
-    }
-}
-
-/// Whether a process holds a router.
-pub(crate) fn is_router(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == HOLDER)
-}
-
-/// Ends the process that holds a router, which may be another's child.
-fn end_holder(holder: &OwnedFd) {
-    let _ = sys::pidfd_signal(holder.as_fd(), libc::SIGKILL);
-    let _ = sys::wait_child(Some(holder.as_fd()), true);
-}
-
-fn note_holder(directory: &Path, pid: i32, namespace: &fs::File) -> io::Result<()> {
-    let inode = rustix::fs::fstat(namespace)?.st_ino;
-    let (path, new) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
-    fs::write(&new, format!("{} {pid} {inode}\n", boot()?))?;
-    fs::rename(new, path)
-}
-
-/// The process that holds the router of a directory, and the router's namespace.
-fn find_holder(directory: &Path) -> Option<(OwnedFd, OwnedFd)> {
-    let text = fs::read_to_string(directory.join(FILE)).ok()?;
-    let mut words = text.split_whitespace();
-    let (of_boot, pid, inode) =
-        (words.next()?, words.next()?.parse().ok()?, words.next()?.parse::<u64>().ok()?);
-    if of_boot != boot().ok()? {
-        return None;
-    }
-    let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
-    let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).ok()?;
-    let is_it = rustix::fs::fstat(&namespace).is_ok_and(|stat| stat.st_ino == inode);
-    is_it.then_some((pidfd, namespace.into()))
-}
-
-/// The network namespace of a directory's router.
-pub(crate) fn router_of(directory: &Path) -> Option<OwnedFd> {
-    find_holder(directory).map(|(_, namespace)| namespace)
 }
 
 pub(super) fn refused(error: NetlinkError) -> Failure {
