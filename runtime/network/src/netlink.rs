@@ -64,6 +64,15 @@ pub struct NetlinkError {
     pub source: io::Error,
 }
 
+/// What news were of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Of what was asked about.
+    pub is_told: bool,
+    /// Some may have been, but were lost.
+    pub is_lost: bool,
+}
+
 /// A socket of the network namespace that its maker was in.
 #[derive(Debug)]
 pub struct Netlink {
@@ -92,14 +101,24 @@ impl Netlink {
         Ok(opened)
     }
 
-    /// Forgets the news that have come so far; tells whether there were any.
-    pub fn drain(&self) -> bool {
-        self.take_news(|_| true)
+    /// The number by which the kernel names who has asked for a change in what it tells of it (netlink(7)); 0 before
+    /// the first request. A process's first socket has the process's id, unless somebody else has that.
+    pub fn port(&self) -> u32 {
+        let bound = rustix::net::getsockname(&self.socket);
+        let address = bound.ok().and_then(|address| netlink::SocketAddrNetlink::try_from(address).ok());
+        address.map_or(0, |address| address.pid())
     }
 
-    /// Takes the news of the packet filter that have come so far; tells whether any is of this table or was lost. Every
-    /// message of a table begins with its name (`linux/netfilter/nf_tables.h`).
-    pub fn tells_of(&self, table: &str) -> bool {
+    /// Forgets the news that have come so far; tells whether there were any.
+    pub fn drain(&self) -> bool {
+        let told = self.take_news(|_, _| true);
+        told.is_told || told.is_lost
+    }
+
+    /// Takes the news of the packet filter that have come so far; tells whether any is of this table, of changes that
+    /// others have asked for than `but`. Every message of a table begins with its name
+    /// (`linux/netfilter/nf_tables.h`).
+    pub fn tells_of(&self, table: &str, but: Option<u32>) -> Told {
         let is_of = |payload: &[u8]| {
             let attribute = payload.get(NETFILTER_HEADER_BYTES..).unwrap_or_default();
             let word = |at: usize| Some(u16::from_ne_bytes(*attribute.get(at..)?.first_chunk()?));
@@ -108,22 +127,23 @@ impl Netlink {
             let name = attribute.get(4..usize::from(length)).and_then(<[u8]>::split_last);
             kind == TABLE_NAME && name.is_some_and(|(_, name)| name == table.as_bytes())
         };
-        self.take_news(is_of)
+        self.take_news(|header, payload| but != Some(header.port) && is_of(payload))
     }
 
-    /// Takes the news that have come so far; tells whether any is of interest by its payload, or may have been.
-    fn take_news(&self, is_wanted: impl Fn(&[u8]) -> bool) -> bool {
-        let (mut buffer, mut is_told) = ([0; NEWS_BYTES], false);
+    /// Takes the news that have come so far; tells whether any is of interest.
+    fn take_news(&self, is_wanted: impl Fn(&Header, &[u8]) -> bool) -> Told {
+        let (mut buffer, mut told) = ([0; NEWS_BYTES], Told::default());
         loop {
             match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
                 Ok((taken, length)) => {
                     let mut messages = Messages(&buffer[..taken]);
-                    is_told |= length > taken || messages.any(|(_, payload)| is_wanted(payload));
+                    told.is_told |= messages.any(|(header, payload)| is_wanted(&header, payload));
+                    told.is_lost |= length > taken;
                 }
-                // What has overrun the socket may be of interest as well.
-                Err(rustix::io::Errno::NOBUFS) => is_told = true,
+                // It has overrun the socket.
+                Err(rustix::io::Errno::NOBUFS) => told.is_lost = true,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return is_told,
+                Err(_) => return told,
             }
         }
     }
@@ -249,6 +269,8 @@ struct Messages<'a>(&'a [u8]);
 struct Header {
     message_type: u16,
     sequence_number: u32,
+    /// Who has asked for what it tells of.
+    port: u32,
 }
 
 impl<'a> Iterator for Messages<'a> {
@@ -262,6 +284,6 @@ impl<'a> Iterator for Messages<'a> {
         let payload = self.0.get(HEADER_BYTES..length)?;
         let message_type = u16::from_ne_bytes([header[4], header[5]]);
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((Header { message_type, sequence_number: word(8) }, payload))
+        Some((Header { message_type, sequence_number: word(8), port: word(12) }, payload))
     }
 }

@@ -1,13 +1,16 @@
 //! The packet filter of a network namespace, and whether somebody else changes our table in it.
 //!
-//! The kernel tells of every change, also of our own, before the request for it returns. So whatever it tells at any other
-//! time is somebody else's doing, be it a table that is gone or one element of a set.
+//! The kernel tells of every change, be it a table that is gone or one element of a set, and who has asked for it: the
+//! number of a socket, which is ours or that of the `nft` that we have run. Whatever else it tells is somebody else's
+//! doing.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, News, Subsystem};
 
+use super::nft::Nft;
 use crate::failure::{Failure, Step};
+use crate::launchpad::Launchpad;
 
 /// Our table in a namespace.
 pub(super) struct Filter {
@@ -34,15 +37,25 @@ impl Filter {
 
     /// Changes what is in the table.
     pub(super) fn exchange(&mut self, batch: Batch) -> Result<(), NetlinkError> {
-        self.change(|kernel| kernel.exchange(batch))
+        self.listen();
+        let changed = self.kernel.exchange(batch);
+        self.listen_after(self.kernel.port());
+        changed
     }
 
-    /// Does something that changes the table.
-    pub(super) fn change<T>(&mut self, act: impl FnOnce(&Netlink) -> T) -> T {
+    /// Has `nft` carry out a text in the filter's namespace, all of it or nothing.
+    pub(super) fn load(
+        &mut self,
+        text: &str,
+        namespace: BorrowedFd<'_>,
+        launchpad: &Launchpad,
+    ) -> Result<(), Failure> {
         self.listen();
-        let done = act(&self.kernel);
-        self.news.drain();
-        done
+        let nft = Nft::start(text, namespace, launchpad)?;
+        let port = nft.port();
+        let ended = nft.end();
+        self.listen_after(port);
+        ended
     }
 
     /// The socket to ask without changing anything.
@@ -51,7 +64,14 @@ impl Filter {
     }
 
     fn listen(&mut self) {
-        self.is_changed |= self.news.tells_of(&self.table);
+        let told = self.news.tells_of(&self.table, None);
+        self.is_changed |= told.is_told || told.is_lost;
+    }
+
+    /// Hears of what others have changed while we did. What a large change of ours has lost is taken for its own: else
+    /// it would have to be made again for ever.
+    fn listen_after(&mut self, port: u32) {
+        self.is_changed |= self.news.tells_of(&self.table, Some(port)).is_told;
     }
 
     /// Whether somebody else has changed the table since this was asked last.

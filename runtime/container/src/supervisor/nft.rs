@@ -21,36 +21,62 @@ const COMPLAINT_BYTES_MAX: u64 = 4096;
 /// How long it may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs `nft` in a namespace; nothing of the text can name a file or a program.
+const STEP: &str = "load the rules of security groups";
+
+/// An `nft` that runs.
+pub(super) struct Nft(Child);
+
+/// Runs `nft` in a namespace to its end.
 pub(super) fn load(text: &str, namespace: BorrowedFd<'_>, launchpad: &Launchpad) -> Result<(), Failure> {
-    const STEP: &str = "load the rules of security groups";
-    let memfd = rustix::fs::memfd_create(c"neargate-rules", MemfdFlags::CLOEXEC).step(STEP)?;
-    let mut script = fs::File::from(memfd);
-    script.write_all(text.as_bytes()).step(STEP)?;
-    rustix::fs::seek(&script, rustix::fs::SeekFrom::Start(0)).step(STEP)?;
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]).env_clear().env("PATH", PATH);
-    command.stdin(script).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = launchpad.in_network(namespace, || match command.spawn() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::Unsupported {
-            what: "a task with an interface".to_owned(),
-            why: "the program nft was not found; install the package nftables".to_owned(),
-        }),
-        spawned => spawned.step("run nft"),
-    })?;
-    if !ends_in_time(&child) {
-        let _ = child.kill();
+    Nft::start(text, namespace, launchpad)?.end()
+}
+
+impl Nft {
+    /// Has it carry out a text in a namespace, all of it or nothing; nothing of the text can name a file or a program.
+    pub(super) fn start(
+        text: &str,
+        namespace: BorrowedFd<'_>,
+        launchpad: &Launchpad,
+    ) -> Result<Self, Failure> {
+        let memfd = rustix::fs::memfd_create(c"neargate-rules", MemfdFlags::CLOEXEC).step(STEP)?;
+        let mut script = fs::File::from(memfd);
+        script.write_all(text.as_bytes()).step(STEP)?;
+        rustix::fs::seek(&script, rustix::fs::SeekFrom::Start(0)).step(STEP)?;
+        let mut command = Command::new("nft");
+        command.args(["-f", "-"]).env_clear().env("PATH", PATH);
+        command.stdin(script).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = launchpad.in_network(namespace, || match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Failure::Unsupported {
+                what: "a task with an interface".to_owned(),
+                why: "the program nft was not found; install the package nftables".to_owned(),
+            }),
+            spawned => spawned.step("run nft"),
+        })?;
+        Ok(Self(child))
     }
-    let status = child.wait().step("run nft")?;
-    let mut complaint = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        let _ = stderr.take(COMPLAINT_BYTES_MAX).read_to_string(&mut complaint);
+
+    /// The number of its socket: it has but one.
+    pub(super) fn port(&self) -> u32 {
+        self.0.id()
     }
-    match status.success() {
-        true => Ok(()),
-        false => {
-            let first = complaint.lines().next().unwrap_or("nft says nothing");
-            Err(Failure::System { step: format!("{STEP}: {first}"), errno: libc::EIO })
+
+    /// Waits for its end.
+    pub(super) fn end(self) -> Result<(), Failure> {
+        let Self(mut child) = self;
+        if !ends_in_time(&child) {
+            let _ = child.kill();
+        }
+        let status = child.wait().step("run nft")?;
+        let mut complaint = String::new();
+        if let Some(stderr) = child.stderr.take() {
+            let _ = stderr.take(COMPLAINT_BYTES_MAX).read_to_string(&mut complaint);
+        }
+        match status.success() {
+            true => Ok(()),
+            false => {
+                let first = complaint.lines().next().unwrap_or("nft says nothing");
+                Err(Failure::System { step: format!("{STEP}: {first}"), errno: libc::EIO })
+            }
         }
     }
 }

@@ -24,7 +24,6 @@ use neargate_network::traffic::Counters;
 use super::dual::Dual;
 use super::filter::Filter;
 use super::inside::{Inside, Legacy};
-use super::nft::load;
 use super::report;
 use super::router_holder::{FILE, end_holder, find_holder, fork_holder, note_holder};
 use super::tunnels::Tunnels;
@@ -503,7 +502,7 @@ impl Network {
     pub(super) fn load(&mut self, text: &str, launchpad: &Launchpad) -> Result<(), Failure> {
         neargate_failpoint::reach("container::rules::before");
         let Router { filter, namespace, .. } = self.router.as_mut().ok_or_else(no_router)?;
-        let loaded = filter.change(|_| load(text, namespace.as_fd(), launchpad));
+        let loaded = filter.load(text, namespace.as_fd(), launchpad);
         neargate_failpoint::reach("container::rules::after");
         if loaded.is_err() {
             self.mistrust();

@@ -185,7 +185,7 @@ impl Uplink {
         let names = (self.filter.table(), self.name.as_str());
         let text = render_host(names, &self.vpcs, picture, &self.forwarding.alone());
         let host = launchpad.host_network()?;
-        self.filter.change(|_| load(&text, host.as_fd(), launchpad))?;
+        self.filter.load(&text, host.as_fd(), launchpad)?;
         self.is_doubtful = false;
         Ok(())
     }

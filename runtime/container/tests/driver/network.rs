@@ -336,6 +336,14 @@ async fn removed_rules_come_back(fixture: &Fixture) {
         in_router(part);
         eventually(part, || contents(router).contains(lost)).await;
     }
+    // So is what goes while the rest is put back.
+    for _ in 0..10 {
+        in_router("flush map inet neargate policies");
+        in_router("flush chain inet neargate forward");
+        let is_whole =
+            || ["10.77.0.16 : 0x", "jump from_task"].iter().all(|part| contents(router).contains(part));
+        eventually("both come back", is_whole).await;
+    }
     for table in &ours {
         let table = table.trim_start_matches("table inet ");
         let postrouting = || nft(&["list", "chain", "inet", table, "postrouting"]).contains("masquerade");
