@@ -115,6 +115,12 @@ def test_stats_move(start):
     assert list(every) == [task.get(task.uri)["DockerId"]]
 
 
+def counts_blocks():
+    """Whether the kernel counts what groups read and write. With cgroup v1 Linux 6.18 does so only where somebody has limited it."""
+    v1 = pathlib.Path("/sys/fs/cgroup/blkio/blkio.throttle.io_service_bytes_recursive")
+    return not v1.exists() or "Write" in v1.read_text()
+
+
 def test_stats_tell_of_disks_memory_and_limits(start):
     task = start()
     task.inside(task.arn, "dd if=/dev/zero of=/file bs=1M count=8 conv=fsync 2>/dev/null; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done")
@@ -125,6 +131,9 @@ def test_stats_tell_of_disks_memory_and_limits(start):
     assert set(stats["cpu_stats"]["throttling_data"]) == {"periods", "throttled_periods", "throttled_time"}
     assert len(stats["memory_stats"]["stats"]) > 10
     blocks = stats["blkio_stats"]
+    if not counts_blocks():
+        assert blocks["io_service_bytes_recursive"] is None, blocks
+        return
     written = [one["value"] for one in blocks["io_service_bytes_recursive"] if one["op"] == "write"]
     assert sum(written) >= 8 << 20, blocks
     assert {"major", "minor", "op", "value"} == set(blocks["io_serviced_recursive"][0])

@@ -55,7 +55,7 @@ pub(crate) fn send(to: &str) -> String {
 
 /// Prints the datagrams that come, until it is ended.
 pub(crate) fn hear(at: &str) -> String {
-    let hear = || {
+    let hear = || -> std::io::Result<std::convert::Infallible> {
         let socket = UdpSocket::bind(at)?;
         let mut datagram = [0; 64];
         loop {
