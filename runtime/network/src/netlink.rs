@@ -12,6 +12,8 @@ use rustix::net::{
 
 /// Room for the answers that the kernel has put together.
 const ANSWER_BYTES: usize = 64 << 10;
+/// What may wait to be read of news.
+const NEWS_QUEUE_BYTES: usize = 4 << 20;
 /// Room for news, of which the kernel puts no more than this into one datagram (`NLMSG_GOODSIZE`).
 const NEWS_BYTES: usize = 8 << 10;
 /// Bytes of a netlink message before its payload.
@@ -97,6 +99,8 @@ impl Netlink {
             News::Rules => (Subsystem::Netfilter, 1 << (NFNLGRP_NFTABLES - 1)),
         };
         let opened = Self::open(subsystem)?;
+        // A change of many elements is much news. Without NET_ADMIN on the host it stays as it is.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&opened.socket, NEWS_QUEUE_BYTES);
         bind(&opened.socket, &netlink::SocketAddrNetlink::new(0, group))?;
         Ok(opened)
     }

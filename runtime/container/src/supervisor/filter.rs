@@ -19,6 +19,8 @@ pub(super) struct Filter {
     table: String,
     /// Whether somebody else has changed it.
     is_changed: bool,
+    /// Whether news of our last change were lost.
+    has_lost: bool,
 }
 
 impl Filter {
@@ -27,7 +29,7 @@ impl Filter {
         const STEP: &str = "open netlink";
         let kernel = Netlink::open(Subsystem::Netfilter).step(STEP)?;
         let news = Netlink::listen(News::Rules).step(STEP)?;
-        Ok(Self { kernel, news, table: table.to_owned(), is_changed: false })
+        Ok(Self { kernel, news, table: table.to_owned(), is_changed: false, has_lost: false })
     }
 
     /// The name of the table.
@@ -68,10 +70,12 @@ impl Filter {
         self.is_changed |= told.is_told || told.is_lost;
     }
 
-    /// Hears of what others have changed while we did. What a large change of ours has lost is taken for its own: else
-    /// it would have to be made again for ever.
+    /// Hears of what others have changed while we did. Where news were lost somebody else's may have been, and all is
+    /// made once more; but not for ever, if it is that which is too much news.
     fn listen_after(&mut self, port: u32) {
-        self.is_changed |= self.news.tells_of(&self.table, Some(port)).is_told;
+        let told = self.news.tells_of(&self.table, Some(port));
+        self.is_changed |= told.is_told || (told.is_lost && !self.has_lost);
+        self.has_lost = told.is_lost;
     }
 
     /// Whether somebody else has changed the table since this was asked last.
