@@ -127,11 +127,10 @@ impl Network {
         let (index, _) = linked.inspect_err(|_| router.uplink.ports.let_go(&bridged.ports))?;
         neargate_failpoint::reach("container::place::linked");
         self.picture.bridged.insert(bridged.address, bridged.clone());
-        // What is not current is made anew with it.
-        let is_current = router.is_current;
-        let entered = if is_current { router.filter.exchange(bridged.enter()) } else { Ok(()) };
+        let entered = router.exchange(bridged.enter());
         neargate_failpoint::reach("container::place::entered");
-        let published = entered.map_err(refused).and_then(|()| match is_current {
+        // What is not current is made anew with it, here and on the host.
+        let published = entered.map_err(refused).and_then(|()| match router.is_current {
             true => router.uplink.publish(bridged, &self.picture, launchpad),
             false => Ok(()),
         });
@@ -174,11 +173,9 @@ impl Network {
         let bridged = &endpoint.bridged;
         self.picture.bridged.remove(&bridged.address);
         let Some(router) = &mut self.router else { return };
-        // What is not current is made anew without it.
-        let is_current = router.is_current;
-        let withdrawn = router.uplink.withdraw(bridged, is_current);
+        let withdrawn = router.uplink.withdraw(bridged, router.is_current);
         neargate_failpoint::reach("container::place::withdrawn");
-        let left = if is_current { router.filter.exchange(bridged.leave()) } else { Ok(()) };
+        let left = router.exchange(bridged.leave());
         router.part(&endpoint.interface.addresses(), index);
         if let Err(error) = withdrawn.and(left) {
             report("take a container out of the packet filter", &refused(error).into_start());

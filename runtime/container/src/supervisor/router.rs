@@ -165,11 +165,7 @@ impl Network {
         let router = self.router.as_mut().ok_or_else(no_router)?;
         let named = router.named_of(wiring);
         let addresses = wiring.addresses();
-        // What is not current is made anew with it.
-        let entered = match router.is_current {
-            true => router.filter.exchange(elements::enter(wiring.member(&addresses, &named))),
-            false => Ok(()),
-        };
+        let entered = router.exchange(elements::enter(wiring.member(&addresses, &named)));
         neargate_failpoint::reach("container::element::after");
         entered.map_err(refused)
     }
@@ -205,11 +201,7 @@ impl Network {
         self.unlimit(&wiring.link, launchpad);
         let router = self.router.as_mut()?;
         let named = router.named_of(&wiring);
-        // What is not current is made anew without it.
-        let left = match router.is_current {
-            true => router.filter.exchange(elements::leave(wiring.member(&addresses, &named))),
-            false => Ok(()),
-        };
+        let left = router.exchange(elements::leave(wiring.member(&addresses, &named)));
         neargate_failpoint::reach("container::unlink::before");
         let is_there = router.part(&addresses, wiring.index) && wiring.inside.clear(&addresses).is_ok();
         if let Err(error) = left {
@@ -646,6 +638,11 @@ impl Router {
                 false
             }
         }
+    }
+
+    /// Changes what is in the packet filter, unless all of it is made anew, as the picture is, in any case.
+    pub(super) fn exchange(&mut self, batch: Batch) -> Result<(), NetlinkError> {
+        if self.is_current { self.filter.exchange(batch) } else { Ok(()) }
     }
 
     /// The groups of a task that have a set.
