@@ -234,34 +234,47 @@ impl Fixture {
     }
 }
 
+/// A container that asks for nothing but to run `argv`.
+pub(crate) fn plain_spec(
+    (id, sandbox): (ContainerId, &Sandbox),
+    rootfs: PathBuf,
+    argv: &[&str],
+    stdio: Stdio,
+    scratch: PathBuf,
+) -> ContainerSpec {
+    ContainerSpec {
+        id,
+        task: sandbox.task.clone(),
+        name: ContainerName::new("main").unwrap(),
+        rootfs: Rootfs::Layers(vec![rootfs]),
+        argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
+        env: vec![("PATH".to_owned(), "/bin".to_owned())],
+        working_dir: "/".into(),
+        user: None,
+        limits: Limits::default(),
+        ulimits: vec![],
+        read_only_root: false,
+        mounts: vec![],
+        shm_bytes: None,
+        capabilities_add: vec![],
+        capabilities_drop: vec![],
+        privileges: Default::default(),
+        init: false,
+        stdio,
+        scratch,
+        names: ContainerNames::default(),
+        wasm: None,
+    }
+}
+
 impl Task<'_> {
     /// A container that runs `argv`, and the ends of its streams.
     pub(crate) fn spec(&self, argv: &[&str]) -> (ContainerSpec, Streams) {
         let number = self.fixture.number();
         let (stdio, streams) = Streams::new();
-        let spec = ContainerSpec {
-            id: ContainerId::new(format!("00000000-0000-0000-0000-{number:012x}")).unwrap(),
-            task: self.sandbox.task.clone(),
-            name: ContainerName::new("main").unwrap(),
-            rootfs: Rootfs::Layers(vec![self.fixture.rootfs()]),
-            argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
-            env: vec![("PATH".to_owned(), "/bin".to_owned())],
-            working_dir: "/".into(),
-            user: None,
-            limits: Limits::default(),
-            ulimits: vec![],
-            read_only_root: false,
-            mounts: vec![],
-            shm_bytes: None,
-            capabilities_add: vec![],
-            capabilities_drop: vec![],
-            privileges: Default::default(),
-            init: false,
-            stdio,
-            scratch: self.fixture.new_dir(),
-            names: ContainerNames::default(),
-            wasm: None,
-        };
+        let id = ContainerId::new(format!("00000000-0000-0000-0000-{number:012x}")).unwrap();
+        let (rootfs, scratch) = (self.fixture.rootfs(), self.fixture.new_dir());
+        let spec = plain_spec((id, &self.sandbox), rootfs, argv, stdio, scratch);
         (spec, streams)
     }
 

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use neargate_container::{Supervisor, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
-    ContainerNames, ContainerSpec, Driver, Handle, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxError,
-    SandboxHost, SandboxNetwork, SandboxSpec, Sharing, StartError,
+    ContainerSpec, Driver, Handle, Limits, Mount, MountSource, Sandbox, SandboxError, SandboxHost,
+    SandboxNetwork, SandboxSpec, Sharing, StartError,
 };
 use neargate_model::policy::HostNamespace;
-use neargate_model::{ContainerId, ContainerName, IpcMode, PidMode, Policy, TaskId, Traffic};
+use neargate_model::{ContainerId, IpcMode, PidMode, Policy, TaskId, Traffic};
 
 use crate::cases;
-use crate::fixture::{Fixture, Output, Streams, exec_spec, make_rootfs};
+use crate::fixture::{Fixture, Output, Streams, exec_spec, make_rootfs, plain_spec};
 use crate::network::{from_anywhere, reach, rules, vpc, vpcs};
 
 cases![ordinary_user];
@@ -112,29 +112,9 @@ impl User<'_> {
         let number = number();
         let scratch = self.directory.join(format!("scratch-{number}"));
         fs::create_dir(&scratch).unwrap();
-        let spec = ContainerSpec {
-            id: ContainerId::new(format!("00000000-0000-0000-0000-{number:012x}")).unwrap(),
-            task: sandbox.task.clone(),
-            name: ContainerName::new("main").unwrap(),
-            rootfs: Rootfs::Layers(vec![self.directory.join("rootfs")]),
-            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-            env: vec![("PATH".to_owned(), "/bin".to_owned())],
-            working_dir: "/".into(),
-            user: None,
-            limits: Limits::default(),
-            ulimits: vec![],
-            read_only_root: false,
-            mounts: vec![],
-            shm_bytes: None,
-            capabilities_add: vec![],
-            capabilities_drop: vec![],
-            privileges: Default::default(),
-            init: false,
-            stdio,
-            scratch,
-            names: ContainerNames::default(),
-            wasm: None,
-        };
+        let id = ContainerId::new(format!("00000000-0000-0000-0000-{number:012x}")).unwrap();
+        let rootfs = self.directory.join("rootfs");
+        let spec = plain_spec((id, sandbox), rootfs, &["sh", "-c", script], stdio, scratch);
         (spec, streams)
     }
 

@@ -15,19 +15,18 @@ use std::time::{Duration, Instant};
 
 use neargate_container::{Launcher, Roles, Supervisor, SupervisorClient, SupervisorConfig};
 use neargate_driver::{
-    BridgedContainer, ContainerNames, ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox,
-    SandboxError, SandboxHost, SandboxNetwork, SandboxSpec, Sharing, Signal, SocketKind, Stdio,
+    BridgedContainer, ContainerSpec, Driver, Limits, Mount, MountSource, Rootfs, Sandbox, SandboxError,
+    SandboxHost, SandboxNetwork, SandboxSpec, Sharing, Signal, SocketKind, Stdio,
 };
 use neargate_model::policy::HostPath;
 use neargate_model::{
-    ContainerId, ContainerName, HostEnd, HostNumber, Hosts, IpcMode, OtherHost, PidMode, Policy, RemoteTask,
-    TaskId, Traffic,
+    ContainerId, HostEnd, HostNumber, Hosts, IpcMode, OtherHost, PidMode, Policy, RemoteTask, TaskId, Traffic,
 };
 
 use crate::bridge::{answers, tcp};
 use crate::cases;
 use crate::dual::{self, both, from, open_out};
-use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec, group_of};
+use crate::fixture::{Fixture, HOSTNAME, cgroup_roots, exec_spec, group_of, plain_spec};
 use crate::network::{contents, from_group, group, run_in};
 
 cases![
@@ -842,29 +841,8 @@ impl Role {
         let names = (starts..).map(|start| scratch.join(format!("scratch-{number}-{start}")));
         let scratch = names.into_iter().find(|scratch| !scratch.exists()).unwrap();
         fs::create_dir(&scratch).unwrap();
-        ContainerSpec {
-            id: container(number),
-            task: sandbox.task.clone(),
-            name: ContainerName::new("main").unwrap(),
-            rootfs: Rootfs::Layers(vec![self.rootfs.clone()]),
-            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
-            env: vec![("PATH".to_owned(), "/bin".to_owned())],
-            working_dir: "/".into(),
-            user: None,
-            limits: Limits::default(),
-            ulimits: vec![],
-            read_only_root: false,
-            mounts: vec![],
-            shm_bytes: None,
-            capabilities_add: vec![],
-            capabilities_drop: vec![],
-            privileges: Default::default(),
-            init: false,
-            stdio: Stdio { stdin, stdout, stderr, readers: Some([out, err]) },
-            scratch,
-            names: ContainerNames::default(),
-            wasm: None,
-        }
+        let stdio = Stdio { stdin, stdout, stderr, readers: Some([out, err]) };
+        plain_spec((container(number), sandbox), self.rootfs.clone(), &["sh", "-c", script], stdio, scratch)
     }
 
     async fn sandbox(&self, number: usize) -> Sandbox {
