@@ -1,5 +1,6 @@
 """One real server for the session, reached with boto3 and the AWS CLI as any user would reach it."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -185,11 +186,28 @@ def until_stopped(ecs):
     return until_stopped
 
 
+@contextlib.contextmanager
+def vpc_tasks(ecs, until_stopped):
+    """Runs definitions in tasks with an interface; answers their ARNs. All are stopped at the end."""
+    arns = []
+
+    def run(definition, tags=(), **network):
+        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=definition, launchType="FARGATE", tags=list(tags),
+                              networkConfiguration={"awsvpcConfiguration": network})
+        assert not answer["failures"], answer
+        arns.append(answer["tasks"][0]["taskArn"])
+        return arns[-1]
+
+    yield run
+    for arn in arns:
+        ecs.stop_task(cluster=CLUSTER, task=arn)
+    for arn in arns:
+        until_stopped(arn)
+
+
 @pytest.fixture
 def vpc_task(ecs, family, subnet, until_stopped):
     """Runs a command in a task with an interface; answers its ARN. All are stopped at the end."""
-    arns = []
-
     def vpc_task(command, where=subnet, tags=(), definition=None, labels=None, **network):
         container = {"name": "main", "image": "busybox", "command": command, "stopTimeout": 2,
                      "dockerLabels": labels or {}}
@@ -197,17 +215,10 @@ def vpc_task(ecs, family, subnet, until_stopped):
             family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"], cpu="256", memory="512",
             containerDefinitions=[container], **(definition or {}))
         revision = registered["taskDefinition"]["taskDefinitionArn"]
-        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=revision, launchType="FARGATE", tags=list(tags),
-                              networkConfiguration={"awsvpcConfiguration": {"subnets": [where], **network}})
-        assert not answer["failures"], answer
-        arns.append(answer["tasks"][0]["taskArn"])
-        return arns[-1]
+        return run(revision, tags, subnets=[where], **network)
 
-    yield vpc_task
-    for arn in arns:
-        ecs.stop_task(cluster=CLUSTER, task=arn)
-    for arn in arns:
-        until_stopped(arn)
+    with vpc_tasks(ecs, until_stopped) as run:
+        yield vpc_task
 
 
 @pytest.fixture

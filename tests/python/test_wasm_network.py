@@ -7,7 +7,7 @@ import urllib.request
 import uuid
 
 import pytest
-from conftest import CLUSTER, THIRD, WASI, needs_guests, needs_root, needs_service
+from conftest import CLUSTER, THIRD, WASI, needs_guests, needs_root, needs_service, vpc_tasks
 from test_network import group, interface, permission, task  # noqa: F401 (fixtures)
 
 pytestmark = [needs_root, needs_guests]
@@ -46,8 +46,6 @@ def guests(server):
 @pytest.fixture
 def wasm_task(ecs, subnet, group, until_stopped):  # noqa: F811 (groups outlive their tasks)
     """Runs a Wasm container in a task with an interface in these groups; all are stopped at the end."""
-    arns = []
-
     def wasm_task(container, groups=(), **more):
         family = f"w-{uuid.uuid4().hex[:12]}"
         options = {"awslogs-group": "/wasm-network", "awslogs-stream-prefix": "p", "awslogs-create-group": "true"}
@@ -55,18 +53,10 @@ def wasm_task(ecs, subnet, group, until_stopped):  # noqa: F811 (groups outlive 
                      "logConfiguration": {"logDriver": "awslogs", "options": options}}
         ecs.register_task_definition(family=family, networkMode="awsvpc", requiresCompatibilities=["FARGATE"],
                                      cpu="256", memory="512", containerDefinitions=[container], **more)
-        network = {"subnets": [subnet], **({"securityGroups": list(groups)} if groups else {})}
-        answer = ecs.run_task(cluster=CLUSTER, taskDefinition=family, launchType="FARGATE",
-                              networkConfiguration={"awsvpcConfiguration": network})
-        assert not answer["failures"], answer
-        arns.append(answer["tasks"][0]["taskArn"])
-        return arns[-1]
+        return run(family, subnets=[subnet], **({"securityGroups": list(groups)} if groups else {}))
 
-    yield wasm_task
-    for arn in arns:
-        ecs.stop_task(cluster=CLUSTER, task=arn)
-    for arn in arns:
-        until_stopped(arn)
+    with vpc_tasks(ecs, until_stopped) as run:
+        yield wasm_task
 
 
 @pytest.fixture
