@@ -5,6 +5,7 @@
 //! doing.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use neargate_network::netlink::{Batch, Netlink, NetlinkError, News, Subsystem};
 
@@ -17,8 +18,8 @@ pub(super) struct Filter {
     kernel: Netlink,
     news: Netlink,
     table: String,
-    /// Whether somebody else has changed it.
-    is_changed: bool,
+    /// When it was seen that somebody else has changed it.
+    changed_at: Option<Instant>,
     /// Whether news of our last change were lost.
     has_lost: bool,
 }
@@ -29,7 +30,7 @@ impl Filter {
         const STEP: &str = "open netlink";
         let kernel = Netlink::open(Subsystem::Netfilter).step(STEP)?;
         let news = Netlink::listen(News::Rules).step(STEP)?;
-        Ok(Self { kernel, news, table: table.to_owned(), is_changed: false, has_lost: false })
+        Ok(Self { kernel, news, table: table.to_owned(), changed_at: None, has_lost: false })
     }
 
     /// The name of the table.
@@ -67,26 +68,32 @@ impl Filter {
 
     fn listen(&mut self) {
         let told = self.news.tells_of(&self.table, None);
-        self.is_changed |= told.is_told || told.is_lost;
+        self.note(told.is_told || told.is_lost);
     }
 
     /// Hears of what others have changed while we did. Where news were lost somebody else's may have been, and all is
     /// made once more; but not for ever, if it is that which is too much news.
     fn listen_after(&mut self, port: u32) {
         let told = self.news.tells_of(&self.table, Some(port));
-        self.is_changed |= told.is_told || (told.is_lost && !self.has_lost);
+        self.note(told.is_told || (told.is_lost && !self.has_lost));
         self.has_lost = told.is_lost;
+    }
+
+    fn note(&mut self, is_changed: bool) {
+        if is_changed {
+            self.changed_at.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Whether somebody else has changed the table since this was asked last.
     pub(super) fn take_change(&mut self) -> bool {
         self.listen();
-        std::mem::take(&mut self.is_changed)
+        self.changed_at.take().is_some()
     }
 
-    /// Whether that is known already, so that nothing will tell of it any more.
-    pub(super) fn is_changed(&self) -> bool {
-        self.is_changed
+    /// When that was seen, if it was already, so that nothing will tell of it any more.
+    pub(super) fn changed_at(&self) -> Option<Instant> {
+        self.changed_at
     }
 }
 

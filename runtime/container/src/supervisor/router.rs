@@ -510,11 +510,10 @@ impl Network {
         self.retry_at = Some(Instant::now() + RETRY_PAUSE);
     }
 
-    /// When something that has failed is to be tried again.
+    /// When something that has failed is to be tried again, or else what was seen during a change is to be repaired.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        let is_changed = |router: &Router| router.filter.is_changed() || router.uplink.filter.is_changed();
-        let now = self.router.as_ref().filter(|router| is_changed(router)).map(|_| Instant::now());
-        now.or(self.retry_at)
+        let filters = self.router.iter().flat_map(|router| [&router.filter, &router.uplink.filter]);
+        self.retry_at.or_else(|| filters.filter_map(Filter::changed_at).min())
     }
 }
 

@@ -35,6 +35,8 @@ cases![
 ];
 
 const VPC: &str = "10.77.0.0/16";
+/// Changes of rules one right after the other.
+const BURST: usize = 30;
 
 /// An interface in groups, each named by a digit.
 pub(crate) fn interface(address: [u8; 4], groups: &[char]) -> TaskNetwork {
@@ -328,14 +330,20 @@ async fn removed_rules_come_back(fixture: &Fixture) {
         let nft = Command::new("nsenter").args(["-t", &pid, "-n", "nft"]).args(words.split(' ')).status();
         assert!(nft.unwrap().success(), "nft {words}");
     };
-    for (part, lost) in [
+    let parts = [
         ("flush map inet neargate policies", "10.77.0.16 : 0x"),
         ("flush chain inet neargate forward", "jump from_task"),
         ("flush set inet neargate vpcs", "elements = { 10.77.0.0/16"),
-    ] {
-        // What goes in the milliseconds of a repair may be missed (docs/network.md); that is another matter.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+    ];
+    for (part, lost) in parts {
         in_router(part);
+        eventually(part, || contents(router).contains(lost)).await;
+    }
+    // So are changes during the repair of others.
+    for (part, _) in parts.iter().cycle().take(BURST) {
+        in_router(part);
+    }
+    for (part, lost) in parts {
         eventually(part, || contents(router).contains(lost)).await;
     }
     for table in &ours {
@@ -344,7 +352,6 @@ async fn removed_rules_come_back(fixture: &Fixture) {
         if !postrouting() {
             continue;
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
         nft(&["flush", "chain", "inet", table, "postrouting"]);
         eventually("the host's chain comes back", postrouting).await;
     }
