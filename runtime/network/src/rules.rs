@@ -345,7 +345,7 @@ pub fn render_host(
         iifname "{UPLINK_PREFIX}*" oifname "{UPLINK_PREFIX}*" drop
         iifname "{UPLINK_PREFIX}*" accept
         oifname "{UPLINK_PREFIX}*" ct state vmap {{ established : accept, related : accept }}
-        oifname "{uplink}" ct status dnat accept
+        oifname "{UPLINK_PREFIX}*" ct status dnat accept
         oifname "{UPLINK_PREFIX}*" drop
 {others}    }}
     chain postrouting {{
