@@ -8,6 +8,7 @@ import uuid
 
 import pytest
 from conftest import CLUSTER, THIRD, WASI, needs_guests, needs_root, needs_service, vpc_tasks
+from test_iam import TASKS, iam, role, statement  # noqa: F401 (fixtures)
 from test_network import group, interface, permission, task  # noqa: F401 (fixtures)
 
 pytestmark = [needs_root, needs_guests]
@@ -149,7 +150,7 @@ def test_the_host_and_its_secrets_are_out_of_reach(said, group, guest):
     with socket.create_server(("0.0.0.0", 0)) as host:
         port = host.getsockname()[1]
         own = [f"{address}:{port}" for address in ["127.0.0.1", "172.31.0.1", host_address()]]
-        secrets = ["169.254.169.254:80", "169.254.170.2:80", "169.254.1.1:80"]
+        secrets = ["169.254.169.254:80", "169.254.170.2:443", "169.254.170.3:80", "169.254.1.1:80"]
         for to in own + secrets:
             for way in ["tcp", "udp", "fetch"]:
                 answer = said(guest(way, to), [clients])
@@ -168,6 +169,39 @@ def host_address():
         except OSError:
             return "127.0.0.2"
         return probe.getsockname()[0]
+
+
+@pytest.fixture
+def told(wasm_task, until, words_of, group):  # noqa: F811
+    """What a guest is answered at a path below the URL of its metadata, or of another variable."""
+    def told(guest, path, variable="ECS_CONTAINER_METADATA_URI_V4", **definition):
+        if guest is second:
+            container = {"image": "wasi", "command": ["ask", variable, path]}
+        else:
+            container = guest("ask", path)
+        arn = wasm_task(container, [group(f"g{uuid.uuid4().hex[:8]}")], **definition)
+        ended = until(arn, ["STOPPED"], START_LIMIT_S)
+        assert ended and ended["containers"][0].get("exitCode") == 0, ended
+        status, answer = words_of(arn).removeprefix(f"{container['command'][0]} ").split(" ", 1)
+        assert status == "200", answer
+        return ended, json.loads(answer)
+    return told
+
+
+@GUESTS
+def test_a_task_is_told_of_itself(told, guest):
+    shown, task = told(guest, "/task")
+    assert task["TaskARN"] == shown["taskArn"] and task["LaunchType"] == "FARGATE"
+    network = task["Containers"][0]["Networks"][0]
+    assert network["IPv4Addresses"] == [interface(shown)["privateIPv4Address"]]
+    _, stats = told(guest, "/stats")
+    assert stats["memory_stats"]["usage"] > 0 and stats["networks"]["eth0"]["rx_bytes"] > 0
+
+
+def test_a_task_has_the_credentials_of_its_role(told, role):  # noqa: F811
+    arn = role(statement("ecs:ListClusters"), principal=TASKS)
+    _, credentials = told(second, "", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", taskRoleArn=arn)
+    assert credentials["RoleArn"] == arn and credentials["AccessKeyId"].startswith("ASIA")
 
 
 @GUESTS

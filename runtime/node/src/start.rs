@@ -171,7 +171,7 @@ impl Start {
             name: definition.name.clone(),
             rootfs: image.rootfs.clone(),
             argv: plan::argv(definition, image),
-            env: plan::environment(definition, image, &self.told()),
+            env: plan::environment(definition, image, &self.told(wasm.as_ref())),
             working_dir: plan::working_dir(definition, image),
             user: definition.user.clone().or_else(|| image.user.clone()),
             limits: plan::limits(definition),
@@ -201,9 +201,11 @@ impl Start {
 }
 
 impl Start {
-    /// What the container is told of its task. Only programs of Linux containers with an interface can ask there.
-    fn told(&self) -> Vec<(String, String)> {
-        let can_ask = self.spec.network.is_some() && matches!(self.image.rootfs, Rootfs::Layers(_));
+    /// What the container is told of its task. Only containers with an interface can ask there, and of Wasm those that
+    /// may make sockets of it.
+    fn told(&self, wasm: Option<&WasmSpec>) -> Vec<(String, String)> {
+        let has_sockets = wasm.is_none_or(|wasm| wasm.sockets.is_some());
+        let can_ask = self.spec.network.is_some() && has_sockets;
         let endpoints = self.parts.endpoints.as_ref().filter(|_| can_ask);
         endpoints.map(|endpoints| endpoints.variables(&self.spec, self.container)).unwrap_or_default()
     }

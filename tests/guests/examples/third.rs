@@ -1,5 +1,5 @@
 //! A program of WASI 0.3 that tries the ways to the network, and prints what came of each: `tcp=ADDR:PORT`,
-//! `udp=ADDR:PORT`, `listen=ADDR:PORT`, `name=NAME`, `fetch=AUTHORITY`.
+//! `udp=ADDR:PORT`, `listen=ADDR:PORT`, `name=NAME`, `fetch=AUTHORITY`, and `ask=PATH` below the URL of its metadata.
 
 #![cfg(target_env = "p2")]
 
@@ -42,7 +42,8 @@ async fn attempt(argument: &str) -> String {
         "udp" => udp(address()).await,
         "listen" => listen(address()),
         "name" => return name(to).await,
-        "fetch" => return fetch(to).await.unwrap_or_else(|error| format!("{error:?}")),
+        "fetch" => return fetch(to, "/").await.unwrap_or_else(|error| format!("{error:?}")),
+        "ask" => return ask(to).await,
         _ => panic!("no such way: {way}"),
     };
     said.unwrap_or_else(|error| format!("{error:?}"))
@@ -104,13 +105,25 @@ async fn name(name: &str) -> String {
     }
 }
 
+/// What a task is told of itself.
+async fn ask(path: &str) -> String {
+    let variables = wasip3::cli::environment::get_environment();
+    let url = variables.into_iter().find(|(name, _)| name == "ECS_CONTAINER_METADATA_URI_V4");
+    let Some((authority, base)) =
+        url.as_ref().and_then(|(_, url)| url.strip_prefix("http://")?.split_once('/'))
+    else {
+        return "is told nothing".to_owned();
+    };
+    fetch(authority, &format!("/{base}{path}")).await.unwrap_or_else(|error| format!("{error:?}"))
+}
+
 /// Status and body of what is at an address.
-async fn fetch(authority: &str) -> Result<String, HttpError> {
+async fn fetch(authority: &str, path: &str) -> Result<String, HttpError> {
     let (_trailers, no_trailers) = wit_future::new(|| Ok(None));
     let (request, _sent) = Request::new(Fields::new(), None, no_trailers, None);
     request.set_scheme(Some(&Scheme::Http)).expect("a scheme");
     request.set_authority(Some(authority)).map_err(|()| HttpError::HttpRequestUriInvalid)?;
-    request.set_path_with_query(Some("/")).expect("a path");
+    request.set_path_with_query(Some(path)).expect("a path");
     let response = client::send(request).await?;
     let status = response.get_status_code();
     let (_handled, result) = wit_future::new(|| Ok(()));

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         ["send", to] => println!("{}", network::send(to)),
         ["hear", at] => println!("{}", network::hear(at)),
         ["resolve", name] => println!("{}", network::resolve(name)),
+        ["ask", variable, path] => println!("{}", network::ask(variable, path)),
         ["fetch", authority, path] => println!("{}", network::fetch(authority, path)),
         _ => return ExitCode::from(64),
     }

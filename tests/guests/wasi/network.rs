@@ -81,6 +81,18 @@ pub(crate) fn fetch(authority: &str, path: &str) -> String {
     get(authority, path).unwrap_or_else(|error| format!("{error:?}"))
 }
 
+/// What is below the URL that a variable has, or the path at the address where tasks ask.
+pub(crate) fn ask(variable: &str, path: &str) -> String {
+    let mut url = std::env::var(variable).unwrap_or_default();
+    if url.starts_with('/') {
+        url.insert_str(0, "http://169.254.170.2");
+    }
+    let Some((authority, base)) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')) else {
+        return format!("{variable} is {url:?}");
+    };
+    fetch(authority, &format!("/{base}{path}"))
+}
+
 #[cfg(target_env = "p2")]
 fn get(authority: &str, path: &str) -> Result<String, wasip2::http::types::ErrorCode> {
     use wasip2::http::outgoing_handler::handle;

@@ -70,12 +70,13 @@ impl Resolver {
         if !self.policy.allows_network() {
             return Err(LookupError::Denied);
         }
-        let found = match parse(name)? {
-            Host::Address(address) => vec![address],
-            Host::Name(name) => self.ask(name).await?,
+        let policy = &self.policy;
+        let allowed: Vec<IpAddr> = match parse(name)? {
+            Host::Address(address) => Vec::from_iter(policy.allows_literal(address).then_some(address)),
+            Host::Name(name) => {
+                self.ask(name).await?.into_iter().filter(|address| policy.allows_answer(*address)).collect()
+            }
         };
-        let allowed: Vec<IpAddr> =
-            found.into_iter().filter(|address| self.policy.allows_answer(*address)).collect();
         if allowed.is_empty() { Err(LookupError::Denied) } else { Ok(allowed) }
     }
 

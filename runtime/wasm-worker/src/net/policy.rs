@@ -4,7 +4,7 @@
 //! resolves to is checked, each time that it is used, so a name that changes its address between two look-ups
 //! (DNS rebinding) gains nothing.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use neargate_wasm::protocol::{Network, RunPlan};
@@ -23,11 +23,13 @@ pub(crate) enum Policy {
         /// address, as it cannot be known which ones are the host's.
         control: Vec<SocketAddr>,
     },
-    /// The network of the task, whose security groups decide outside of this process, but for the same addresses. Its
-    /// sockets are handed over.
+    /// The network of the task, whose security groups decide outside of this process, but for the same addresses; only
+    /// [`TASK_ENDPOINT`] is the task's own. Its sockets are handed over.
     Own,
 }
 
+/// Where a task is told of itself and of nothing else, as on ECS.
+const TASK_ENDPOINT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(169, 254, 170, 2), 80);
 /// Metadata services outside the link-local ranges: addresses that a cloud gives every machine and that
 /// hand out the machine's credentials.
 const METADATA_V4: [Ipv4Addr; 3] = [
@@ -65,11 +67,17 @@ impl Policy {
     pub(crate) fn allows_peer(&self, peer: SocketAddr) -> bool {
         match self {
             Self::None => false,
-            Self::Own => allows_ip(peer.ip()),
+            Self::Own => peer == TASK_ENDPOINT.into() || allows_ip(peer.ip()),
             Self::Host { control } => {
                 allows_ip(peer.ip()) && !control.iter().any(|control| is_control(*control, peer))
             }
         }
+    }
+
+    /// Whether the guest may name this address itself; for which port is another question.
+    pub(crate) fn allows_literal(&self, address: IpAddr) -> bool {
+        let is_own = matches!(self, Self::Own) && address == *TASK_ENDPOINT.ip();
+        is_own || self.allows_answer(address)
     }
 
     /// Whether a name may stand for this address.
@@ -203,6 +211,18 @@ mod tests {
         ];
         check(&host(), &denied, false);
         check(&Policy::None, &denied, false);
+    }
+
+    #[test]
+    fn a_task_asks_of_itself_in_its_own_network_alone() {
+        check(&Policy::Own, &["169.254.170.2:80", "10.0.0.1:5432"], true);
+        let denied =
+            ["169.254.170.2:443", "169.254.170.3:80", "169.254.169.254:80", "[::ffff:169.254.170.2]:80"];
+        check(&Policy::Own, &denied, false);
+        let endpoint = "169.254.170.2".parse().unwrap();
+        assert!(Policy::Own.allows_literal(endpoint) && !host().allows_literal(endpoint));
+        assert!(!Policy::Own.allows_answer(endpoint), "no name stands for it");
+        assert!(!Policy::Own.allows_literal("169.254.169.254".parse().unwrap()));
     }
 
     #[test]
