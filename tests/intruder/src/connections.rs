@@ -10,6 +10,8 @@ use crate::kernel::{attempt, end_on_sigterm, error_name, fork, say};
 const PROCESSES: usize = 8;
 /// Connections of each: few, and each as full as it gets.
 const CONNECTIONS: usize = 50;
+/// Ports of a neighbour to which one datagram each is sent: more than a task may have connections.
+const FLOODED_PORTS: std::ops::Range<u16> = 1_000..21_000;
 /// What each puts into its connections at most, so that a machine without a limit is not used up: 1 GiB in all.
 const BYTES_MAX: usize = 128 << 20;
 
@@ -42,6 +44,23 @@ pub(crate) fn connections() {
     let _ = reader.read_to_string(&mut told);
     let bytes: usize = told.lines().filter_map(|line| line.parse::<usize>().ok()).sum();
     say("MiB in connections", bytes >> 20);
+    println!("held");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Has every router on the way to a neighbour keep as many connections as there are ports, then makes one more, and
+/// holds them.
+pub(crate) fn track(arguments: &[&str]) {
+    end_on_sigterm();
+    let [neighbour] = arguments else { return say("track", "whom?") };
+    let Ok(socket) = UdpSocket::bind("0.0.0.0:0") else { return say("bind", "refused") };
+    for port in FLOODED_PORTS {
+        // One that has no room now is sent again by nobody: there are enough of them.
+        let _ = socket.send_to(b"x", format!("{neighbour}:{port}"));
+    }
+    attempt("connect once more", || connect(&format!("{neighbour}:81")));
     println!("held");
     loop {
         std::thread::park();

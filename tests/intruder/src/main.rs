@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         "clocks" => clocks::clocks(),
         "connections" => connections::connections(),
         "talk" => connections::talk(),
+        "track" => connections::track(rest),
         "names" => names::names(),
         "names-flood" => names::names_flood(),
         "neighbours" => neighbours::neighbours(),

@@ -1,4 +1,5 @@
-//! Rows 81, 86 and 87: tasks that make packets of their own, that leave connections behind, and that send much.
+//! Rows 72, 81, 86 and 87: tasks that make packets of their own, that have as many connections as they can or leave them
+//! behind, and that send much.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -10,16 +11,20 @@ use neargate_tests::eventually;
 use neargate_tests::router::Router;
 use serde_json::{Value, json};
 
+use crate::expect::expect;
 use crate::lab::{Lab, TASK_LIMIT, Task, lab};
 use crate::suite::{Case, Needs};
 
 pub(crate) const CASES: &[Case] = &[
+    ("row_72_tracked_connections", Needs::Root, row_72_tracked_connections),
     ("row_81_packets_of_ipv6", Needs::Root, row_81_packets_of_ipv6),
     ("row_86_connections_to_dead_peers", Needs::Root, row_86_connections_to_dead_peers),
     ("row_87_large_transfers", Needs::Root, row_87_large_transfers),
     ("row_87_limit_of_bandwidth", Needs::Root, row_87_limit_of_bandwidth),
 ];
 
+/// Connections of one task that the router keeps: what is documented, and what may have begun at the same time.
+const TRACKED: std::ops::RangeInclusive<u64> = 8_000..=8_300;
 /// What a forged router advertisement offers.
 const FORGED_PREFIX: &str = "2001:db8:bad";
 /// Tasks that are ended while their connections have something to send to a peer that is gone.
@@ -28,6 +33,25 @@ const HOLDERS: usize = 8;
 const FREED: Duration = Duration::from_secs(10);
 /// What is sent in one piece, in MiB.
 const TRANSFER_MIB: u64 = 8;
+
+/// Whoever has all the connections that a task may have gets no other, and everybody else does.
+fn row_72_tracked_connections() -> Result<()> {
+    let lab = lab()?;
+    let server = lab.start(&shell(&lab, "echo ready; exec busybox nc -ll -p 81 -e echo hello"))?;
+    server.until_printed("ready")?;
+    let address = address_of(&server)?;
+    let flooder = lab.start(&lab.definition(&["track", &address.to_string()]))?;
+    let said = flooder.until_printed("held")?;
+    expect("connect once more: ETIMEDOUT", said.trim())?;
+    let router = Router::of(&lab.server)?;
+    let tracked = router.run(&["cat", "/proc/sys/net/netfilter/nf_conntrack_count"])?;
+    ensure!(TRACKED.contains(&tracked.trim().parse()?), "the router keeps {tracked} connections");
+    let said = lab.start(&shell(&lab, &format!("nc -w 5 {address} 81")))?.finish()?;
+    ensure!(said.trim() == "hello", "a neighbour beside the flood: {said:?}");
+    flooder.stop()?;
+    server.stop()?;
+    Ok(())
+}
 
 fn row_81_packets_of_ipv6() -> Result<()> {
     let lab = Lab::open_allowing(&["NET_ADMIN", "NET_RAW"])?;
