@@ -41,15 +41,17 @@ def pytest_terminal_summary(terminalreporter):
 
 
 class Server:
-    """A running `neargate serve` with data of its own."""
+    """A running `neargate serve` with data of its own, as this user unless another one's id is given."""
 
-    def __init__(self, directory, *arguments, listen="127.0.0.1:0"):
+    def __init__(self, directory, *arguments, listen="127.0.0.1:0", binary=BINARY, user=None):
         self.data = directory / "data"
         self.log = directory / "server.log"
-        command = [BINARY, "serve", "--listen", listen, "--data", str(self.data), *arguments]
+        self.binary = binary
+        self.identity = {} if user is None else {"user": user, "group": user, "extra_groups": [], "cwd": "/"}
+        command = [binary, "serve", "--listen", listen, "--data", str(self.data), *arguments]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, **self.identity)
         try:
             self._connect()
         except BaseException:
@@ -72,7 +74,7 @@ class Server:
         return line.split()[1].rstrip("/")
 
     def neargate(self, *arguments):
-        done = subprocess.run([BINARY, *arguments], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([self.binary, *arguments], capture_output=True, text=True, timeout=60, **self.identity)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         return done.stdout
 
