@@ -302,6 +302,10 @@ async fn attended_timeout(fixture: &Fixture) {
     let session = handle.open(spec).await.unwrap();
     let exit = session.wait().await;
     assert!(exit.code.is_none() && exit.reason.is_some(), "{exit:?}");
-    assert_eq!(output(&handle, "ps -o stat,comm | grep sleep | grep -vc Z; true").await, "0");
+    // They are killed by then, and dead as soon as each has had a core for a moment.
+    let sleeping = "ps -o stat,comm | grep sleep | grep -vc Z";
+    let gone =
+        format!("for i in $(seq 100); do [ $({sleeping}) = 0 ] && break; sleep 0.1; done; {sleeping}; true");
+    assert_eq!(output(&handle, &gone).await, "0");
     task.release().await;
 }
