@@ -13,7 +13,9 @@ use neargate_tests::{Server, fixtures, is_root};
 use serde_json::json;
 
 use super::floor::{Binary, Floor};
-use super::{See, Way, Worker, is_present, measure, prepare, through_api, timed};
+use super::{
+    Course, PEER_LIMITS, See, Way, Worker, engine, is_present, measure, prepare, run_task, through_api, timed,
+};
 use crate::statistics::Row;
 
 /// A shell that runs a peer again and again, in a mount namespace without the hybrid layout's cgroup v2 mount:
@@ -69,11 +71,16 @@ pub(super) fn container_start() -> Result<Vec<Row>> {
     let server = Server::start()?;
     server.pack(&root, "busybox", "/bin/busybox")?;
     prepare(&server, "true", "busybox", &["true"])?;
-    let seen =
-        |how: &str| ["exec", "exit seen"].map(|end| format!("neargate API, submit to {end}, {how}")).to_vec();
+    let from = |from: &str, how: &str| {
+        ["exec", "exit seen"].map(|end| format!("neargate API, {from} to {end}, {how}"))
+    };
+    let waiting = |worker: &mut Worker| {
+        let Course { accepted, start, seen } = run_task(worker, "true", See::ByWaiting)?;
+        Ok(vec![start, seen, start - accepted, seen - accepted])
+    };
     let mut ways: Vec<Way<'_>> = vec![
-        (seen("waiting"), Box::new(|worker| through_api(worker, "true", See::ByWaiting))),
-        (seen("asking"), Box::new(|worker| through_api(worker, "true", See::ByAsking))),
+        ([from("submit", "waiting"), from("accepted", "waiting")].concat(), Box::new(waiting)),
+        (from("submit", "asking").to_vec(), Box::new(|worker| through_api(worker, "true", See::ByAsking))),
     ];
     let bundles = tempfile::tempdir().context("create directory for bundles")?;
     for peer in ["crun", "runc"].into_iter().filter(|peer| is_present(peer)) {
@@ -96,13 +103,13 @@ pub(super) fn container_start() -> Result<Vec<Row>> {
         let way = move |_: &mut Worker| timed(&mut bubblewrap(&root));
         ways.push((vec!["bwrap, whole process, no network or limits".to_owned()], Box::new(way)));
     }
-    for engine in ["podman", "docker"].into_iter().filter(|engine| is_present(engine)) {
-        if let Err(error) = import(engine, &root).and_then(|()| timed(&mut engine_run(engine))) {
-            println!("{engine} is left out: {error:#}");
+    for name in ["podman", "docker"].into_iter().filter(|name| is_present(name)) {
+        if let Err(error) = import(name, &root).and_then(|()| timed(&mut engine_run(name))) {
+            println!("{name} is left out: {error:#}");
             continue;
         }
-        let way = move |_: &mut Worker| timed(&mut engine_run(engine));
-        ways.push((vec![format!("{engine} run --rm --network none")], Box::new(way)));
+        let way = move |_: &mut Worker| timed(&mut engine_run(name));
+        ways.push((vec![format!("{name} run --rm --network none")], Box::new(way)));
     }
     let floor = Binary::floor()?;
     let way = move |worker: &mut Worker| {
@@ -138,9 +145,10 @@ fn import(engine: &str, root: &Path) -> Result<()> {
     timed(Command::new(engine).arg("import").arg(archive.path()).arg(IMAGE)).map(drop)
 }
 
-fn engine_run(engine: &str) -> Command {
-    let mut command = Command::new(engine);
-    command.args(["run", "--rm", "--network", "none", "--memory", "512m", "--cpus", "0.25", IMAGE]);
+fn engine_run(name: &str) -> Command {
+    let mut command = engine(name);
+    command.args(["run", "--rm", "--network", "none", "--memory", "512m", "--cpus", "0.25"]);
+    command.args(PEER_LIMITS).arg(IMAGE);
     command.args(["/bin/busybox", "true"]);
     command
 }

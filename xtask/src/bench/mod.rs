@@ -149,6 +149,18 @@ impl Worker {
     }
 }
 
+/// Limits that any machine allows a container of another engine, whose own may be more than this one's.
+const PEER_LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:4096", "--ulimit", "nproc=1024:1024"];
+
+/// Another engine, with a runtime that takes cgroups in whichever layout they are.
+fn engine(name: &str) -> Command {
+    let mut command = Command::new(name);
+    if name == "podman" && is_installed("runc") {
+        command.args(["--runtime", "runc"]);
+    }
+    command
+}
+
 fn is_present(peer: &str) -> bool {
     let is_present = is_installed(peer);
     if !is_present {
@@ -222,12 +234,24 @@ fn at_once(
 }
 
 fn prepare(server: &Server, family: &str, image: &str, command: &[&str]) -> Result<()> {
+    prepare_with(server, (family, image, command), &json!({}))
+}
+
+/// Registers a definition with members in place of the usual ones.
+fn prepare_with(
+    server: &Server,
+    (family, image, command): (&str, &str, &[&str]),
+    members: &Value,
+) -> Result<()> {
     let mut client = server.client();
     client.ecs("CreateCluster", &json!({"clusterName": CLUSTER}))?;
-    let definition = json!({
+    let mut definition = json!({
         "family": family, "requiresCompatibilities": ["FARGATE"], "networkMode": "awsvpc", "cpu": "256", "memory": "512",
         "containerDefinitions": [{"name": "main", "image": image, "command": command, "essential": true}],
     });
+    for (name, value) in members.as_object().into_iter().flatten() {
+        definition[name] = value.clone();
+    }
     client.ecs("RegisterTaskDefinition", &definition).map(drop)
 }
 
@@ -243,15 +267,35 @@ enum See {
 /// Submits a task and sees to its end: when it started, by the server's clock against ours, and when its end was seen
 /// over HTTP. Both clocks are this machine's.
 fn through_api(worker: &mut Worker, family: &str, see: See) -> Result<Vec<f64>> {
+    let Course { start, seen, .. } = run_task(worker, family, see)?;
+    Ok(vec![start, seen])
+}
+
+fn run_task(worker: &mut Worker, family: &str, see: See) -> Result<Course> {
+    let network = worker.client.as_mut().context("this way needs a server")?.network()?;
+    let request = json!({"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE", "networkConfiguration": network});
+    submit(worker, &request, see)
+}
+
+/// What a client saw of a task, in milliseconds since it was submitted.
+struct Course {
+    /// RunTask was answered.
+    accepted: f64,
+    /// The first container was started, by the server's clock.
+    start: f64,
+    /// The client knew of the end.
+    seen: f64,
+}
+
+fn submit(worker: &mut Worker, request: &Value, see: See) -> Result<Course> {
     let poll = worker.poll;
     let client = worker.client.as_mut().context("this way needs a server")?;
-    let network = client.network()?;
     let started = Instant::now();
     let started_unix =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).context("read clock")?;
-    let request = json!({"cluster": CLUSTER, "taskDefinition": family, "launchType": "FARGATE", "networkConfiguration": network});
-    let accepted = client.ecs("RunTask", &request)?;
-    let arn = accepted["tasks"][0]["taskArn"].as_str().with_context(|| format!("run task: {accepted}"))?;
+    let answer = client.ecs("RunTask", request)?;
+    let accepted = started.elapsed().as_secs_f64() * 1e3;
+    let arn = answer["tasks"][0]["taskArn"].as_str().with_context(|| format!("run task: {answer}"))?;
     let describe = json!({"cluster": CLUSTER, "tasks": [arn]});
     let id = arn.rsplit('/').next().unwrap_or_default();
     let (wait, query) = (format!("/v1/tasks/{id}"), format!("cluster={CLUSTER}&timeout=60&wait=stopped"));
@@ -262,11 +306,10 @@ fn through_api(worker: &mut Worker, family: &str, see: See) -> Result<Vec<f64>> 
         };
         let task = client.ecs("DescribeTasks", &describe)?["tasks"][0].take();
         if task["lastStatus"] == "STOPPED" {
-            let seen = waited.map_or_else(|| started.elapsed(), |(_, at)| at);
-            let exit_seen = seen.as_secs_f64() * 1e3;
+            let seen = waited.map_or_else(|| started.elapsed(), |(_, at)| at).as_secs_f64() * 1e3;
             ensure!(task["containers"][0]["exitCode"] == 0, "the task failed: {task}");
             let start = task["startedAt"].as_f64().with_context(|| format!("find startedAt in {task}"))?;
-            return Ok(vec![(start - started_unix.as_secs_f64()) * 1e3, exit_seen]);
+            return Ok(Course { accepted, start: (start - started_unix.as_secs_f64()) * 1e3, seen });
         }
         thread::sleep(poll);
     }

@@ -16,7 +16,7 @@ use neargate_tests::{Client, Server, eventually, fixtures, is_root};
 use serde_json::json;
 
 use super::floor::Binary;
-use super::{CLUSTER, is_present, prepare};
+use super::{CLUSTER, PEER_LIMITS, engine, is_present, prepare, prepare_with};
 use crate::shell::run;
 use crate::statistics::Figures;
 
@@ -93,7 +93,9 @@ impl Tasks {
         run(Command::new("cp").args(["-a", "--"]).arg(fixtures::busybox_root()?.join(".")).arg(root.path()))?;
         fs::copy(program.path(), root.path().join("bin/netload")).context("copy the program")?;
         server.pack(root.path(), "netload", "/bin/netload")?;
-        prepare(server, "netload", "netload", &["serve", PORT])?;
+        // As much of the machine as a peer without limits takes.
+        let size = json!({"cpu": "1024", "memory": "2048"});
+        prepare_with(server, ("netload", "netload", &["serve", PORT]), &size)?;
         let mut client = server.client();
         let form = |text: &str| format!("Version=2016-11-15&{text}");
         let groups = client.post(
@@ -159,24 +161,26 @@ fn bare_veth(program: &Binary) -> Result<(String, Vec<f64>)> {
 }
 
 /// Two containers on the bridge of another engine.
-fn bridge(engine: &str, program: &Binary) -> Result<(String, Vec<f64>)> {
+fn bridge(name: &str, program: &Binary) -> Result<(String, Vec<f64>)> {
     let image = "localhost/neargate-netload:latest";
     let root = tempfile::tempdir().context("make a root for a peer")?;
     fs::copy(program.path(), root.path().join("netload")).context("copy the program")?;
     let archive = root.path().join("root.tar");
     run(Command::new("tar").arg("-C").arg(root.path()).arg("-cf").arg(&archive).arg("netload"))?;
-    run(Command::new(engine).arg("import").arg(&archive).arg(image))?;
+    run(engine(name).arg("import").arg(&archive).arg(image))?;
     let start = |arguments: &[&str]| {
-        output(Command::new(engine).args(["run", "--detach", "--rm", image]).args(arguments))
+        let mut command = engine(name);
+        command.args(["run", "--detach", "--rm"]).args(PEER_LIMITS).arg(image);
+        output(command.args(arguments))
     };
     let answering =
-        Container { engine: engine.to_owned(), id: start(&["/netload", "serve", PORT])?.trim().to_owned() };
+        Container { engine: name.to_owned(), id: start(&["/netload", "serve", PORT])?.trim().to_owned() };
     let asking =
-        Container { engine: engine.to_owned(), id: start(&["/netload", "serve", PORT])?.trim().to_owned() };
+        Container { engine: name.to_owned(), id: start(&["/netload", "serve", PORT])?.trim().to_owned() };
     let inspect = ["inspect", "--format", "{{.NetworkSettings.IPAddress}}", &answering.id];
-    let address = output(Command::new(engine).args(inspect))?.trim().to_owned();
-    figures(&format!("container to container, {engine}'s bridge"), &address, &|arguments| {
-        output(Command::new(engine).args(["exec", &asking.id, "/netload"]).args(arguments))
+    let address = output(engine(name).args(inspect))?.trim().to_owned();
+    figures(&format!("container to container, {name}'s bridge"), &address, &|arguments| {
+        output(engine(name).args(["exec", &asking.id, "/netload"]).args(arguments))
     })
 }
 
@@ -188,7 +192,7 @@ struct Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        let _ = Command::new(&self.engine).args(["kill", &self.id]).stdout(Stdio::null()).status();
+        let _ = engine(&self.engine).args(["kill", &self.id]).stdout(Stdio::null()).status();
     }
 }
 

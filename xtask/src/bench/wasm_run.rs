@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use neargate_tests::{Server, binary, fixtures};
+use serde_json::json;
 
-use super::{See, Way, Worker, measure, prepare, through_api, timed, wasmtime};
+use super::{
+    CLUSTER, Course, See, Way, Worker, measure, prepare, prepare_with, submit, through_api, timed, wasmtime,
+};
 use crate::shell::run;
 use crate::statistics::Row;
 
@@ -21,6 +24,9 @@ pub(super) fn wasm_run() -> Result<Vec<Row>> {
     let server = Server::start()?;
     server.import(&probe, "probe")?;
     prepare(&server, "probe", "probe", &["echo", "hello"])?;
+    let without = json!({"networkMode": "none", "requiresCompatibilities": ["EC2"]});
+    prepare_with(&server, ("alone", "probe", &["echo", "hello"]), &without)?;
+    let alone = json!({"cluster": CLUSTER, "taskDefinition": "alone", "launchType": "EC2"});
     let whole =
         |_: &mut Worker| timed(Command::new(binary()).arg("run").arg(&probe).args(["--", "echo", "hello"]));
     let mut ways: Vec<Way<'_>> = vec![
@@ -28,6 +34,16 @@ pub(super) fn wasm_run() -> Result<Vec<Row>> {
         (
             vec!["neargate API, submit to start".to_owned(), "neargate API, submit to exit seen".to_owned()],
             Box::new(|worker| through_api(worker, "probe", See::ByAsking)),
+        ),
+        // What an address, groups and rules cost a task that opens no socket.
+        (
+            ["start", "exit seen"]
+                .map(|end| format!("neargate API, networkMode none, submit to {end}"))
+                .to_vec(),
+            Box::new(move |worker| {
+                let Course { start, seen, .. } = submit(worker, &alone, See::ByAsking)?;
+                Ok(vec![start, seen])
+            }),
         ),
     ];
     let compiled = tempfile::tempdir().context("create directory for compiled code")?;
