@@ -25,5 +25,5 @@ mod timestamp;
 
 pub use credentials::{AccessKeyId, KeyKind, KeyPair, MalformedKeyId, Secret};
 pub use error::{AuthError, Incomplete, Invalid, Place};
-pub use session::{Credentials, SEAL_LEN, Seal, Session, SessionError, SessionOf};
+pub use session::{Credentials, Pass, SEAL_LEN, Seal, Session, SessionError, SessionOf};
 pub use timestamp::Timestamp;

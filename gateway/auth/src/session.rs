@@ -3,11 +3,14 @@
 //! ```text
 //! token  = base64url(tag ‖ claims)      tag    = HMAC(seal, "token" ‖ claims)
 //!                                       secret = HMAC(seal, "secret" ‖ claims)
+//! pass   = base64url(tag ‖ claims)      tag    = HMAC(seal, "pass" ‖ claims)
+//! ticket = base64url(HMAC(seal, "ticket" ‖ purpose ‖ what))
 //! ```
 //!
 //! Nothing is kept of what was issued, so that nothing has to be cleaned up, and a restart ends no session: whoever has
 //! the seal's key can tell the secret of a token, and nobody else can make either. Claims are no secret; the tag keeps
-//! them from being changed.
+//! them from being changed. A pass stands for its session by itself, as the password of the registry has to; a token,
+//! which every signed request shows, is none.
 
 use std::fmt;
 
@@ -16,7 +19,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::credentials::{AccessKeyId, KeyKind, KeyPair, Secret};
+use crate::credentials::{KeyKind, KeyPair, Secret};
 use crate::timestamp::Timestamp;
 
 /// Bytes of a seal's key.
@@ -66,6 +69,15 @@ pub struct Session {
     pub expires_at: Timestamp,
 }
 
+/// What a pass says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pass {
+    /// Whose it is.
+    pub session: Session,
+    /// The region that it was asked for in.
+    pub region: String,
+}
+
 /// New credentials.
 #[derive(Debug, Clone)]
 pub struct Credentials {
@@ -103,15 +115,10 @@ impl Seal {
     /// New credentials of a session; `random` is of a cryptographic random source.
     pub fn issue(&self, session: &Session, random: &[u8; KeyPair::RANDOM_LEN]) -> Credentials {
         let access_key = KeyPair::generate(KeyKind::Temporary, random).access_key;
-        let claims = write(&access_key, session);
-        let mut token = self.mac("token", &claims).finalize().into_bytes().to_vec();
-        token.extend_from_slice(claims.as_bytes());
+        let claims = write(access_key.as_str(), session);
+        let token = self.sealed("token", &claims);
         let pair = KeyPair { access_key, secret: self.secret(&claims) };
-        Credentials {
-            pair,
-            token: Secret::new(URL_SAFE_NO_PAD.encode(token)),
-            expires_at: session.expires_at,
-        }
+        Credentials { pair, token: Secret::new(token), expires_at: session.expires_at }
     }
 
     /// What a token says, and the secret of the key that it came with.
@@ -121,23 +128,62 @@ impl Seal {
         access_key: &str,
         now: Timestamp,
     ) -> Result<(Session, Secret), SessionError> {
-        if token.len() > TOKEN_LEN_MAX {
-            return Err(SessionError::Invalid);
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| SessionError::Invalid)?;
-        let (tag, claims) = bytes.split_at_checked(TAG_LEN).ok_or(SessionError::Invalid)?;
-        let claims = str::from_utf8(claims).map_err(|_| SessionError::Invalid)?;
-        // In constant time.
-        self.mac("token", claims).verify_slice(tag).map_err(|_| SessionError::Invalid)?;
-        let (of_key, session) = read(claims).ok_or(SessionError::Invalid)?;
+        let claims = self.opened("token", token)?;
+        let (of_key, session) = read(&claims).ok_or(SessionError::Invalid)?;
         if of_key != access_key {
             return Err(SessionError::Invalid);
         }
         if session.expires_at <= now {
             return Err(SessionError::Expired);
         }
-        let secret = self.secret(claims);
+        let secret = self.secret(&claims);
         Ok((session, secret))
+    }
+
+    /// A password that stands for a session by itself.
+    pub fn pass(&self, pass: &Pass) -> Secret {
+        Secret::new(self.sealed("pass", &write(&pass.region, &pass.session)))
+    }
+
+    /// What a pass says.
+    pub fn open_pass(&self, pass: &[u8], now: Timestamp) -> Result<Pass, SessionError> {
+        let claims = self.opened("pass", pass)?;
+        let (region, session) = read(&claims).ok_or(SessionError::Invalid)?;
+        if session.expires_at <= now {
+            return Err(SessionError::Expired);
+        }
+        Ok(Pass { region: region.to_owned(), session })
+    }
+
+    /// Text that lets whoever has it do one thing: `what` says all that matters of it, its end included.
+    pub fn ticket(&self, purpose: &str, what: &str) -> String {
+        URL_SAFE_NO_PAD.encode(self.mac(&format!("ticket\n{purpose}"), what).finalize().into_bytes())
+    }
+
+    /// Whether it is the ticket for this.
+    pub fn is_ticket(&self, ticket: &str, purpose: &str, what: &str) -> bool {
+        let Ok(tag) = URL_SAFE_NO_PAD.decode(ticket) else { return false };
+        // In constant time.
+        self.mac(&format!("ticket\n{purpose}"), what).verify_slice(&tag).is_ok()
+    }
+
+    /// Claims with a tag that is good for one purpose.
+    fn sealed(&self, purpose: &str, claims: &str) -> String {
+        let mut sealed = self.mac(purpose, claims).finalize().into_bytes().to_vec();
+        sealed.extend_from_slice(claims.as_bytes());
+        URL_SAFE_NO_PAD.encode(sealed)
+    }
+
+    fn opened(&self, purpose: &str, sealed: &[u8]) -> Result<String, SessionError> {
+        if sealed.len() > TOKEN_LEN_MAX {
+            return Err(SessionError::Invalid);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| SessionError::Invalid)?;
+        let (tag, claims) = bytes.split_at_checked(TAG_LEN).ok_or(SessionError::Invalid)?;
+        let claims = str::from_utf8(claims).map_err(|_| SessionError::Invalid)?;
+        // In constant time.
+        self.mac(purpose, claims).verify_slice(tag).map_err(|_| SessionError::Invalid)?;
+        Ok(claims.to_owned())
     }
 
     /// A name of something that nobody else can guess: the same each time, another one for each purpose.
@@ -160,14 +206,15 @@ impl Seal {
     }
 }
 
-/// The claims of a session: lines, none of whose parts has a line break.
-fn write(access_key: &AccessKeyId, session: &Session) -> String {
+/// The claims of a session, and of what it came with: an access key, or a region. Lines, none of whose parts has a line
+/// break.
+fn write(with: &str, session: &Session) -> String {
     let (kind, name, id, of_role) = match &session.of {
         SessionOf::Root { key } => ("root", key.as_str(), "", ""),
         SessionOf::Role { name, id, session } => ("role", name.as_str(), id.as_str(), session.as_str()),
     };
     let expires = session.expires_at.unix_s().to_string();
-    [VERSION, access_key.as_str(), &session.account, &expires, kind, name, id, of_role].join("\n")
+    [VERSION, with, &session.account, &expires, kind, name, id, of_role].join("\n")
 }
 
 fn read(claims: &str) -> Option<(&str, Session)> {
@@ -233,6 +280,32 @@ mod tests {
         assert_eq!(seal().open(whole, "ASIAAAAAAAAAAAAAAAAA", now), Err(SessionError::Invalid));
         assert_eq!(Seal::new([8; SEAL_LEN]).open(whole, key, now), Err(SessionError::Invalid));
         assert_eq!(seal().open(&[b'A'; 1 << 20], key, now), Err(SessionError::Invalid));
+    }
+
+    #[test]
+    fn a_pass_is_no_token_and_a_token_no_pass() {
+        let pass = Pass { session: session(100), region: "us-east-1".to_owned() };
+        let text = seal().pass(&pass);
+        let open = |text: &str, at_s| seal().open_pass(text.as_bytes(), Timestamp::from_unix_s(at_s));
+        assert_eq!(open(text.expose(), 99), Ok(pass));
+        assert_eq!(open(text.expose(), 100), Err(SessionError::Expired));
+        assert_eq!(open(&text.expose()[1..], 0), Err(SessionError::Invalid));
+        let made = seal().issue(&session(100), &[1; KeyPair::RANDOM_LEN]);
+        assert_eq!(open(made.token.expose(), 0), Err(SessionError::Invalid));
+        let (key, now) = ("us-east-1", Timestamp::from_unix_s(0));
+        assert_eq!(seal().open(text.expose().as_bytes(), key, now), Err(SessionError::Invalid));
+        assert!(!format!("{text:?}").contains(text.expose()));
+    }
+
+    #[test]
+    fn a_ticket_is_for_one_thing() {
+        let ticket = seal().ticket("download", "a\n1");
+        assert!(seal().is_ticket(&ticket, "download", "a\n1"));
+        for (purpose, what) in [("upload", "a\n1"), ("download", "a\n2"), ("download\na", "1")] {
+            assert!(!seal().is_ticket(&ticket, purpose, what));
+        }
+        assert!(!Seal::new([8; SEAL_LEN]).is_ticket(&ticket, "download", "a\n1"));
+        assert!(!seal().is_ticket("", "download", "a\n1"));
     }
 
     #[test]
