@@ -126,6 +126,20 @@ id!(
     Region, "region", "a region has 1 to 32 lower-case letters, digits and hyphens", is_region
 );
 id!(
+    /// The name of a repository of the registry, for example `team/app`.
+    RepositoryName,
+    "repository name",
+    "a repository name has 1 to 255 lower-case letters and digits, joined by one of . _ __ / or by hyphens",
+    |value| value.len() <= 255 && crate::image::check_repository(value).is_ok()
+);
+id!(
+    /// The tag of an image.
+    ImageTag,
+    "tag",
+    "a tag has 1 to 128 letters, digits, _ . and -, and starts with none of . and -",
+    |value| crate::image::check_tag(value).is_ok()
+);
+id!(
     /// The name of a cluster.
     ClusterName, "cluster name", "a name has 1 to 255 letters, digits, hyphens and underscores", is_name
 );

@@ -255,7 +255,7 @@ fn check_registry(registry: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn check_repository(path: &str) -> Result<(), &'static str> {
+pub(crate) fn check_repository(path: &str) -> Result<(), &'static str> {
     if path.is_empty() {
         return Err("it has no repository name");
     }
@@ -289,7 +289,7 @@ fn is_path_component(component: &str) -> bool {
     }
 }
 
-fn check_tag(tag: &str) -> Result<(), &'static str> {
+pub(crate) fn check_tag(tag: &str) -> Result<(), &'static str> {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let first_is_word = tag.bytes().next().is_some_and(is_word);
     if first_is_word

@@ -21,6 +21,7 @@ pub mod lifecycle;
 pub mod names;
 mod network;
 pub mod policy;
+pub mod repository;
 mod task;
 mod task_definition;
 mod throttle;
@@ -35,9 +36,9 @@ pub use cluster::{AccountSetting, Cluster, ClusterStatus};
 pub use command::{Command, Window};
 pub use hosts::{HostEnd, HostNumber, Hosts, OtherHost, RemoteTask};
 pub use id::{
-    AccountId, BlockAssociationId, ClusterName, ContainerId, ContainerName, Family, InstanceId, InvalidId,
-    NamespaceId, NetworkInterfaceId, OperationId, PolicyName, Region, RegistryId, RoleName, Scope,
-    SecurityGroupId, SecurityGroupRuleId, SessionName, SubnetId, TaskId, VpcId,
+    AccountId, BlockAssociationId, ClusterName, ContainerId, ContainerName, Family, ImageTag, InstanceId,
+    InvalidId, NamespaceId, NetworkInterfaceId, OperationId, PolicyName, Region, RegistryId, RepositoryName,
+    RoleName, Scope, SecurityGroupId, SecurityGroupRuleId, SessionName, SubnetId, TaskId, VpcId,
 };
 pub use network::{Cidr, MacAddress, Peer, SecurityGroupRules, SecurityRule, TaskNetwork, Traffic};
 pub use policy::Policy;

@@ -121,11 +121,17 @@ pub struct IdentityPolicy(pub(super) Document);
 #[serde(try_from = "String", into = "String")]
 pub struct TrustPolicy(pub(super) Document);
 
+/// A document of a resource that says who may do what with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ResourcePolicy(pub(super) Document);
+
 /// What differs between the kinds of documents.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Identity,
     Trust,
+    Resource,
 }
 
 #[derive(Deserialize)]
@@ -205,12 +211,16 @@ impl RawStatement {
         let resources = match kind {
             Kind::Identity => matching(self.resource, self.not_resource, ("Resource", "NotResource"))?,
             Kind::Trust if has_resource => return Err(MalformedDocument::Misplaced { member: "Resource" }),
-            Kind::Trust => Matching::Any(vec!["*".to_owned()]),
+            Kind::Resource if has_resource => {
+                matching(self.resource, self.not_resource, ("Resource", "NotResource"))?
+            }
+            // It is the one that has the document.
+            Kind::Trust | Kind::Resource => Matching::Any(vec!["*".to_owned()]),
         };
         resources.patterns().iter().try_for_each(|resource| check_resource(resource))?;
         let principals = match (kind, self.principal) {
-            (Kind::Trust, Some(principal)) => principal.read()?,
-            (Kind::Trust, None) => {
+            (Kind::Trust | Kind::Resource, Some(principal)) => principal.read()?,
+            (Kind::Trust | Kind::Resource, None) => {
                 return Err(MalformedDocument::Misplaced { member: "statement without Principal" });
             }
             (Kind::Identity, None) => Vec::new(),
@@ -327,4 +337,4 @@ macro_rules! kinds {
     )*};
 }
 
-kinds!(IdentityPolicy Identity TrustPolicy Trust);
+kinds!(IdentityPolicy Identity TrustPolicy Trust ResourcePolicy Resource);

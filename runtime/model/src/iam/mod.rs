@@ -23,7 +23,7 @@ mod tests;
 
 pub use arn::{PolicyArn, PolicyOwner, RoleArn};
 pub use condition::Context;
-pub use document::{IdentityPolicy, MalformedDocument, TrustPolicy};
+pub use document::{IdentityPolicy, MalformedDocument, ResourcePolicy, TrustPolicy};
 pub use evaluate::{Asked, Decision, decide};
 pub use managed::{AwsManaged, aws_managed, aws_managed_by_name};
 pub use principal::{Admission, Trustee};

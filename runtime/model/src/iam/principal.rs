@@ -1,7 +1,7 @@
 //! Who may take on a role.
 
-use super::document::{Effect, MalformedDocument, TrustPolicy, refuse_variables};
-use super::{Asked, RoleArn};
+use super::document::{Effect, MalformedDocument, ResourcePolicy, TrustPolicy, refuse_variables};
+use super::{Asked, Decision, RoleArn};
 use crate::AccountId;
 
 /// One principal of a trust policy.
@@ -97,5 +97,26 @@ impl TrustPolicy {
             }
         }
         best
+    }
+}
+
+impl ResourcePolicy {
+    /// What it says to somebody of the resource's own account. One who is named, or everybody, needs no other policy;
+    /// naming the account leaves it to the account's own policies (IAM User Guide, "Policy evaluation logic").
+    pub fn decide(&self, who: &Trustee, asked: &Asked<'_>) -> Decision {
+        let mut decision = Decision::NotAllowed;
+        for statement in self.0.statements.iter().filter(|statement| statement.applies(asked)) {
+            for principal in &statement.principals {
+                let is_everyone = matches!(principal, PrincipalPattern::Everyone);
+                match (principal.admits(who), statement.effect) {
+                    (Admission::Refused, _) => {}
+                    (_, Effect::Deny) => return Decision::Denied,
+                    (Admission::Named, Effect::Allow) => decision = Decision::Allowed,
+                    (Admission::ByAccount, Effect::Allow) if is_everyone => decision = Decision::Allowed,
+                    (Admission::ByAccount, Effect::Allow) => {}
+                }
+            }
+        }
+        decision
     }
 }

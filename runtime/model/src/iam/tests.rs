@@ -171,3 +171,36 @@ fn limits_do_not_count_white_space() {
     let policy = IdentityPolicy::parse(text).unwrap();
     assert_eq!((policy.text(), policy.len()), (text, text.split_whitespace().map(str::len).sum()));
 }
+
+#[test]
+fn a_resource_says_who_may_use_it() {
+    let role = RoleArn::parse("arn:aws:iam::123456789012:role/r").unwrap();
+    let session = "arn:aws:sts::123456789012:assumed-role/r/s".to_owned();
+    let who = Trustee::Session { role, session };
+    let check = |statements: &str, action: &str, expect: Decision| {
+        let policy =
+            ResourcePolicy::parse(&format!(r#"{{"Version":"2008-10-17","Statement":{statements}}}"#))
+                .unwrap();
+        let context = Context::default();
+        let asked =
+            Asked { action, resource: "arn:aws:ecr:us-east-1:123456789012:repository/a", context: &context };
+        assert_eq!(policy.decide(&who, &asked), expect, "{statements} {action}");
+    };
+    let by = |effect: &str, principal: &str| {
+        format!(r#"[{{"Effect":"{effect}","Principal":{principal},"Action":"ecr:Batch*"}}]"#)
+    };
+    let role = r#"{"AWS":"arn:aws:iam::123456789012:role/r"}"#;
+    check(&by("Allow", role), "ecr:BatchGetImage", Decision::Allowed);
+    check(&by("Allow", role), "ecr:PutImage", Decision::NotAllowed);
+    check(&by("Deny", role), "ecr:BatchGetImage", Decision::Denied);
+    check(&by("Allow", r#""*""#), "ecr:BatchGetImage", Decision::Allowed);
+    check(&by("Allow", r#"{"AWS":"123456789012"}"#), "ecr:BatchGetImage", Decision::NotAllowed);
+    check(&by("Deny", r#"{"AWS":"123456789012"}"#), "ecr:BatchGetImage", Decision::Denied);
+    check(
+        &by("Allow", r#"{"AWS":"arn:aws:iam::123456789012:role/x"}"#),
+        "ecr:BatchGetImage",
+        Decision::NotAllowed,
+    );
+    let without = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"ecr:*"}]}"#;
+    assert!(ResourcePolicy::parse(without).is_err());
+}
