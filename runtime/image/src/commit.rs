@@ -86,7 +86,7 @@ impl Shared {
         Ok(Imported { name, aliases, digest, kind })
     }
 
-    fn install_blobs(&self, blobs: &[Staged]) -> Result<(), ImportError> {
+    pub(crate) fn install_blobs(&self, blobs: &[Staged]) -> Result<(), ImportError> {
         let mut directories = BTreeMap::new();
         for blob in blobs {
             let target = self.blob(blob.digest);

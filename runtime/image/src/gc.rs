@@ -115,11 +115,7 @@ impl ImageStore {
         }
         neargate_failpoint::reach("image::name::after");
         record::sync_directory(&self.shared.refs)?;
-        let reclaimed = match self.shared.lock(FlockOperation::NonBlockingLockExclusive) {
-            Ok(lock) => Some(self.shared.collect(&lock)?),
-            Err(error) if error.source.raw_os_error() == Some(Errno::WOULDBLOCK.raw_os_error()) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let reclaimed = self.try_prune()?;
         tracing::info!(image = %reference, digest = %record.digest, ?reclaimed, "image removed");
         Ok(Removed { name: record.name, digest: record.digest, reclaimed })
     }
@@ -128,6 +124,17 @@ impl ImageStore {
     pub fn prune(&self) -> Result<Reclaimed, RemoveError> {
         let lock = self.shared.lock(FlockOperation::LockExclusive)?;
         self.shared.collect(&lock)
+    }
+}
+
+impl ImageStore {
+    /// As [`ImageStore::prune`], but waits for nobody: `None` while an import is under way.
+    pub fn try_prune(&self) -> Result<Option<Reclaimed>, RemoveError> {
+        match self.shared.lock(FlockOperation::NonBlockingLockExclusive) {
+            Ok(lock) => self.shared.collect(&lock).map(Some),
+            Err(error) if error.source.raw_os_error() == Some(Errno::WOULDBLOCK.raw_os_error()) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -154,6 +161,10 @@ impl Shared {
         }
         for digest in self.live_pins()? {
             self.mark(digest, &mut used)?;
+        }
+        for digest in self.all_held()? {
+            used.layers.extend(self.layers_of_held(digest));
+            used.blobs.insert(digest);
         }
         let mut reclaimed = Reclaimed::default();
         self.sweep_layers(&used, &mut reclaimed)?;

@@ -19,6 +19,7 @@ use crate::layers::{self, LayerJob, Settings};
 use crate::record::{self, Kind, Record};
 use crate::stage::Staging;
 use crate::unpack::{Limits, Ownership};
+use crate::upload::Hashes;
 use crate::wasm::{self, WasmFormat};
 
 /// How many references are remembered; a node runs fewer different images.
@@ -64,6 +65,9 @@ pub(crate) struct Shared {
     pub(crate) refs: PathBuf,
     pub(crate) pins: PathBuf,
     pub(crate) tmp: PathBuf,
+    pub(crate) held: PathBuf,
+    pub(crate) uploads: PathBuf,
+    pub(crate) hashes: Hashes,
     pub(crate) options: Options,
     cache: Mutex<HashMap<ImageReference, Cached>>,
     pub(crate) pinned: Mutex<HashMap<Digest, Weak<PinFile>>>,
@@ -187,12 +191,15 @@ impl ImageStore {
             .map_err(at("make private", &root))?;
         let blobs = root.join("blobs/sha256");
         let [layers, refs, pins, tmp] = ["layers", "refs", "pins", "tmp"].map(|name| root.join(name));
-        for directory in [&blobs, &layers, &refs, &pins, &tmp] {
+        let [held, uploads] = ["held", "uploads"].map(|name| root.join(name));
+        for directory in [&blobs, &layers, &refs, &pins, &tmp, &held, &uploads] {
             make_private(directory)?;
         }
         Staging::sweep(&tmp, &*options.files)?;
-        let (cache, pinned) = Default::default();
-        Ok(Self { shared: Arc::new(Shared { root, blobs, layers, refs, pins, tmp, options, cache, pinned }) })
+        let (cache, pinned, hashes) = Default::default();
+        let shared =
+            Shared { root, blobs, layers, refs, pins, tmp, held, uploads, hashes, options, cache, pinned };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// What `reference` leads to; its layers are unpacked now if they are not yet.
@@ -338,6 +345,11 @@ impl Shared {
             size_bytes: layers.fold(manifest.config.size, u64::saturating_add),
             created: record.imported,
         }
+    }
+
+    /// The record for a reference.
+    pub(crate) fn record(&self, reference: &ImageReference) -> Result<Option<Record>, Damage> {
+        Ok(self.find(reference)?.map(|(_, _, record)| record))
     }
 
     /// The record for a reference, its file, and the file's stamp from before it was read.

@@ -192,7 +192,15 @@ pub(crate) fn store() -> (tempfile::TempDir, ImageStore) {
 /// All files of a store that are not a part of its frame.
 pub(crate) fn contents(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for (sub, depth) in [("blobs/sha256", 2), ("layers", 1), ("refs", 1), ("tmp", 1), ("pins", 1)] {
+    for (sub, depth) in [
+        ("blobs/sha256", 2),
+        ("layers", 1),
+        ("refs", 1),
+        ("tmp", 1),
+        ("pins", 1),
+        ("held", 2),
+        ("uploads", 2),
+    ] {
         let mut level = vec![directory.join("store").join(sub)];
         for _ in 0..depth {
             level =

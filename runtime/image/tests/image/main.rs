@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod build;
+mod held;
 mod import;
 mod kill;
 mod lifecycle;
