@@ -17,6 +17,7 @@ mod network;
 mod place;
 mod recover;
 mod reports;
+mod repositories;
 mod settings;
 mod tables;
 mod tags;
@@ -46,6 +47,7 @@ pub use network::{NetworkChangeError, WantedNetwork};
 pub use place::{Capacity, Refusal};
 pub use recover::{Recovered, RetentionConfig, Swept};
 pub use reports::ReportError;
+pub use repositories::{ImageWanted, NewImage, NewRepository, Put, RepositoryChangeError};
 pub use settings::{DUAL_STACK, SettingError};
 pub use tags::{TAGS_MAX, TagError, Taggable};
 pub use tasks::{
