@@ -16,7 +16,7 @@ use crate::languages;
 use crate::shell::{command, is_installed, output, run, shown};
 
 /// A program and the Debian package that has it.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("busybox", "busybox-static"),
     ("crun", "crun"),
     ("runc", "runc"),
@@ -27,6 +27,7 @@ const PACKAGES: [(&str, &str); 10] = [
     ("node", "nodejs"),
     ("npm", "npm"),
     ("skopeo", "skopeo"),
+    ("docker-registry", "docker-registry"),
 ];
 /// What the virtual machine needs besides, which is a lot for those who never start it.
 const VM_PACKAGES: [(&str, &str); 6] = [
@@ -42,7 +43,8 @@ const AWS_CLI_2: (&str, &str) = ("/usr/bin/aws", "awscli");
 /// Compilation targets of Wasm tasks.
 const WASM_TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-wasip2"];
 
-const BOTO3: &[&str] = &["boto3==1.44.5", "botocore==1.44.5", "pytest==9.2.0"];
+/// SDKs, and a client of registries.
+const BOTO3: &[&str] = &["boto3==1.44.5", "botocore==1.44.5", "oras==0.2.43", "pytest==9.2.0"];
 /// Version 1 of the AWS CLI pins a botocore of its own, so that it has an environment of its own.
 const AWS_CLI_1: &[&str] = &["awscli==1.46.2"];
 /// Compilers to Wasm: Python to components, and C by way of Zig.

@@ -71,6 +71,15 @@ const INSTANCE_NOTE: &str = "AWS_ALIAS_DNS_NAME and AWS_EC2_INSTANCE_ID are refu
 const HEALTH_NOTE: &str = "takes effect at once, not after 30 seconds";
 const ACCOUNT_NOTE: &str = "settings are kept and returned; dualStackIPv6 alone is acted upon: whether tasks get IPv6 addresses in subnets that have some";
 
+const REPOSITORY_NOTE: &str = "images are encrypted at rest by what encrypts the data directory, so that encryptionConfiguration is stored only, as is imageScanningConfiguration: nothing scans images; exclusion filters of tag mutability are refused";
+const REPOSITORY_POLICY_NOTE: &str = "acted upon for callers of the account: there are no others here";
+const LIFECYCLE_NOTE: &str = "images expire at once, and then every quarter of an hour; the action transition is refused, as there is one storage class";
+const PART_NOTE: &str = "parts have 2 MiB, as the answer says; a larger request is refused";
+const DOWNLOAD_NOTE: &str = "the URL is of this server and good for an hour";
+const SCANNING_NOTE: &str = "nothing scans images";
+const REGISTRY_NOTE_ECR: &str = "there is no replication, so that its rules are always empty";
+const TOKEN_NOTE: &str = "the password is good for 12 hours, for the caller's rights at the time of its use, and for this server only";
+
 const RUN_NOTE: &str = "taskRoleArn acts for container tasks of the mode awsvpc and is checked for all; executionRoleArn is stored only, and assignPublicIp, because tasks leave by the address of the host";
 const PROTECTION_NOTE: &str =
     "there are no services yet, so no task can be protected, which is what ECS answers for such a task";
@@ -119,6 +128,43 @@ pub(crate) const SERVICES: &[Input] = &[
             real("DescribeAvailabilityZones"),
             real("DescribeRegions"),
             real("DescribeAccountAttributes"),
+        ],
+    },
+    Input {
+        module: "ecr",
+        trait_name: "Ecr",
+        folder: "ecr/2015-09-21",
+        invalid_code: "InvalidParameterException",
+        unsupported_code: None,
+        operations: &[
+            noted("GetAuthorizationToken", TOKEN_NOTE),
+            noted("CreateRepository", REPOSITORY_NOTE),
+            real("DescribeRepositories"),
+            real("DeleteRepository"),
+            real("PutImageTagMutability"),
+            stored("PutImageScanningConfiguration", SCANNING_NOTE),
+            noted("SetRepositoryPolicy", REPOSITORY_POLICY_NOTE),
+            real("GetRepositoryPolicy"),
+            real("DeleteRepositoryPolicy"),
+            noted("PutLifecyclePolicy", LIFECYCLE_NOTE),
+            real("GetLifecyclePolicy"),
+            real("DeleteLifecyclePolicy"),
+            noted("StartLifecyclePolicyPreview", "is complete when it is answered"),
+            noted("GetLifecyclePolicyPreview", "works the preview out anew"),
+            real("ListImages"),
+            real("DescribeImages"),
+            real("BatchGetImage"),
+            real("BatchDeleteImage"),
+            real("PutImage"),
+            real("BatchCheckLayerAvailability"),
+            noted("GetDownloadUrlForLayer", DOWNLOAD_NOTE),
+            noted("InitiateLayerUpload", PART_NOTE),
+            noted("UploadLayerPart", PART_NOTE),
+            real("CompleteLayerUpload"),
+            real("TagResource"),
+            real("UntagResource"),
+            real("ListTagsForResource"),
+            noted("DescribeRegistry", REGISTRY_NOTE_ECR),
         ],
     },
     Input {

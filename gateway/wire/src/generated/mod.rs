@@ -4,6 +4,8 @@
 #[allow(missing_docs, rustdoc::bare_urls)]
 pub mod ec2;
 #[allow(missing_docs, rustdoc::bare_urls)]
+pub mod ecr;
+#[allow(missing_docs, rustdoc::bare_urls)]
 pub mod ecs;
 #[allow(missing_docs, rustdoc::bare_urls)]
 pub mod iam;
@@ -15,5 +17,12 @@ pub mod servicediscovery;
 pub mod sts;
 
 /// All AWS services.
-pub static SERVICES: &[&crate::Service] =
-    &[&ec2::SERVICE, &ecs::SERVICE, &iam::SERVICE, &logs::SERVICE, &servicediscovery::SERVICE, &sts::SERVICE];
+pub static SERVICES: &[&crate::Service] = &[
+    &ec2::SERVICE,
+    &ecr::SERVICE,
+    &ecs::SERVICE,
+    &iam::SERVICE,
+    &logs::SERVICE,
+    &servicediscovery::SERVICE,
+    &sts::SERVICE,
+];
