@@ -1,7 +1,7 @@
 //! Who may call: access keys, session tokens, and what each stands for.
 
 use neargate_auth::sigv4::{KeyCache, Presented, Rules, SignedRequest};
-use neargate_auth::{AuthError, KeyPair, Seal, Secret, Session, SessionOf, Timestamp};
+use neargate_auth::{AuthError, KeyPair, Pass, Seal, Secret, Session, SessionOf, Timestamp};
 use neargate_model::{AccountId, Region, RoleName, SessionName};
 
 /// Signing keys kept; one an access key, day, region and service.
@@ -94,6 +94,34 @@ impl Access {
         self.verify(request, service, body)
     }
 
+    /// Believes the password of the registry, or says why not. The region is the one that it was asked for in.
+    pub(crate) fn admit(&self, password: Option<&str>) -> Result<Caller, AuthError> {
+        let opened = password.map(|password| self.seal.open_pass(password.as_bytes(), now()));
+        match (opened, self.root.is_some()) {
+            // Where everybody is the root user, a role is still what it may be.
+            (Some(Ok(pass)), _) => self.of_session(pass.session, region(&pass.region)),
+            (_, false) => Ok(self.root_user(None)),
+            (Some(Err(error)), true) => Err(error.into()),
+            (None, true) => Err(AuthError::MissingAuthenticationToken),
+        }
+    }
+
+    /// The session that stands for a caller.
+    pub(crate) fn session_of(&self, caller: &Caller) -> SessionOf {
+        match &caller.identity {
+            Identity::Root { .. } => SessionOf::Root { key: self.root_key() },
+            Identity::Role { name, id, session } => {
+                SessionOf::Role { name: name.to_string(), id: id.clone(), session: session.to_string() }
+            }
+        }
+    }
+
+    /// The registry's password of a caller, good until then.
+    pub(crate) fn password(&self, caller: &SessionOf, region: &Region, expires_at: Timestamp) -> Secret {
+        let session = Session { account: self.account.to_string(), of: caller.clone(), expires_at };
+        self.seal.pass(&Pass { session, region: region.to_string() })
+    }
+
     fn verify(&self, request: &SignedRequest<'_>, service: &str, body: &[u8]) -> Result<Caller, AuthError> {
         let presented = Presented::parse(request, Rules::SERVICE)?;
         let scope = presented.scope();
@@ -112,6 +140,10 @@ impl Access {
         let (session, secret) = self.session(&presented, request.now)?;
         let key = self.cache.signing_key(presented.access_key(), Some(&secret), &scope);
         presented.verify(&key, body)?.check_session_token(Some(&token))?;
+        self.of_session(session, region)
+    }
+
+    fn of_session(&self, session: Session, region: Option<Region>) -> Result<Caller, AuthError> {
         // A session of the root user ends with the key that began it.
         match &session.of {
             SessionOf::Root { key } if *key != self.root_key() => Err(AuthError::UnrecognizedClient),

@@ -9,7 +9,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Bytes read from a file at once.
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 256 << 10;
 
 /// The body of an answer.
 pub(crate) enum Body {
@@ -34,7 +34,12 @@ impl Body {
     /// A file as it is now.
     pub(crate) fn file(file: std::fs::File) -> io::Result<Self> {
         let left = file.metadata()?.len();
-        Ok(Self::File { file: tokio::fs::File::from_std(file), left })
+        Ok(Self::part(file, left))
+    }
+
+    /// So many bytes of a file, from where it stands.
+    pub(crate) fn part(file: std::fs::File, left: u64) -> Self {
+        Self::File { file: tokio::fs::File::from_std(file), left }
     }
 }
 

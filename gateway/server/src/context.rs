@@ -1,5 +1,6 @@
 //! What is known of a request beyond its input.
 
+use neargate_auth::SessionOf;
 use neargate_model::Scope;
 
 use crate::rights::Rights;
@@ -17,6 +18,10 @@ pub struct RequestContext {
     pub request_id: String,
     /// What the caller may do.
     pub rights: Rights,
+    /// Whose sessions the caller may have made.
+    pub(crate) session: SessionOf,
+    /// The name by which the caller has reached the server, with its port.
+    pub(crate) host: Option<String>,
 }
 
 impl RequestContext {

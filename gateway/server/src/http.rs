@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::request::Parts;
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -23,6 +24,7 @@ use crate::access::Origin;
 use crate::body::Body;
 use crate::native;
 use crate::pipeline::{Gateway, Sender, too_large};
+use crate::registry::Registry;
 
 /// The largest body: PutLogEvents carries up to 1 MiB of messages, and JSON may double that.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -124,6 +126,16 @@ fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)
 }
 
+/// Bodies of the registry are read as they come.
+async fn answer_registry(gateway: Arc<Gateway>, head: Parts, body: Incoming) -> Response<Body> {
+    if matches!(head.method, Method::GET | Method::HEAD) {
+        return gateway.registry.answer(&head, body).await;
+    }
+    // As with other requests that change something.
+    let answered = tokio::spawn(async move { gateway.registry.answer(&head, body).await }).await;
+    answered.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
 async fn answer(
     gateway: Arc<Gateway>,
     sender: Sender,
@@ -131,6 +143,9 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let (mut head, body) = request.into_parts();
     head.extensions.insert(sender);
+    if Registry::is_meant(head.uri.path()) {
+        return Ok(answer_registry(gateway, head, body).await);
+    }
     let body = Limited::new(body, BODY_BYTES_MAX).collect();
     let response = match tokio::time::timeout(BODY_DEADLINE, body).await {
         Ok(Ok(body)) if native::only_reads(&head.method, head.uri.path()) => {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! bytes ─▶ http.rs ─▶ pipeline.rs: identify ─▶ authenticate ─▶ authorise ─▶ services.rs: dispatch ─▶ ec2/, ecs/, …
+//! bytes for /v2/ ─▶ registry/: images, of which ecr/ is another face
 //! bytes of a task ─▶ metadata/ ─┬─ what a task is, its credentials
 //!                               └─ AWS services ─▶ pipeline.rs
 //! ```
@@ -17,6 +18,7 @@ mod body;
 mod context;
 pub mod discovery;
 pub mod ec2;
+pub mod ecr;
 pub mod ecs;
 mod face;
 mod http;
@@ -26,6 +28,7 @@ mod metadata;
 mod native;
 mod page;
 mod pipeline;
+mod registry;
 mod rights;
 mod services;
 pub mod sts;
@@ -39,5 +42,6 @@ pub use metadata::{
 };
 pub use native::{Artifact, ArtifactSource, CommandError, CommandOutput, Commands, Native, RunningCommand};
 pub use pipeline::Gateway;
+pub use registry::{OwnImageError, Registry, RegistryConfig};
 pub use rights::{Rights, RoleRights};
 pub use services::Apis;

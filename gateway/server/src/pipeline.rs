@@ -22,6 +22,7 @@ use crate::access::{Access, Caller, Identity, Origin, now};
 use crate::authorise;
 use crate::body::Body;
 use crate::native::{Native, Problem};
+use crate::registry::Registry;
 use crate::rights::{AccessDenied, Rights};
 use crate::{Apis, RequestContext, native};
 
@@ -31,6 +32,8 @@ pub struct Gateway {
     pub apis: Apis,
     /// What is no AWS service's.
     pub native: Native,
+    /// Images.
+    pub registry: Arc<Registry>,
     /// Who may call them.
     pub access: Arc<Access>,
     /// What says what roles may do.
@@ -148,6 +151,7 @@ impl Gateway {
         request_id: &str,
     ) -> Result<RequestContext, ErrorReply> {
         let (principal, user_id) = (caller.principal(), caller.user_id());
+        let session = self.access.session_of(&caller);
         let region = caller.region.unwrap_or_else(|| self.region.clone());
         let scope = Scope { account: caller.account, region };
         let rights = match caller.identity {
@@ -167,7 +171,19 @@ impl Gateway {
                 found.ok_or_else(|| auth_reply(&AuthError::UnrecognizedClient, route.protocol))?
             }
         };
-        Ok(RequestContext { scope, principal, user_id, request_id: request_id.to_owned(), rights })
+        // Tasks reach the server at an address that only they have.
+        let is_of_host = head.extensions.get::<Sender>().is_none_or(|sender| sender.origin == Origin::Host);
+        let host = header(head, "host").or_else(|| head.uri.authority().map(|authority| authority.as_str()));
+        let host = host.filter(|_| is_of_host).map(str::to_owned);
+        Ok(RequestContext {
+            scope,
+            principal,
+            user_id,
+            request_id: request_id.to_owned(),
+            rights,
+            session,
+            host,
+        })
     }
 
     /// Believes a request that is signed for this service, or says why not.
@@ -219,7 +235,7 @@ impl Gateway {
 
 /// Whether a page of another site may have sent a request, by way of somebody's browser: then it says where it comes from
 /// (Fetch Metadata Request Headers, RFC 6454), or takes this server for its own by a name that leads here.
-fn is_of_a_page(head: &Parts) -> bool {
+pub(crate) fn is_of_a_page(head: &Parts) -> bool {
     let is_local = |host: &str| {
         let host =
             host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(host, _)| host);

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use neargate_control::Control;
-use neargate_model::iam::{Asked, Context, Decision, IdentityPolicy, RoleArn, Trustee, decide};
+use neargate_model::iam::{
+    Asked, Context, Decision, IdentityPolicy, ResourcePolicy, RoleArn, Trustee, decide,
+};
 use neargate_model::{AccountId, RoleName, Scope, SessionName, Timestamp};
 use neargate_store::StoreError;
 
@@ -84,12 +86,26 @@ impl Rights {
         resource: &str,
         more: impl FnOnce(Context) -> Context,
     ) -> Result<(), AccessDenied> {
+        self.check_with(action, resource, None, more)
+    }
+
+    /// The same for a resource that has a policy of its own: either may allow it, and neither may deny it.
+    pub(crate) fn check_with(
+        &self,
+        action: &str,
+        resource: &str,
+        policy: Option<&ResourcePolicy>,
+        more: impl FnOnce(Context) -> Context,
+    ) -> Result<(), AccessDenied> {
         let Self::Role(rights) = self else { return Ok(()) };
         let context = more(rights.context.clone());
-        let decision = decide(&rights.policies, &Asked { action, resource, context: &context });
-        if decision == Decision::Allowed {
-            return Ok(());
-        }
+        let asked = Asked { action, resource, context: &context };
+        let by_resource = policy.map(|policy| policy.decide(&self.trustee(), &asked));
+        let decision = match (decide(&rights.policies, &asked), by_resource) {
+            (Decision::Denied, _) | (_, Some(Decision::Denied)) => Decision::Denied,
+            (Decision::Allowed, _) | (_, Some(Decision::Allowed)) => return Ok(()),
+            (Decision::NotAllowed, _) => Decision::NotAllowed,
+        };
         let denied = AccessDenied::new(&rights.session, action, resource);
         Err(AccessDenied { is_explicit: decision == Decision::Denied, ..denied })
     }

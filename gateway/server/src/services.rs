@@ -1,10 +1,11 @@
 //! One row for each AWS service.
 
-use neargate_wire::{Call, DispatchError, Service, ec2, ecs, iam, logs, servicediscovery, sts};
+use neargate_wire::{Call, DispatchError, Service, ec2, ecr, ecs, iam, logs, servicediscovery, sts};
 
 use crate::RequestContext;
 use crate::discovery::DiscoveryApi;
 use crate::ec2::Ec2Api;
+use crate::ecr::EcrApi;
 use crate::ecs::EcsApi;
 use crate::iam::IamApi;
 use crate::logs::LogsApi;
@@ -16,6 +17,8 @@ pub struct Apis {
     pub discovery: DiscoveryApi,
     /// Amazon EC2.
     pub ec2: Ec2Api,
+    /// Amazon ECR.
+    pub ecr: EcrApi,
     /// Amazon ECS.
     pub ecs: EcsApi,
     /// AWS IAM.
@@ -36,6 +39,7 @@ impl Apis {
     ) -> Result<Vec<u8>, DispatchError> {
         match service.name {
             "ec2" => ec2::dispatch(&self.ec2, cx, call).await,
+            "ecr" => ecr::dispatch(&self.ecr, cx, call).await,
             "ecs" => ecs::dispatch(&self.ecs, cx, call).await,
             "iam" => iam::dispatch(&self.iam, cx, call).await,
             "logs" => logs::dispatch(&self.logs, cx, call).await,

@@ -6,14 +6,17 @@
 
 mod discovery;
 mod ec2;
+mod ecr;
 mod ecs;
 mod fields;
 mod iam;
 mod logs;
 
+use std::collections::BTreeMap;
+
 use neargate_control::Control;
 use neargate_model::Scope;
-use neargate_model::iam::Context;
+use neargate_model::iam::{Context, ResourcePolicy};
 use neargate_wire::{Form, Protocol, Route};
 
 use crate::rights::{AccessDenied, Rights};
@@ -30,11 +33,13 @@ struct Target {
     resources: Vec<String>,
     /// What is known of it: keys of conditions.
     known: Vec<(&'static str, String)>,
+    /// Policies of resources that have one, by ARN.
+    policies: BTreeMap<String, ResourcePolicy>,
 }
 
 impl Target {
     fn of(resources: Vec<String>) -> Self {
-        Self { resources, known: Vec::new() }
+        Self { resources, ..Self::default() }
     }
 
     fn with(mut self, key: &'static str, value: Option<String>) -> Self {
@@ -62,6 +67,7 @@ pub(crate) async fn check(
     let operation = route.operation.as_str();
     let target = match service {
         "ec2" => ec2::target(control, scope, operation, fields).await,
+        "ecr" => ecr::target(control, scope, operation, fields).await,
         "ecs" => ecs::target(control, scope, operation, fields).await,
         "iam" => iam::target(control, scope, operation, fields).await,
         "logs" => logs::target(scope, operation, fields),
@@ -75,5 +81,8 @@ pub(crate) async fn check(
     if target.resources.is_empty() {
         return rights.check(&action, EVERYTHING, know);
     }
-    target.resources.iter().try_for_each(|resource| rights.check(&action, resource, know))
+    target
+        .resources
+        .iter()
+        .try_for_each(|resource| rights.check_with(&action, resource, target.policies.get(resource), know))
 }

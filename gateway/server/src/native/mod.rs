@@ -9,6 +9,8 @@
 //! GET  /v1/tasks/{id}/artifacts/{container}/{name}?cluster=NAME
 //! POST /v1/tasks/{id}/exec?cluster=NAME               see `exec.rs`
 //! POST /v1/images:prepare                           {"images": ["NAME", …]}
+//! POST /v1/images:push                              {"image": "NAME", "to": "REPOSITORY[:TAG]"}
+//! POST /v1/images:own                               {"image": "NAME"}, of the registry of this server
 //! ```
 
 mod exec;
@@ -23,11 +25,13 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use neargate_control::Control;
 use neargate_model::Scope;
+use neargate_model::image::{DEFAULT_REGISTRY, ImageReference, InvalidReference};
 use neargate_wire::fidelity;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
+use crate::registry::{OwnImageError, Registry};
 
 pub use exec::{CommandError, CommandOutput, Commands, RunningCommand};
 pub use tasks::{Artifact, ArtifactSource};
@@ -44,6 +48,7 @@ pub struct Native {
     control: Control,
     artifacts: Arc<dyn ArtifactSource>,
     commands: Arc<dyn Commands>,
+    registry: Arc<Registry>,
     /// Nobody waits for anything after this.
     end: CancellationToken,
 }
@@ -106,7 +111,10 @@ pub(crate) fn open(method: &Method, path: &str) -> Option<Response<Body>> {
 
 /// Whether there is something at this path for callers who are known.
 pub(crate) fn is_served(path: &str) -> bool {
-    path.starts_with("/v1/tasks/") || path == "/v1/images:prepare"
+    path.starts_with("/v1/tasks/")
+        || path == "/v1/images:prepare"
+        || path == "/v1/images:own"
+        || path == "/v1/images:push"
 }
 
 /// Whether a request changes nothing, so that it need not be carried out when its client has left.
@@ -130,9 +138,10 @@ impl Native {
         control: Control,
         artifacts: Arc<dyn ArtifactSource>,
         commands: Arc<dyn Commands>,
+        registry: Arc<Registry>,
         end: CancellationToken,
     ) -> Self {
-        Self { control, artifacts, commands, end }
+        Self { control, artifacts, commands, registry, end }
     }
 
     /// The answer to a request of a caller in this scope.
@@ -152,6 +161,8 @@ impl Native {
                 Err(problem) => Err(problem),
             },
             (&Method::POST, ["v1", "images:prepare"]) => self.prepare(body).await,
+            (&Method::POST, ["v1", "images:own"]) => self.own(body).await,
+            (&Method::POST, ["v1", "images:push"]) => self.push(body).await,
             _ => return nothing(path),
         };
         answer.unwrap_or_else(|problem| problem.response())
@@ -194,6 +205,42 @@ impl Native {
         let images = images.filter(|images| images.len() <= IMAGES_MAX).ok_or_else(invalid)?;
         self.control.prepare(images.into_iter()).await;
         Ok(reply(StatusCode::ACCEPTED, "application/json", &json!({})))
+    }
+}
+
+impl Native {
+    /// Makes an image of the registry ready, for whoever uses the same image store.
+    async fn own(&self, body: &[u8]) -> Result<Response<Body>, Problem> {
+        let request: Value = serde_json::from_slice(body).unwrap_or_default();
+        let name = request.get("image").and_then(Value::as_str).and_then(|name| name.parse().ok());
+        let name: ImageReference = name.ok_or_else(|| Problem::bad_request("say {\"image\": \"NAME\"}"))?;
+        let known_as = self.registry.own(&name).await.transpose().map_err(image_problem)?;
+        Ok(ok(&json!({ "image": known_as.map(|name| name.canonical()) })))
+    }
+
+    /// Puts an image of the image store into the registry.
+    async fn push(&self, body: &[u8]) -> Result<Response<Body>, Problem> {
+        let request: Value = serde_json::from_slice(body).unwrap_or_default();
+        let text = |name: &str| request.get(name).and_then(Value::as_str);
+        let invalid = || Problem::bad_request("say {\"image\": \"NAME\", \"to\": \"REPOSITORY[:TAG]\"}");
+        let (image, to) = text("image").zip(text("to")).ok_or_else(invalid)?;
+        let image: ImageReference =
+            image.parse().map_err(|error: InvalidReference| Problem::bad_request(error.to_string()))?;
+        // Without a registry it is this one.
+        let says_docker = to.starts_with("docker.io/") || to.starts_with("index.docker.io/");
+        let named = to.parse::<ImageReference>();
+        let named = named.ok().filter(|to| to.registry() != DEFAULT_REGISTRY || says_docker);
+        let to = named.map_or_else(|| self.registry.by_address(to), Ok);
+        let to = to.map_err(|error| Problem::bad_request(error.to_string()))?;
+        let digest = self.registry.push(&image, &to).await.map_err(image_problem)?;
+        Ok(ok(&json!({ "image": to.canonical(), "digest": digest.to_string() })))
+    }
+}
+
+fn image_problem(error: OwnImageError) -> Problem {
+    match error {
+        OwnImageError::NotFound { reason } => Problem::not_found(reason),
+        OwnImageError::Unusable(_) => Problem::bad_request(neargate_model::chain(&error)),
     }
 }
 
