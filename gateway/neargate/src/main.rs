@@ -16,6 +16,7 @@ mod link;
 mod link_local;
 mod metadata;
 mod notify;
+mod own_images;
 mod policy;
 mod ports;
 mod progress;
@@ -63,6 +64,8 @@ enum Command {
     Debug(client::DebugArgs),
     /// Import, pack, list and remove images.
     Image(image::ImageArgs),
+    /// Put an image into the server's registry.
+    Push(client::PushArgs),
     /// Say what this machine can run, what is missing, and how to get it.
     Doctor(doctor::DoctorArgs),
     /// Print the completion script for a shell.
@@ -128,6 +131,7 @@ fn dispatch(cli: Cli, launcher: Option<LauncherClient>) -> anyhow::Result<ExitCo
         Command::Describe(args) => in_runtime(client::describe(args)),
         Command::Debug(args) => in_runtime(client::debug(args)),
         Command::Image(args) => image::run(&args),
+        Command::Push(args) => in_runtime(client::push(args)),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "neargate", &mut std::io::stdout());

@@ -6,6 +6,7 @@
 mod args;
 mod container;
 mod image;
+mod own;
 
 use std::fs::File;
 use std::io;

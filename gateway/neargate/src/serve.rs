@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,11 +18,14 @@ use neargate_model::{AccountId, Cidr, Policy, Region, TaskId};
 use neargate_node::{Artifacts, LocalImages, LogStdio, Starts};
 use neargate_server::discovery::DiscoveryApi;
 use neargate_server::ec2::Ec2Api;
+use neargate_server::ecr::EcrApi;
 use neargate_server::ecs::EcsApi;
 use neargate_server::iam::IamApi;
 use neargate_server::logs::LogsApi;
 use neargate_server::sts::StsApi;
-use neargate_server::{Access, AccountKeys, Apis, Gateway, Metadata, Native, TaskEndpoints};
+use neargate_server::{
+    Access, AccountKeys, Apis, Gateway, Metadata, Native, Registry, RegistryConfig, TaskEndpoints,
+};
 use neargate_store::SqliteOptions;
 use neargate_telemetry::{LogStore, LogStoreConfig};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -41,6 +44,7 @@ use crate::keeper::Files;
 use crate::link_local::{self, Supplies};
 use crate::metadata::{NodeEndpoints, NodeUsage};
 use crate::notify;
+use crate::own_images::OwnImages;
 use crate::policy;
 use crate::resolver;
 use crate::sessions::NodeSessions;
@@ -232,7 +236,8 @@ async fn serve(
         ImageStore::open_with(data.images(), files.image_options()).context("open the image store")?;
     let mut config = wasm::config(data);
     config.runs_max = args.wasm_instances;
-    config.control.push(listener.local_addr().context("read the address of the listener")?);
+    let address = listener.local_addr().context("read the address of the listener")?;
+    config.control.push(address);
     let wasm = wasm::driver(config, data, &launcher, containers.as_ref().filter(|_| is_root))?;
     clear_scratch(data, containers.as_ref(), &files)?;
     let artifacts = Artifacts::new(data.artifacts());
@@ -242,13 +247,23 @@ async fn serve(
     let stdio = Arc::new(LogStdio::new(logs.clone(), assembly::now));
     let seal = data.session_seal()?;
     let endpoints = TaskEndpoints::new(seal.clone());
+    let access = match args.dev {
+        true => Access::open(account.clone(), seal),
+        false => {
+            let keys = AccountKeys { account: account.clone(), root: data.root_key()? };
+            Access::signed(keys, seal)
+        }
+    };
+    let access = Arc::new(access);
+    let own = Arc::new(OnceLock::new());
+    let others = Arc::new(LocalImages::new(images.clone()));
     let Machine { control, resolver, sessions, storage, removals, mut node } =
         assembly::assemble(Ingredients {
             store: Arc::new(store),
             capacity: assembly::capacity(args.memory_overcommit),
             containers: containers.clone(),
             wasm: wasm.clone(),
-            images: Arc::new(LocalImages::new(images)),
+            images: Arc::new(OwnImages::new(others, own.clone())),
             stdio: stdio.clone(),
             scratch: data.scratch(),
             volumes: data.volumes(),
@@ -265,6 +280,10 @@ async fn serve(
             default_vpcs: vpc_blocks::candidates(args.vpc_block),
             bridge_blocks: vpc_blocks::for_bridge(args.vpc_block),
         });
+    let registry = RegistryConfig { account, region: region.clone(), address };
+    let registry = Arc::new(Registry::new(control.clone(), images, access.clone(), registry));
+    // Before any task is told of, which may need an image of it.
+    let _ = own.set(registry.clone());
     for allowed in policy::describe(&policy) {
         tracing::info!(allowed, "the policy allows tasks more than usual");
     }
@@ -279,14 +298,10 @@ async fn serve(
     if !recovered.tasks.is_empty() {
         tracing::info!(tasks = recovered.tasks.len(), "tasks of the last run are looked after");
     }
-    let access = match args.dev {
-        true => Access::open(account, seal),
-        false => Access::signed(AccountKeys { account, root: data.root_key()? }, seal),
-    };
-    let access = Arc::new(access);
     let apis = Apis {
         discovery: DiscoveryApi::new(control.clone()),
         ec2: Ec2Api::new(control.clone()),
+        ecr: EcrApi::new(registry.clone()),
         ecs: EcsApi::new(control.clone(), policy),
         iam: IamApi::new(control.clone()),
         logs: LogsApi::new(logs.clone()),
@@ -297,9 +312,17 @@ async fn serve(
         control.clone(),
         Arc::new(NodeArtifacts(artifacts.clone())),
         Arc::new(NodeSessions(sessions.clone())),
+        registry.clone(),
         end.clone(),
     );
-    let gateway = Arc::new(Gateway { apis, native, access, control: control.clone(), region });
+    let gateway = Arc::new(Gateway {
+        apis,
+        native,
+        registry: registry.clone(),
+        access,
+        control: control.clone(),
+        region,
+    });
     announce(args, data, &listener)?;
     notify::notify(notify::READY);
 
@@ -324,6 +347,10 @@ async fn serve(
         async move {
             let _ = end.run_until_cancelled(control.follow_discovery()).await;
         }
+    });
+    helpers.spawn({
+        let end = end_of_tasks.clone();
+        async move { registry.sweep(end).await }
     });
     let sweeping = tokio::spawn(sweep(control.clone(), logs.clone(), artifacts, end.clone()));
     let watching = tokio::spawn({

@@ -114,6 +114,38 @@ impl Client {
         };
         self.exchange(&request).await.map(drop)
     }
+
+    /// Puts an image of the server's image store into its registry; tells the name that it has there, and its digest.
+    pub async fn push_image(&self, image: &str, to: &str) -> Result<(String, String), Error> {
+        let request = Request {
+            name: "push image",
+            method: Method::POST,
+            path: "v1/images:push".to_owned(),
+            query: String::new(),
+            region: &self.config().region,
+            body: json!({ "image": image, "to": to }).to_string().into(),
+            upgrade: None,
+        };
+        let document = self.document(request).await?;
+        let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok((text("image"), text("digest")))
+    }
+
+    /// Makes an image of the server's own registry ready, and tells the name by which its image store knows it; `None`
+    /// for a name of another registry.
+    pub async fn own_image(&self, image: &str) -> Result<Option<String>, Error> {
+        let request = Request {
+            name: "find image",
+            method: Method::POST,
+            path: "v1/images:own".to_owned(),
+            query: String::new(),
+            region: &self.config().region,
+            body: json!({ "image": image }).to_string().into(),
+            upgrade: None,
+        };
+        let document = self.document(request).await?;
+        Ok(document.get("image").and_then(Value::as_str).map(str::to_owned))
+    }
 }
 
 impl<'a> Request<'a> {

@@ -1,4 +1,4 @@
-//! The commands that talk to a server: `ps`, `logs`, `exec`, `stop`, `describe`, `debug`, and `env`, which says how others may.
+//! The commands that talk to a server: `ps`, `logs`, `exec`, `stop`, `describe`, `debug`, `push`, and `env`, which says how others may.
 //!
 //! They are a user of the SDK and of nothing else of ours. What was asked for goes to stdout; hints and questions go to
 //! stderr.
@@ -14,6 +14,7 @@ mod ini;
 mod logs;
 mod prepare;
 mod ps;
+mod push;
 mod shell;
 mod show;
 mod stop;
@@ -21,6 +22,7 @@ mod table;
 mod task_ref;
 mod terminal;
 
+pub(crate) use connect::variable;
 pub(crate) use debug::{DebugArgs, run as debug};
 pub(crate) use describe::{DescribeArgs, run as describe};
 pub(crate) use env::{EnvArgs, run as env};
@@ -29,6 +31,7 @@ pub(crate) use hint::{exit_code, hint};
 pub(crate) use logs::{LogsArgs, run as logs};
 pub(crate) use prepare::tell_server;
 pub(crate) use ps::{PsArgs, run as ps};
+pub(crate) use push::{PushArgs, run as push};
 pub(crate) use show::{Output, size};
 pub(crate) use stop::{StopArgs, run as stop};
 pub(crate) use table::{pairs, table};

@@ -14,13 +14,14 @@ use neargate_model::image::ImageReference;
 use neargate_node::{ImageProblem, Images, LocalImages, TaskImage};
 use sha2::{Digest, Sha256};
 
+use super::own;
 use crate::data_dir::DataDir;
 use crate::keeper::Files;
 
 /// Where the image was found.
 pub(crate) enum Found {
     File(WasmModule),
-    Stored { store: ImageStore, is_wasm: bool },
+    Stored { store: ImageStore, name: ImageReference, is_wasm: bool },
 }
 
 impl Found {
@@ -34,9 +35,15 @@ impl Found {
         let files = Files::of_images(data, Arc::new(launcher.clone()), is_root)?;
         let options = Options { owner, ..files.image_options() };
         let store = ImageStore::open_with(data.images(), options).context("open the image store")?;
-        let resolved = store.resolve(&reference).with_context(|| not_found(image))?;
+        let name = match own::known_as(&reference, data.root()) {
+            Ok(found) => found.unwrap_or(reference),
+            // The server is not there, and not needed for what has this very name.
+            Err(_) if store.resolve(&reference).is_ok() => reference,
+            Err(error) => return Err(error),
+        };
+        let resolved = store.resolve(&name).with_context(|| not_found(image))?;
         let is_wasm = matches!(resolved.kind, ImageKind::Wasm { .. });
-        Ok(Self::Stored { store, is_wasm })
+        Ok(Self::Stored { store, name, is_wasm })
     }
 
     pub(crate) fn is_wasm(&self) -> bool {
@@ -46,7 +53,9 @@ impl Found {
     pub(crate) fn images(self) -> Arc<dyn Images> {
         match self {
             Self::File(module) => Arc::new(OneFile(module)),
-            Self::Stored { store, .. } => Arc::new(LocalImages::new(store)),
+            Self::Stored { store, name, .. } => {
+                Arc::new(own::Known { name, images: Arc::new(LocalImages::new(store)) })
+            }
         }
     }
 }
