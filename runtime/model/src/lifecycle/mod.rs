@@ -32,6 +32,9 @@ pub const KILL_DEADLINE_MS: u64 = 30_000;
 /// Milliseconds in which sandbox and images must be there.
 pub const PENDING_DEADLINE_MS: u64 = 15 * 60_000;
 
+/// Milliseconds after which an image that is not there is one that is being pulled.
+pub const PULL_NOTICE_MS: u64 = 500;
+
 /// Milliseconds after a container's start at which it is first checked; a failure of this early check
 /// does not count, it only lets a quick container become HEALTHY before a whole interval has passed.
 pub const FIRST_CHECK_MS: u64 = 1_000;
@@ -160,6 +163,8 @@ pub struct ContainerExit {
 pub enum Timer {
     /// Sandbox and images must be there by now.
     Pending,
+    /// Images that are not there by now are being pulled.
+    Pull,
     /// The task has run for as long as its definition allows.
     Timeout,
     /// Those who wait for the container give up.
@@ -341,6 +346,7 @@ impl Step<'_> {
                 );
             }
             Timer::Pending => {}
+            Timer::Pull => self.pulling(),
             Timer::Timeout => self.timed_out(),
             Timer::Start(container) => self.state.slots[container].start_expired = true,
             Timer::Check(container) => self.check_due(container),

@@ -1,7 +1,8 @@
 //! From acceptance to RUNNING, and what happens to a container while its task runs.
 
 use super::{
-    Action, ContainerExit, FIRST_CHECK_MS, PENDING_DEADLINE_MS, SandboxPhase, SlotPhase, Step, Timer,
+    Action, ContainerExit, FIRST_CHECK_MS, PENDING_DEADLINE_MS, PULL_NOTICE_MS, SandboxPhase, SlotPhase,
+    Step, Timer,
 };
 use crate::{Condition, ContainerLast, Dependency, Health, LastStatus, StopCode, Timestamp};
 
@@ -23,8 +24,17 @@ impl Step<'_> {
         self.state.sandbox = SandboxPhase::Preparing;
         self.state.status.pull_started_at = Some(self.now);
         self.actions.push(Action::Arm(Timer::Pending, PENDING_DEADLINE_MS));
+        self.actions.push(Action::Arm(Timer::Pull, PULL_NOTICE_MS));
         self.actions.push(Action::PrepareSandbox);
         self.actions.extend((0..self.state.slots.len()).map(Action::FetchImage));
+    }
+
+    /// A task that waits for an image is PENDING, although its sandbox is made only when all are there.
+    pub(super) fn pulling(&mut self) {
+        let waits = self.state.slots.iter().any(|slot| slot.phase == SlotPhase::WaitsForImage);
+        if waits && self.state.status.last == LastStatus::Provisioning {
+            self.state.status.last = LastStatus::Pending;
+        }
     }
 
     pub(super) fn image_ready(&mut self, container: usize, digest: &str) {
@@ -164,7 +174,11 @@ impl Step<'_> {
 
     /// Starts what may start, and becomes RUNNING once everything has.
     pub(super) fn advance_start(&mut self) {
-        if self.state.sandbox == SandboxPhase::Ready && self.state.status.last == LastStatus::Provisioning {
+        let is_early = self.state.status.last <= LastStatus::Pending;
+        if self.state.sandbox == SandboxPhase::Ready
+            && is_early
+            && self.state.status.connectivity_at.is_none()
+        {
             self.state.status.last = LastStatus::Pending;
             self.state.status.connectivity_at = Some(self.now);
         }

@@ -145,6 +145,28 @@ fn a_missing_image_fails_the_start() {
 }
 
 #[test]
+fn a_task_that_pulls_is_pending() {
+    let spec = spec(vec![container("a")]);
+    let names: Vec<_> = spec.shape.containers.iter().map(|c| c.name.clone()).collect();
+    let step = |state, event| next(&spec, state, &event, Timestamp(5));
+    let (state, _) = step(TaskState::new(TaskStatus::accepted(&names)), TaskEvent::Assigned);
+    assert_eq!(state.status.last, LastStatus::Provisioning);
+    let (state, actions) = step(state, TaskEvent::TimerFired(Timer::Pull));
+    assert_eq!(
+        (state.status.last, state.status.connectivity_at, actions.len()),
+        (LastStatus::Pending, None, 0)
+    );
+    let digest = "sha256:0".to_owned();
+    let (state, _) = step(state, TaskEvent::ImageReady { container: 0, digest });
+    let (state, actions) = step(state, TaskEvent::SandboxReady);
+    assert_eq!((state.status.last, actions), (LastStatus::Pending, vec![Action::Start(0)]));
+    assert_eq!(state.status.connectivity_at, Some(Timestamp(5)));
+    // Later it says nothing new.
+    let version = state.status.version;
+    assert_eq!(step(state, TaskEvent::TimerFired(Timer::Pull)).0.status.version, version);
+}
+
+#[test]
 fn dependencies_order_start_and_stop() {
     let mut run = Run::new(vec![
         depends(container("web"), "init", Condition::Success),
@@ -245,6 +267,7 @@ fn any_event(containers: usize) -> impl Strategy<Value = TaskEvent> {
     let timer = prop_oneof![
         Just(Timer::Pending),
         Just(Timer::Timeout),
+        Just(Timer::Pull),
         c.clone().prop_map(Timer::Start),
         c.clone().prop_map(Timer::Check),
         c.clone().prop_map(Timer::Stop),
