@@ -1,6 +1,6 @@
 //! The last step of every import: a complete, staged image is verified, classified and put into the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
@@ -10,9 +10,9 @@ use neargate_model::image::{Digest, ImageReference};
 use rustix::fs::FlockOperation;
 
 use crate::archive::read_staged;
-use crate::document::{Config, Document, ImageConfig, Manifest};
+use crate::document::{Config, Document, ImageConfig, Manifest, Platform};
 use crate::error::{ImportError, at};
-use crate::layers::{self, LayerJob};
+use crate::layers::{self, LayerJob, Prepared};
 use crate::record::{self, Kind, Record, WasmRecord};
 use crate::stage::{Staged, Staging};
 use crate::store::Shared;
@@ -43,6 +43,19 @@ pub(crate) struct Bundle {
     pub(crate) layers: Vec<Staged>,
 }
 
+/// What was done for an image before its commit, by whoever brought its blobs.
+#[derive(Default)]
+pub(crate) struct Beforehand {
+    /// Layers that were unpacked and verified.
+    pub(crate) prepared: Vec<Prepared>,
+    /// Layers whose content is known to unpack to their diffID.
+    pub(crate) verified: HashSet<(Digest, Digest)>,
+    /// The platform that the image must be for, unless it is the store's.
+    pub(crate) platform: Option<Platform>,
+    /// Whether it came from a registry, from which it can come again.
+    pub(crate) pulled: bool,
+}
+
 impl Shared {
     /// Puts an image into the store under its names, of which there is at least one. Nothing is collected
     /// meanwhile, so a layer or blob that is found to be there stays. On error nothing is in the store that was not there before.
@@ -53,24 +66,52 @@ impl Shared {
         aliases: Vec<ImageReference>,
         staging: &Staging,
     ) -> Result<Imported, ImportError> {
+        self.commit_prepared(bundle, Beforehand::default(), name, aliases, staging)
+    }
+
+    /// As [`Shared::commit`], with a part of the work done.
+    pub(crate) fn commit_prepared(
+        &self,
+        bundle: &Bundle,
+        beforehand: Beforehand,
+        name: ImageReference,
+        aliases: Vec<ImageReference>,
+        staging: &Staging,
+    ) -> Result<Imported, ImportError> {
+        let Beforehand { mut prepared, verified, platform, pulled } = beforehand;
+        let platform = platform.as_ref().unwrap_or(&self.options.platform);
+        if !prepared.is_empty() {
+            // The long part, before anybody has to wait.
+            self.sync()?;
+        }
         let _lock = self.lock(FlockOperation::LockShared)?;
         let mut blobs: Vec<Staged> = bundle.indexes.clone();
         blobs.extend(bundle.layers.iter().cloned());
         blobs.extend([bundle.config.clone(), bundle.manifest.clone()]);
-        let (wasm, prepared) = match self.classify(bundle, staging)? {
+        let (wasm, added) = match self.classify(bundle, platform, staging)? {
             Class::Wasm(record, binary) => {
                 blobs.extend(binary);
                 (Some(record), Vec::new())
             }
-            Class::Oci(jobs) => (None, layers::prepare(jobs, &self.layers, staging, &self.settings())?),
-        };
-        if prepared.is_empty() {
-            for blob in &blobs {
-                File::open(&blob.path).and_then(|f| f.sync_all()).map_err(at("sync", &blob.path))?;
+            Class::Oci(mut jobs) => {
+                let is_there = |job: &LayerJob| {
+                    verified.contains(&(job.digest, job.diff_id))
+                        && self.layers.join(job.diff_id.hex()).exists()
+                };
+                jobs.retain(|job| !prepared.iter().any(|p| p.diff_id == job.diff_id) && !is_there(job));
+                (None, layers::prepare(jobs, &self.layers, staging, &self.settings())?)
             }
-        } else {
-            self.sync()?;
+        };
+        match (prepared.is_empty(), added.is_empty()) {
+            (true, true) => {
+                for blob in &blobs {
+                    File::open(&blob.path).and_then(|f| f.sync_all()).map_err(at("sync", &blob.path))?;
+                }
+            }
+            (_, false) => self.sync()?,
+            (false, true) => {}
         }
+        prepared.extend(added);
         layers::install(&prepared, &self.layers, &*self.options.files)?;
         record::sync_directory(&self.layers)?;
         self.install_blobs(&blobs)?;
@@ -79,7 +120,7 @@ impl Shared {
         let imported = Timestamp::from(std::time::SystemTime::now());
         for name in aliases.iter().chain([&name]) {
             let (name, wasm) = (name.clone(), wasm.clone());
-            let record = Record { name, digest, manifest: bundle.manifest.digest, wasm, imported };
+            let record = Record { name, digest, manifest: bundle.manifest.digest, wasm, imported, pulled };
             record::write(&self.refs, staging, &record)?;
         }
         tracing::info!(image = %name, %digest, ?kind, "image imported");
@@ -116,7 +157,12 @@ impl Shared {
     }
 
     /// Finds out what an image is: the cheap signs first, the binary's own magic number always.
-    fn classify(&self, bundle: &Bundle, staging: &Staging) -> Result<Class, ImportError> {
+    fn classify(
+        &self,
+        bundle: &Bundle,
+        platform: &Platform,
+        staging: &Staging,
+    ) -> Result<Class, ImportError> {
         let manifest = parse_manifest(bundle)?;
         if wasm::is_spin(&manifest.config.media_type) {
             let advice = "import its component's .wasm file by itself";
@@ -137,7 +183,7 @@ impl Shared {
             source,
         };
         let config = Config::parse(&bytes, bundle.layers.len()).map_err(wrong)?;
-        config.check_platform(&self.options.platform)?;
+        config.check_platform(platform)?;
         let process = config.image_config().map_err(wrong)?;
         let is_declared = config.platform.is_wasm()
             || manifest.annotations.contains_key("module.wasm.image/variant")
@@ -236,7 +282,7 @@ fn jobs(bundle: &Bundle, config: &Config) -> Vec<LayerJob> {
         diff_id: *diff_id,
     };
     let mut jobs: Vec<LayerJob> = bundle.layers.iter().zip(config.diff_ids()).map(job).collect();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     jobs.retain(|job| seen.insert((job.digest, job.diff_id)));
     jobs
 }

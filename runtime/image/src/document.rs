@@ -102,9 +102,39 @@ impl Platform {
             (self.architecture.as_str(), self.variant.as_deref()),
             (_, None | Some("")) | ("amd64", Some("v1")) | ("arm64", Some("v8"))
         );
-        self.os == host.os && self.architecture == host.architecture && is_base
+        let is_wanted = host.variant.is_some() && host.variant == self.variant;
+        self.os == host.os && self.architecture == host.architecture && (is_base || is_wanted)
     }
 }
+
+impl std::str::FromStr for Platform {
+    type Err = InvalidPlatform;
+
+    /// Reads `os/architecture[/variant]`.
+    fn from_str(text: &str) -> Result<Self, InvalidPlatform> {
+        let is_word = |word: &&str| {
+            let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+            !word.is_empty() && word.len() <= 32 && word.bytes().all(is_allowed)
+        };
+        let words: Vec<&str> = text.split('/').collect();
+        let words = words.iter().all(is_word).then_some(words);
+        let own = |word: &str| word.to_owned();
+        match words.as_deref() {
+            Some([os, architecture]) => {
+                Ok(Self { os: own(os), architecture: own(architecture), variant: None })
+            }
+            Some([os, architecture, variant]) => {
+                Ok(Self { os: own(os), architecture: own(architecture), variant: Some(own(variant)) })
+            }
+            _ => Err(InvalidPlatform),
+        }
+    }
+}
+
+/// A text that is no platform.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a platform is OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64/v8")]
+pub struct InvalidPlatform;
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -278,6 +308,22 @@ pub(crate) struct Config {
     config: Option<Process>,
     #[serde(default)]
     rootfs: Option<RootFs>,
+    #[serde(default)]
+    history: Option<Vec<HistoryStep>>,
+}
+
+/// One step in the making of an image, as whoever made it tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct HistoryStep {
+    /// When, as text (RFC 3339); empty if it is not told.
+    pub created: String,
+    /// The command.
+    pub created_by: String,
+    /// A remark.
+    pub comment: String,
+    /// Whether it made no layer.
+    pub empty_layer: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -312,6 +358,10 @@ impl Config {
 
     pub(crate) fn diff_ids(&self) -> &[Digest] {
         self.rootfs.as_ref().and_then(|r| r.diff_ids.as_deref()).unwrap_or_default()
+    }
+
+    pub(crate) fn history(&self) -> &[HistoryStep] {
+        self.history.as_deref().unwrap_or_default()
     }
 
     pub(crate) fn check_platform(&self, host: &Platform) -> Result<(), NoPlatform> {

@@ -152,7 +152,7 @@ impl Shared {
     }
 
     /// Marks what names and pins need, and removes the rest. Nothing is removed if that cannot be told.
-    fn collect(&self, _lock: &File) -> Result<Reclaimed, RemoveError> {
+    pub(crate) fn collect(&self, _lock: &File) -> Result<Reclaimed, RemoveError> {
         let mut used = Used::default();
         for (_, record) in record::read_all(&self.refs)? {
             used.blobs.extend(record.wasm.map(|w| w.digest));
@@ -169,6 +169,11 @@ impl Shared {
         let mut reclaimed = Reclaimed::default();
         self.sweep_layers(&used, &mut reclaimed)?;
         self.sweep_blobs(&used, &mut reclaimed)?;
+        for note in children(&self.notes)? {
+            if digest_of(&note).is_none_or(|digest| !used.blobs.contains(&digest)) {
+                fs::remove_file(&note).map_err(at("remove", &note))?;
+            }
+        }
         Ok(reclaimed)
     }
 
@@ -204,7 +209,7 @@ impl Shared {
     }
 
     /// Blobs that somebody holds a pin of; files of pins that nobody holds are removed.
-    fn live_pins(&self) -> Result<Vec<Digest>, FileError> {
+    pub(crate) fn live_pins(&self) -> Result<Vec<Digest>, FileError> {
         let mut live = Vec::new();
         for path in children(&self.pins)? {
             let Some(digest) = digest_of(&path) else { continue };

@@ -22,6 +22,7 @@ pub(crate) struct LayerJob {
 }
 
 /// A layer that was unpacked and verified but is not in its place yet.
+#[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) directory: PathBuf,
     pub(crate) diff_id: Digest,

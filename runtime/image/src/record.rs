@@ -40,6 +40,9 @@ pub(crate) struct Record {
     /// The binary of a Wasm image; it may have been taken out of a layer.
     pub(crate) wasm: Option<WasmRecord>,
     pub(crate) imported: Timestamp,
+    /// Whether it came from a registry, from which it can come again.
+    #[serde(default)]
+    pub(crate) pulled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

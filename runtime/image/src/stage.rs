@@ -21,6 +21,7 @@ use crate::files::LayerFiles;
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A directory for the unfinished files of one operation; removed when it is dropped.
+#[derive(Debug)]
 pub(crate) struct Staging {
     path: PathBuf,
     next: AtomicU64,

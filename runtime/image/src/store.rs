@@ -6,18 +6,20 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use neargate_model::Timestamp;
 use neargate_model::image::{Digest, ImageReference};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::document::{Config, DOCUMENT_BYTES_MAX, Document, ImageConfig, Manifest, Platform};
+use crate::document::{Config, DOCUMENT_BYTES_MAX, Document, HistoryStep, ImageConfig, Manifest, Platform};
 use crate::error::{Damage, FileError, LayerError, OpenError, ResolveError, at};
 use crate::files::{LayerFiles, OwnLayerFiles};
 use crate::gc::PinFile;
 use crate::layers::{self, LayerJob, Settings};
 use crate::record::{self, Kind, Record};
 use crate::stage::Staging;
+use crate::tidy;
 use crate::unpack::{Limits, Ownership};
 use crate::upload::Hashes;
 use crate::wasm::{self, WasmFormat};
@@ -64,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) layers: PathBuf,
     pub(crate) refs: PathBuf,
     pub(crate) pins: PathBuf,
+    pub(crate) notes: PathBuf,
     pub(crate) tmp: PathBuf,
     pub(crate) held: PathBuf,
     pub(crate) uploads: PathBuf,
@@ -78,7 +81,12 @@ struct Cached {
     record: PathBuf,
     stamp: Stamp,
     image: Arc<ResolvedImage>,
+    /// When its use was noted last.
+    touched: Instant,
 }
+
+/// How often it is noted that an image is used.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Tells one version of a record from another: every write makes a new inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +114,8 @@ pub struct ResolvedImage {
     pub config: ImageConfig,
     /// What is run.
     pub kind: ImageKind,
+    /// Whether it came from a registry, where its name may lead elsewhere by now.
+    pub pulled: bool,
 }
 
 /// What a driver runs.
@@ -157,6 +167,8 @@ pub struct ImageDetail {
     pub wasm: Option<(Digest, WasmFormat)>,
     /// Its layers, lowest first.
     pub layers: Vec<LayerDetail>,
+    /// How it was made, oldest step first, as its configuration tells it.
+    pub history: Vec<HistoryStep>,
 }
 
 /// One layer of an image.
@@ -190,15 +202,29 @@ impl ImageStore {
         fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .map_err(at("make private", &root))?;
         let blobs = root.join("blobs/sha256");
-        let [layers, refs, pins, tmp] = ["layers", "refs", "pins", "tmp"].map(|name| root.join(name));
+        let [layers, refs, pins, notes, tmp] =
+            ["layers", "refs", "pins", "notes", "tmp"].map(|name| root.join(name));
         let [held, uploads] = ["held", "uploads"].map(|name| root.join(name));
-        for directory in [&blobs, &layers, &refs, &pins, &tmp, &held, &uploads] {
+        for directory in [&blobs, &layers, &refs, &pins, &notes, &tmp, &held, &uploads] {
             make_private(directory)?;
         }
         Staging::sweep(&tmp, &*options.files)?;
         let (cache, pinned, hashes) = Default::default();
-        let shared =
-            Shared { root, blobs, layers, refs, pins, tmp, held, uploads, hashes, options, cache, pinned };
+        let shared = Shared {
+            root,
+            blobs,
+            layers,
+            refs,
+            pins,
+            notes,
+            tmp,
+            held,
+            uploads,
+            hashes,
+            options,
+            cache,
+            pinned,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -213,10 +239,8 @@ impl ImageStore {
             return Ok(image);
         }
         let damaged = |source| ResolveError::Damaged { name: reference.clone(), source: Box::new(source) };
-        let (path, stamp, record) = shared
-            .find(reference)
-            .map_err(damaged)?
-            .ok_or_else(|| ResolveError::NotFound { name: reference.clone() })?;
+        let found = shared.find(reference).map_err(damaged)?;
+        let (path, _, record) = found.ok_or_else(|| ResolveError::NotFound { name: reference.clone() })?;
         let (manifest, config) = shared.read_image(record.manifest).map_err(damaged)?;
         let kind = match &record.wasm {
             Some(wasm) => {
@@ -230,10 +254,29 @@ impl ImageStore {
         let config = config
             .image_config()
             .map_err(|source| damaged(Damage::Document { digest: record.manifest, source }))?;
-        let image =
-            Arc::new(ResolvedImage { digest: record.digest, manifest: record.manifest, config, kind });
-        shared.remember(reference, Cached { record: path, stamp, image: image.clone() });
+        let Record { digest, manifest, pulled, .. } = record;
+        let image = Arc::new(ResolvedImage { digest, manifest, config, kind, pulled });
+        tidy::touch(&path);
+        // Of a record that was replaced since it was read nothing is remembered.
+        if let (Some(stamp), Ok(Some(now))) = (Stamp::of(&path), record::read(&path))
+            && (now.digest, now.manifest) == (image.digest, image.manifest)
+        {
+            let (image, touched) = (image.clone(), Instant::now());
+            shared.remember(reference, Cached { record: path, stamp, image, touched });
+        }
         Ok(image)
+    }
+
+    /// The image of layers whose manifest this is, whatever its names lead to by now; `None` if it is not complete. For who
+    /// was given it before: no name stands for the right to have it.
+    pub fn resolve_manifest(&self, manifest: Digest) -> Option<ResolvedImage> {
+        let (document, config) = self.shared.read_image(manifest).ok()?;
+        let layers = layers::stack(config.diff_ids(), &self.shared.layers);
+        if wasm::is_artifact(&document) || layers.is_empty() || !layers.iter().all(|layer| layer.exists()) {
+            return None;
+        }
+        let (config, kind) = (config.image_config().ok()?, ImageKind::Oci { layers });
+        Some(ResolvedImage { digest: manifest, manifest, config, kind, pulled: true })
     }
 
     /// All names, sorted.
@@ -266,6 +309,7 @@ impl ImageStore {
                 .map_err(|source| damaged(Damage::Document { digest: record.manifest, source }))?,
             wasm: record.wasm.as_ref().map(|w| (w.digest, w.format)),
             layers: manifest.layers.iter().enumerate().map(layer).collect(),
+            history: config.history().to_vec(),
         })
     }
 }
@@ -374,7 +418,9 @@ impl Shared {
 
     pub(crate) fn cached(&self, reference: &ImageReference) -> Option<Arc<ResolvedImage>> {
         let cached = self.cache.lock().unwrap_or_else(|e| e.into_inner()).get(reference).cloned()?;
-        (Stamp::of(&cached.record) == Some(cached.stamp)).then_some(cached.image)
+        let is_current =
+            cached.touched.elapsed() < TOUCH_INTERVAL && Stamp::of(&cached.record) == Some(cached.stamp);
+        is_current.then_some(cached.image)
     }
 
     fn remember(&self, reference: &ImageReference, cached: Cached) {

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::member::{Kind, Member, Members, display};
 use super::{Limits, Ownership, Reason, UnpackError};
 use crate::tree;
+use crate::write_out::WriteOut;
 
 const PATH_BYTES_MAX: usize = 4095;
 const NAME_BYTES_MAX: usize = 255;
@@ -178,6 +179,7 @@ impl<'a> Extractor<'a> {
             fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)
         })?;
         let mut file = File::from(file);
+        let (mut write_out, mut written) = (WriteOut::default(), 0);
         loop {
             let n = members.read(&mut self.buffer).map_err(|source| members.read_error(source))?;
             if n == 0 {
@@ -185,6 +187,8 @@ impl<'a> Extractor<'a> {
             }
             file.write_all(&self.buffer[..n]).map_err(|e| write_io_error("write", &member.display(), e))?;
             self.bytes += n as u64;
+            written += n as u64;
+            write_out.reached(file.as_fd(), written);
         }
         // Changing the owner clears setuid bits and file capabilities, so it comes first.
         self.own(file.as_fd(), member)?;

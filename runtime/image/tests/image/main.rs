@@ -8,4 +8,5 @@ mod held;
 mod import;
 mod kill;
 mod lifecycle;
+mod tidy;
 mod unpack;
