@@ -15,7 +15,7 @@ use crate::source::{Source, words};
 
 /// The crates of ours that each crate of ours may use. Dev-dependencies are free, except that nothing below the
 /// gateway may use the gateway in them either.
-const ARROWS: [(&str, &[&str]); 26] = [
+const ARROWS: [(&str, &[&str]); 27] = [
     // What exists. Everybody may know it, so that it may know nobody.
     ("neargate-model", &[]),
     // Damages bytes for tests; knows nothing of what they mean.
@@ -31,6 +31,8 @@ const ARROWS: [(&str, &[&str]); 26] = [
     ("neargate-store", &["neargate-failpoint", "neargate-model"]),
     ("neargate-driver", &["neargate-ipc", "neargate-model"]),
     ("neargate-image", &["neargate-failpoint", "neargate-model"]),
+    // Brings images; the store must be ignorant of networks, and of how long they take.
+    ("neargate-registry", &["neargate-image", "neargate-model"]),
     ("neargate-telemetry", &["neargate-failpoint", "neargate-model"]),
     // Drivers implement the contract; the node must not be able to name them.
     (
@@ -88,6 +90,7 @@ const ARROWS: [(&str, &[&str]); 26] = [
             "neargate-failpoint",
             "neargate-keyvalue",
             "neargate-image",
+            "neargate-registry",
             // Between the server and its own processes that keep files.
             "neargate-ipc",
             "neargate-telemetry",
@@ -116,8 +119,9 @@ const ARROWS: [(&str, &[&str]); 26] = [
 const HTTP: [&str; 7] = ["http", "http-body-util", "hyper", "hyper-util", "axum", "tower", "reqwest"];
 /// Folders whose crates may not depend on [`HTTP`].
 const RUNTIME: &str = "runtime/";
-/// The one crate there that speaks HTTP: its guests are HTTP handlers (`wasi:http`), not Neargate's API.
-const SERVES_GUESTS: &str = "neargate-wasm-worker";
+/// The crates there that speak HTTP, of others and not Neargate's API: guests that are HTTP handlers (`wasi:http`), and
+/// registries.
+const SPEAKS_HTTP: [&str; 2] = ["neargate-wasm-worker", "neargate-registry"];
 
 /// Crates that do no I/O, start nothing and read no clock, so that they can be tested by value alone.
 const PURE: [&str; 3] = ["neargate-model", "neargate-wire", "neargate-auth"];
@@ -185,7 +189,10 @@ fn check_arrows(graph: &Graph) -> Vec<String> {
             {
                 found.push(format!("{name} → {target}: the runtime may not know the gateway"));
             }
-            if in_runtime && name != SERVES_GUESTS && *kind == Kind::Normal && HTTP.contains(&target.as_str())
+            if in_runtime
+                && !SPEAKS_HTTP.contains(&name)
+                && *kind == Kind::Normal
+                && HTTP.contains(&target.as_str())
             {
                 found.push(format!("{name} → {target}: HTTP belongs to the gateway"));
             }
