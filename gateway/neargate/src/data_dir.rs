@@ -11,6 +11,8 @@
 //! starts/            which tasks may have been started, until their end is in control.db
 //! volumes/           named volumes, as ACCOUNT/REGION/CLUSTER/NAME; they outlive tasks
 //! run/               the supervisor's socket and journal
+//! registries.json    mirrors and other peculiarities of registries, if the operator wrote it
+//! registry-auth.json credentials for registries, likewise, in the form of Docker's config.json
 //! root-key.json      the root access key, 0600
 //! session-key        what session tokens are made with, 0600
 //! endpoint           where the server listens, for `neargate env`
@@ -79,6 +81,14 @@ impl DataDir {
 
     pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    pub(crate) fn registries(&self) -> PathBuf {
+        self.root.join("registries.json")
+    }
+
+    pub(crate) fn registry_auth(&self) -> PathBuf {
+        self.root.join("registry-auth.json")
     }
 
     pub(crate) fn logs(&self) -> PathBuf {

@@ -1,5 +1,6 @@
 //! `neargate image`: the image store of a data directory. A server may use it at the same time.
 
+mod history;
 mod inspect;
 
 use std::io::Write;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use neargate_container::{Policy, Rights, become_user};
-use neargate_image::{ImageStore, ImageSummary, Imported, Kind, PackOptions};
+use neargate_image::{ImageStore, ImageSummary, Imported, Kind, PackOptions, Platform};
 use neargate_model::image::ImageReference;
 use serde_json::json;
 
@@ -20,6 +21,7 @@ use crate::client::{Output, size, table, tell_server};
 use crate::data_dir::DataDir;
 use crate::keeper::Files;
 use crate::progress::Progress;
+use crate::pull;
 use crate::wasm;
 
 /// Options of `neargate image`.
@@ -42,6 +44,17 @@ enum ImageCommand {
         #[arg(long, value_name = "REF")]
         name: Option<ImageReference>,
     },
+    /// Pull an image from a registry; layers that are here are not fetched again.
+    Pull {
+        /// The image, for example alpine:3.20 or registry.example/app@sha256:…
+        name: ImageReference,
+        /// The platform of an image for several, for example linux/arm64/v8 [default: this machine's].
+        #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+        platform: Option<Platform>,
+        /// Show nothing but the result.
+        #[arg(long, short)]
+        quiet: bool,
+    },
     /// Make an image of a directory; the same directory makes the same image.
     Pack(PackArgs),
     /// List images.
@@ -60,6 +73,14 @@ enum ImageCommand {
     Inspect {
         /// A Wasm file, or the name of an image in the store.
         image: String,
+        /// How to print.
+        #[arg(long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Show how an image was made, newest step first.
+    History {
+        /// The image.
+        name: ImageReference,
         /// How to print.
         #[arg(long, value_enum, default_value = "table")]
         output: Output,
@@ -114,6 +135,12 @@ pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
             print_imported(&imported, &mut out)?;
             tell_server(data.root(), imported.name.canonical());
         }
+        ImageCommand::Pull { name, platform, quiet } => {
+            let puller = pull::puller(&data, store.clone())?;
+            let pulled = pull::pull_and_show(&puller, name, platform.clone(), *quiet)?;
+            print_imported(&pulled, &mut out)?;
+            tell_server(data.root(), pulled.name.canonical());
+        }
         ImageCommand::Pack(pack) => {
             let progress = Progress::start(format!("packing {}", pack.dir.display()), false);
             let packed = store.pack_directory(&pack.dir, &options(pack)?);
@@ -132,6 +159,7 @@ pub(crate) fn run(args: &ImageArgs) -> Result<ExitCode> {
             *output,
             &mut out,
         )?,
+        ImageCommand::History { name, output } => history::run(&store, name, *output, &mut out)?,
         ImageCommand::Prune => {
             let reclaimed = store.prune().context("remove what is not needed")?;
             let (blobs, layers) = (reclaimed.blobs, reclaimed.layers);

@@ -20,11 +20,13 @@ mod own_images;
 mod policy;
 mod ports;
 mod progress;
+mod pull;
 mod report;
 mod resolver;
 mod run;
 mod serve;
 mod sessions;
+mod tidy;
 mod user;
 mod vpc_blocks;
 mod wasm;
@@ -62,7 +64,7 @@ enum Command {
     Describe(client::DescribeArgs),
     /// Show why a task ended, and get its core dump or profile.
     Debug(client::DebugArgs),
-    /// Import, pack, list and remove images.
+    /// Pull, import, pack, list and remove images.
     Image(image::ImageArgs),
     /// Put an image into the server's registry.
     Push(client::PushArgs),

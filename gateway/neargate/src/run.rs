@@ -34,7 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use self::args::FOR_EVER;
-use self::image::Found;
+use self::image::{Found, Wanted};
 use crate::adopt;
 use crate::assembly::{self, Ingredients, Machine, REMOVAL_LIMIT};
 use crate::containers::{self, Unenforced};
@@ -76,7 +76,8 @@ pub(crate) fn run(args: &RunArgs, launcher: Option<LauncherClient>) -> Result<Ex
     let data = DataDir::open(args.data.as_deref())?;
     let owner = take_owner(&data)?;
     let is_root = rustix::process::geteuid().is_root();
-    let image = Found::find(&args.image, &data, owner, &launcher)?;
+    let wanted = Wanted { image: &args.image, pull: args.pull, quiet: args.quiet };
+    let image = Found::find(wanted, &data, owner, &launcher)?;
     args.check(image.is_wasm())?;
     let shape = args.shape(image.is_wasm())?;
     let scratch = Scratch::new(&data);

@@ -46,8 +46,10 @@ use crate::metadata::{NodeEndpoints, NodeUsage};
 use crate::notify;
 use crate::own_images::OwnImages;
 use crate::policy;
+use crate::pull::{self, ImagePull, NodeRegistries};
 use crate::resolver;
 use crate::sessions::NodeSessions;
+use crate::tidy;
 use crate::user::HostUser;
 use crate::vpc_blocks;
 use crate::wasm;
@@ -97,6 +99,9 @@ pub(crate) struct ServeArgs {
     /// A resolver that is asked for names that are not of tasks; may be repeated [default: those of /etc/resolv.conf].
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = resolver::parse_server)]
     dns_server: Vec<SocketAddr>,
+    /// When a registry is asked for the image of a task, as ECS_IMAGE_PULL_BEHAVIOR of ECS's agent; see docs/images.md.
+    #[arg(long, value_enum, default_value = "default", value_name = "BEHAVIOR")]
+    image_pull: ImagePull,
     /// How many instances a Wasm worker may hold at a time; an account has one worker for each core.
     #[arg(long, default_value_t = 1000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=6000))]
     wasm_instances: u32,
@@ -234,6 +239,8 @@ async fn serve(
     };
     let images =
         ImageStore::open_with(data.images(), files.image_options()).context("open the image store")?;
+    let registries = Arc::new(NodeRegistries(pull::puller(data, images.clone())?));
+    let stored = images.clone();
     let mut config = wasm::config(data);
     config.runs_max = args.wasm_instances;
     let address = listener.local_addr().context("read the address of the listener")?;
@@ -256,14 +263,14 @@ async fn serve(
     };
     let access = Arc::new(access);
     let own = Arc::new(OnceLock::new());
-    let others = Arc::new(LocalImages::new(images.clone()));
+    let others = LocalImages::pulling(images.clone(), registries, args.image_pull.into());
     let Machine { control, resolver, sessions, storage, removals, mut node } =
         assembly::assemble(Ingredients {
             store: Arc::new(store),
             capacity: assembly::capacity(args.memory_overcommit),
             containers: containers.clone(),
             wasm: wasm.clone(),
-            images: Arc::new(OwnImages::new(others, own.clone())),
+            images: Arc::new(OwnImages::new(images.clone(), others, own.clone())),
             stdio: stdio.clone(),
             scratch: data.scratch(),
             volumes: data.volumes(),
@@ -357,6 +364,9 @@ async fn serve(
         let end = end.clone();
         async move { disk.watch(end).await }
     });
+    // Who prefers what is here wants it to stay.
+    let tidying = (!matches!(args.image_pull, ImagePull::PreferCached))
+        .then(|| tokio::spawn(tidy::watch(stored, data.root().to_owned(), end.clone())));
     let ends_tasks = tokio::select! {
         _ = interrupts.recv() => true,
         _ = terminations.recv() => false,
@@ -379,6 +389,9 @@ async fn serve(
     let _ = serving.await;
     let _ = sweeping.await;
     let _ = watching.await;
+    if let Some(tidying) = tidying {
+        let _ = tidying.await;
+    }
     let kept = match &containers {
         Some(containers) if !ends_tasks => containers.running(),
         _ => BTreeSet::new(),

@@ -23,6 +23,12 @@ const GROUPS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Images that wait to be made ready; of more, the first start takes longer, and nothing else.
 const PREPARING_MAX: usize = 64;
 
+/// Images that are fetched ahead of need at a time, so that those that tasks wait for have the most of the line.
+const FETCHING_MAX: usize = 2;
+
+/// How long one may take to be fetched ahead of need.
+const FETCHING_LIMIT: Duration = Duration::from_secs(15 * 60);
+
 /// Runs the loops of all tasks of this node.
 pub struct Agent {
     parts: Arc<Parts>,
@@ -31,6 +37,7 @@ pub struct Agent {
     /// Images that are made ready, one after the other, so that tasks have the machine for themselves.
     preparing: JoinSet<()>,
     turn: Arc<Semaphore>,
+    fetching: Arc<Semaphore>,
     /// What tasks have written is measured for one after the other, so that it takes one thread at most.
     measuring: Arc<Semaphore>,
     scratches: Arc<Scratches>,
@@ -47,6 +54,7 @@ impl Agent {
             loops: JoinSet::new(),
             preparing: JoinSet::new(),
             turn: Arc::new(Semaphore::new(1)),
+            fetching: Arc::new(Semaphore::new(FETCHING_MAX)),
             measuring: Arc::new(Semaphore::new(1)),
             removals: Removals::default(),
         }
@@ -133,10 +141,19 @@ impl Agent {
         if self.preparing.len() >= PREPARING_MAX {
             return;
         }
-        let (parts, turn) = (self.parts.clone(), self.turn.clone());
+        let (parts, turn, fetching) = (self.parts.clone(), self.turn.clone(), self.fetching.clone());
         self.preparing.spawn(async move {
+            let Ok(fetch) = fetching.acquire().await else { return };
+            let found = timeout(FETCHING_LIMIT, parts.images.resolve(&image)).await;
+            drop(fetch);
+            let found = match found {
+                Ok(Ok(found)) => found,
+                Ok(Err(problem)) => {
+                    return tracing::debug!(image, reason = problem.reason, "image is not there yet");
+                }
+                Err(_) => return tracing::debug!(image, "image took too long to be fetched ahead of need"),
+            };
             let Ok(_turn) = turn.acquire().await else { return };
-            let Ok(found) = parts.images.resolve(&image).await else { return };
             let driver = match &found.rootfs {
                 Rootfs::Wasm(_) => &parts.wasm,
                 Rootfs::Layers(_) => return,

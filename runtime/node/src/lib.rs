@@ -38,7 +38,7 @@ use neargate_model::{NodeReport, Policy, TaskSpec, Timestamp};
 pub use agent::Agent;
 pub use artifacts::{Artifact, Artifacts};
 pub use files::{OwnTaskFiles, TaskFiles};
-pub use image::{ImageProblem, Images, LocalImages, TaskImage};
+pub use image::{ImageProblem, Images, LocalImages, PullBehavior, Registries, TaskImage};
 pub use logs::{ContainerStdio, LogStdio, StdioError, StdioSource, default_group, log_group, log_stream};
 pub use scratch::Removals;
 pub use sessions::{AttendedCommand, Output, SESSIONS_MAX, SessionError, Sessions, UsageUnknown};

@@ -181,7 +181,9 @@ impl Owner {
         self.sandbox = Some(host.find(&plan::sandbox(&self.spec, true, |_| true)).await?);
         let mut found = Vec::new();
         for (container, id) in self.spec.clone().container_ids.iter().enumerate() {
-            let image = self.parts.images.resolve(&self.spec.shape.containers[container].image).await;
+            let digest = self.state.status.containers[container].image_digest.as_deref();
+            let name = &self.spec.shape.containers[container].image;
+            let image = self.parts.images.find_again(name, digest).await;
             let is_linux = matches!(&image, Ok(TaskImage { rootfs: Rootfs::Layers(_), .. }));
             self.images[container] = Some(image);
             found.push(match driver.recover(id).await {
@@ -295,7 +297,7 @@ impl Owner {
                 }
                 self.handle(event).await;
             }
-            Outcome::Image(container, image) => self.take_image(container, image).await,
+            Outcome::Image(container, image) => self.take_images(container, image).await,
             Outcome::Sandbox(Ok(sandbox), furnishings) => {
                 (self.sandbox, self.furnishings) = (Some(sandbox), furnishings);
                 self.handle(TaskEvent::SandboxReady).await;
@@ -306,6 +308,21 @@ impl Owner {
                 let (host_ports, runtime_id) = (started.host_ports.clone(), self.runtime_id(container));
                 self.enter(container, started);
                 self.handle(TaskEvent::Started { container, runtime_id, host_ports }).await;
+            }
+        }
+    }
+
+    /// The first container that has the image of this one.
+    fn first_of_image(&self, container: usize) -> usize {
+        let containers = &self.spec.shape.containers;
+        let image = &containers[container].image;
+        containers.iter().position(|other| other.image == *image).unwrap_or(container)
+    }
+
+    async fn take_images(&mut self, first: usize, image: Result<TaskImage, ImageProblem>) {
+        for container in first..self.images.len() {
+            if self.first_of_image(container) == first {
+                self.take_image(container, image.clone()).await;
             }
         }
     }
@@ -409,6 +426,8 @@ impl Owner {
                 self.sandbox_wanted = true;
                 self.prepare_when_known();
             }
+            // Containers of one image have the same one, also where its name leads elsewhere meanwhile.
+            Action::FetchImage(container) if self.first_of_image(container) != container => {}
             Action::FetchImage(container) => {
                 let (parts, spec) = (self.parts.clone(), self.spec.clone());
                 self.jobs.spawn(async move {

@@ -12,6 +12,7 @@ use neargate_model::{
 };
 
 use super::container::ContainerArgs;
+use super::image::RunPull;
 
 /// How long a task without `--timeout` may run.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -26,8 +27,11 @@ const HTTP_PORTS: [u16; 2] = [80, 8080];
 /// Options of `neargate run`.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// A Wasm file, or the name of an image in the store.
+    /// A Wasm file, or the name of an image: one in the store, or else of a registry.
     pub(crate) image: String,
+    /// When the image is pulled from its registry.
+    #[arg(long, value_enum, default_value = "missing", value_name = "WHEN")]
+    pub(crate) pull: RunPull,
     /// Arguments of the task, after `--`.
     #[arg(last = true, value_name = "ARGS")]
     args: Vec<String>,

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
+use clap::ValueEnum;
 use neargate_container::LauncherClient;
 use neargate_driver::{Rootfs, WasmModule};
-use neargate_image::{ImageKind, ImageStore, Options};
+use neargate_image::{ImageKind, ImageStore, Options, ResolveError};
 use neargate_model::image::ImageReference;
 use neargate_node::{ImageProblem, Images, LocalImages, TaskImage};
 use sha2::{Digest, Sha256};
@@ -17,6 +18,28 @@ use sha2::{Digest, Sha256};
 use super::own;
 use crate::data_dir::DataDir;
 use crate::keeper::Files;
+use crate::pull::{pull_and_show, puller};
+
+/// `--pull` of `neargate run`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum RunPull {
+    /// If there is no image of that name.
+    #[default]
+    Missing,
+    /// Always, so that the newest of its name runs.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The image that is to be found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) image: &'a str,
+    pub(crate) pull: RunPull,
+    /// Whether nothing is shown of a pull.
+    pub(crate) quiet: bool,
+}
 
 /// Where the image was found.
 pub(crate) enum Found {
@@ -25,7 +48,14 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    pub(crate) fn find(image: &str, data: &DataDir, owner: u32, launcher: &LauncherClient) -> Result<Self> {
+    /// Finds the image, and pulls it if `wanted` says so. No thread is left of that.
+    pub(crate) fn find(
+        wanted: Wanted<'_>,
+        data: &DataDir,
+        owner: u32,
+        launcher: &LauncherClient,
+    ) -> Result<Self> {
+        let Wanted { image, pull, quiet } = wanted;
         let path = Path::new(image);
         if path.is_file() {
             return wasm_file(path).map(Self::File);
@@ -36,10 +66,13 @@ impl Found {
         let options = Options { owner, ..files.image_options() };
         let store = ImageStore::open_with(data.images(), options).context("open the image store")?;
         let name = match own::known_as(&reference, data.root()) {
-            Ok(found) => found.unwrap_or(reference),
-            // The server is not there, and not needed for what has this very name.
-            Err(_) if store.resolve(&reference).is_ok() => reference,
-            Err(error) => return Err(error),
+            Ok(Some(name)) => name,
+            // A server that does not answer is not needed for what is here, or elsewhere.
+            asked => {
+                bring(pull, &reference, &store, data, quiet)
+                    .map_err(|error| asked.err().unwrap_or(error))?;
+                reference
+            }
         };
         let resolved = store.resolve(&name).with_context(|| not_found(image))?;
         let is_wasm = matches!(resolved.kind, ImageKind::Wasm { .. });
@@ -60,6 +93,26 @@ impl Found {
     }
 }
 
+/// Pulls the image if that is wanted.
+fn bring(
+    pull: RunPull,
+    reference: &ImageReference,
+    store: &ImageStore,
+    data: &DataDir,
+    quiet: bool,
+) -> Result<()> {
+    let is_wanted = match pull {
+        RunPull::Always => true,
+        RunPull::Never => false,
+        RunPull::Missing => matches!(store.inspect(reference), Err(ResolveError::NotFound { .. })),
+    };
+    if is_wanted {
+        let pulled = pull_and_show(&puller(data, store.clone())?, reference, None, quiet);
+        pulled.with_context(|| not_found(&reference.familiar()))?;
+    }
+    Ok(())
+}
+
 /// The name of an image in the store, for what is no file.
 pub(crate) fn image_name(image: &str) -> Result<ImageReference> {
     let looks_like_path = image.starts_with(['/', '.']) || image.ends_with(".wasm");
@@ -76,7 +129,9 @@ pub(crate) fn image_name(image: &str) -> Result<ImageReference> {
 
 /// What to do about an image that is not there.
 pub(crate) fn not_found(image: &str) -> String {
-    format!("find image {image}; `neargate image ls` lists what there is, `neargate image import` adds to it")
+    format!(
+        "find image {image}; `neargate image ls` lists what there is, `neargate image pull` and `import` add to it"
+    )
 }
 
 /// A Wasm file is run from where it is; its digest is the key of its compiled code.
@@ -115,5 +170,9 @@ impl Images for OneFile {
             stop_signal: None,
             pin: Arc::new(()),
         })
+    }
+
+    async fn find_again(&self, image: &str, _digest: Option<&str>) -> Result<TaskImage, ImageProblem> {
+        self.resolve(image).await
     }
 }

@@ -57,6 +57,10 @@ impl Images for Known {
     async fn resolve(&self, _: &str) -> Result<TaskImage, ImageProblem> {
         self.images.resolve(&self.name.canonical()).await
     }
+
+    async fn find_again(&self, _: &str, digest: Option<&str>) -> Result<TaskImage, ImageProblem> {
+        self.images.find_again(&self.name.canonical(), digest).await
+    }
 }
 
 #[cfg(test)]

@@ -231,6 +231,11 @@ fn refuse_container_settings(input: &ecs::ContainerDefinition, name: &ContainerN
     if input.secrets.iter().flatten().next().is_some() {
         return refuse("secrets", "there is no secrets manager here yet");
     }
+    if input.repository_credentials.is_some() {
+        let why = "there is no secrets manager here yet; keep the registry's credentials in registry-auth.json of the data \
+                   directory, docs/images.md";
+        return refuse("repositoryCredentials", why);
+    }
     if input.environment_files.iter().flatten().next().is_some() {
         return refuse("environmentFiles", "there is no object store here");
     }
