@@ -16,7 +16,7 @@ use crate::languages;
 use crate::shell::{command, is_installed, output, run, shown};
 
 /// A program and the Debian package that has it.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("busybox", "busybox-static"),
     ("crun", "crun"),
     ("runc", "runc"),
@@ -27,7 +27,10 @@ const PACKAGES: [(&str, &str); 11] = [
     ("node", "nodejs"),
     ("npm", "npm"),
     ("skopeo", "skopeo"),
+    // A registry of somebody else's, with and without passwords and tokens.
     ("docker-registry", "docker-registry"),
+    ("htpasswd", "apache2-utils"),
+    ("openssl", "openssl"),
 ];
 /// What the virtual machine needs besides, which is a lot for those who never start it.
 const VM_PACKAGES: [(&str, &str); 6] = [
