@@ -8,6 +8,7 @@ mod floor;
 mod http;
 mod neighbour;
 mod network;
+mod pull;
 mod wasm_run;
 
 use std::collections::btree_map::BTreeMap;
@@ -27,11 +28,12 @@ use crate::shell::{cargo, command, is_installed, run};
 use crate::statistics::{Figures, Row, table};
 
 /// The rows, in the order in which they are measured.
-const ROWS: [(&str, Measure); 11] = [
+const ROWS: [(&str, Measure); 12] = [
     ("container-start", Measure::Times(container::container_start)),
     ("container-idle", Measure::Figures(crowd::idle)),
     ("container-many", Measure::Figures(crowd::many)),
     ("container-adopt", Measure::Figures(adopt::adopt)),
+    ("image-pull", Measure::Figures(pull::pull)),
     ("network-traffic", Measure::Figures(network::traffic)),
     ("network-changes", Measure::Figures(network::changes)),
     ("wasm-run", Measure::Times(wasm_run::wasm_run)),
