@@ -39,7 +39,7 @@ exec /bin/busybox switch_root /disk /init
 /// with, and itself in a group beside which others can be made.
 const INIT_HEAD: &str = "\
 #!/bin/busybox sh
-export PATH=/usr/bin:/bin HOME=/root TMPDIR=/tmp
+export PATH=/usr/sbin:/usr/bin:/bin HOME=/root TMPDIR=/tmp
 export CARGO_TARGET_DIR=/target NEARGATE_BIN=/usr/bin/neargate
 /bin/busybox --install -s /bin
 # Whoever has made the disk is the owner of its files.

@@ -10,8 +10,9 @@ use crate::shell::{command, output, run};
 
 /// The package that depends on the newest kernel.
 const PACKAGE: &str = "linux-image-cloud-amd64";
-/// The drivers of the disk and overlay, each behind those that it needs. ext4 is a part of the kernel.
-const MODULES: [&str; 24] = [
+/// The drivers of the disk, overlay and what the network of tasks is made of, each behind those that it needs: nothing in
+/// the machine loads one when it is wanted. ext4 is a part of the kernel.
+const MODULES: [&str; 32] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_modern_dev",
@@ -36,6 +37,14 @@ const MODULES: [&str; 24] = [
     "nft_fib_ipv4",
     "nft_fib_ipv6",
     "nft_fib_inet",
+    "nft_objref",
+    "nft_limit",
+    "nf_conncount",
+    "nft_connlimit",
+    "nf_conntrack_netlink",
+    "udp_tunnel",
+    "ip6_udp_tunnel",
+    "vxlan",
 ];
 
 /// A kernel and what the machine loads into it.
