@@ -1,4 +1,4 @@
-//! Pulls of `neargate serve`, `run` and `image pull`: the configuration of registries, and what a terminal shows.
+//! Pulls of `neargate serve` and `image pull`: the configuration of registries, and what a terminal shows.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl Registries for NodeRegistries {
     }
 }
 
-/// Pulls one image, and shows how far it is where that is a terminal. When this returns no thread of it is left.
+/// Pulls one image, and shows how far it is where that is a terminal.
 pub(crate) fn pull_and_show(
     puller: &Puller,
     reference: &ImageReference,

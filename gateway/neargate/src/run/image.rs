@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use async_trait::async_trait;
 use clap::ValueEnum;
 use neargate_container::LauncherClient;
@@ -18,7 +19,6 @@ use sha2::{Digest, Sha256};
 use super::own;
 use crate::data_dir::DataDir;
 use crate::keeper::Files;
-use crate::pull::{pull_and_show, puller};
 
 /// `--pull` of `neargate run`.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -69,8 +69,7 @@ impl Found {
             Ok(Some(name)) => name,
             // A server that does not answer is not needed for what is here, or elsewhere.
             asked => {
-                bring(pull, &reference, &store, data, quiet)
-                    .map_err(|error| asked.err().unwrap_or(error))?;
+                bring(pull, &reference, &store, data, quiet).map_err(|error| asked.err().unwrap_or(error))?;
                 reference
             }
         };
@@ -93,7 +92,8 @@ impl Found {
     }
 }
 
-/// Pulls the image if that is wanted.
+/// Pulls the image if that is wanted. Another process does it: threads of ours would be in the way of the supervisor,
+/// which is forked from this one, and who speaks to the launcher has a thread from then on.
 fn bring(
     pull: RunPull,
     reference: &ImageReference,
@@ -106,10 +106,15 @@ fn bring(
         RunPull::Never => false,
         RunPull::Missing => matches!(store.inspect(reference), Err(ResolveError::NotFound { .. })),
     };
-    if is_wanted {
-        let pulled = pull_and_show(&puller(data, store.clone())?, reference, None, quiet);
-        pulled.with_context(|| not_found(&reference.familiar()))?;
+    if !is_wanted {
+        return Ok(());
     }
+    let mut pulling = Command::new("/proc/self/exe");
+    pulling.args(["image", "pull"]).arg(reference.canonical()).arg("--data").arg(data.root());
+    pulling.args(quiet.then_some("--quiet")).stdin(Stdio::null()).stdout(Stdio::null());
+    let ended = pulling.status().context("run neargate image pull")?;
+    // It has said why.
+    ensure!(ended.success(), "{}", not_found(&reference.familiar()));
     Ok(())
 }
 
