@@ -46,7 +46,7 @@ def test_repositories(ecr, repository, name, host):  # noqa: F811
 
 
 def test_names_and_settings(ecr, repository, name):  # noqa: F811
-    for bad in ["A", "a//b", "a/../b", "-a", "a_"]:
+    for bad in ["Ab", "a//b", "a/../b", "-a", "a_"]:
         refused(ecr.create_repository, "InvalidParameterException", repositoryName=bad)
     refused(ecr.create_repository, "InvalidParameterException", repositoryName=f"{name}-2",
             encryptionConfiguration={"encryptionType": "KMS"})
@@ -179,7 +179,7 @@ def test_policies(ecr, repository, name):  # noqa: F811
     assert ecr.delete_repository_policy(repositoryName=name)["policyText"] == text
     for bad in ["{", "{}", text.replace("Allow", "Maybe"), text.replace('"Principal": "*", ', "")]:
         refused(ecr.set_repository_policy, "InvalidParameterException", repositoryName=name, policyText=bad)
-    refused(ecr.put_lifecycle_policy, "InvalidParameterException", repositoryName=name, lifecyclePolicyText='{"rules":[]}')
+    refused(ecr.put_lifecycle_policy, "InvalidParameterException", repositoryName=name, lifecyclePolicyText='{"rules":[]}' + 100 * " ")
 
 
 def test_lifecycle_policies(ecr, repository, registry, name):  # noqa: F811

@@ -33,7 +33,7 @@ def as_role(server, name):  # noqa: F811
         token = {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"}
         policy = json.dumps({"Version": "2012-10-17", "Statement": [token, *statements]})
         iam.put_role_policy(RoleName=role, PolicyName="p", PolicyDocument=policy)
-        keys = sts.assume_role(RoleArn=ROLE.format(role), RoleSessionName="s")["Credentials"]
+        keys = sts.assume_role(RoleArn=ROLE.format(role), RoleSessionName="session")["Credentials"]
         client = boto3.client(
             "ecr", endpoint_url=server.endpoint, region_name="us-east-1", aws_access_key_id=keys["AccessKeyId"],
             aws_secret_access_key=keys["SecretAccessKey"], aws_session_token=keys["SessionToken"],

@@ -101,6 +101,10 @@ struct Raw {
 impl Manifest {
     /// Reads a manifest that was sent as `sent`.
     pub(crate) fn parse(bytes: &[u8], sent: Option<&str>) -> Result<Self, InvalidManifest> {
+        // serde takes a list for a record, too, member by member.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(<serde_json::Error as serde::de::Error>::custom("a manifest is an object").into());
+        }
         let raw: Raw = serde_json::from_slice(bytes)?;
         let sent = sent.map(|sent| sent.split(';').next().unwrap_or_default().trim());
         let sent = sent.filter(|sent| !sent.is_empty());

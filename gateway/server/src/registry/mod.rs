@@ -207,29 +207,3 @@ fn ecr_region(account: &AccountId, host: &str) -> Option<Region> {
     let rest = host.strip_prefix(account.as_str())?.strip_prefix(".dkr.ecr.")?;
     Region::new(rest.strip_suffix(".amazonaws.com")?).ok()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_this_registry() {
-        let config = RegistryConfig {
-            account: AccountId::new("123456789012").unwrap(),
-            region: Region::new("us-east-1").unwrap(),
-            address: "127.0.0.1:7878".parse().unwrap(),
-        };
-        let check = |host: &str, expect: Option<&str>| {
-            assert_eq!(own_region(&config, host).as_ref().map(Region::as_str), expect, "{host}");
-        };
-        check("127.0.0.1:7878", Some("us-east-1"));
-        check("localhost:7878", Some("us-east-1"));
-        check("[::1]:7878", Some("us-east-1"));
-        check("127.0.0.1:7879", None);
-        check("localhost", None);
-        check("123456789012.dkr.ecr.eu-west-1.amazonaws.com", Some("eu-west-1"));
-        check("123456789013.dkr.ecr.eu-west-1.amazonaws.com", None);
-        check("123456789012.dkr.ecr.eu-west-1.amazonaws.com.evil.example", None);
-        check("docker.io", None);
-    }
-}

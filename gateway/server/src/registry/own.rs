@@ -81,7 +81,7 @@ impl Registry {
         let put = self.shelf.put_named(&scope, &name, image.clone(), &wanted).await;
         match put {
             Ok(shelved) => Ok(shelved.digest),
-            Err(ShelfError::Resolve(error @ ResolveError::NotFound { .. })) => {
+            Err(ShelfError::Resolve(error)) if matches!(*error, ResolveError::NotFound { .. }) => {
                 Err(OwnImageError::NotFound { reason: error.to_string() })
             }
             Err(error) => Err(unusable(error)),

@@ -26,7 +26,7 @@ pub(crate) enum ShelfError {
     #[error(transparent)]
     Import(#[from] ImportError),
     #[error(transparent)]
-    Resolve(#[from] ResolveError),
+    Resolve(Box<ResolveError>),
     #[error(transparent)]
     File(#[from] FileError),
     #[error(transparent)]
@@ -37,6 +37,12 @@ pub(crate) enum ShelfError {
     BlobUnknown { digest: Digest },
     #[error("the server is ending")]
     Stopped,
+}
+
+impl From<ResolveError> for ShelfError {
+    fn from(error: ResolveError) -> Self {
+        Self::Resolve(Box::new(error))
+    }
 }
 
 /// An image that was put in.
@@ -133,7 +139,8 @@ impl Shelf {
     ) -> Result<Shelved, ShelfError> {
         self.control.check_room()?;
         let holder = holder(scope, name);
-        let manifest = self.with_images(move |images| images.give(&image, &holder)).await??;
+        let manifest =
+            self.with_images(move |images| images.give(&image, &holder).map_err(ShelfError::from)).await??;
         self.put(scope, name, (Bytes::from(manifest), None), Some(wanted)).await
     }
 

@@ -12,12 +12,13 @@ use neargate_image::ImageStore;
 use neargate_model::image::Digest;
 use neargate_model::lifecycle::testing::scope;
 use neargate_model::repository::{LifecyclePolicy, Mutability};
-use neargate_model::{ImageTag, NodeCommand, PortProtocol, RepositoryName, Tags};
+use neargate_model::{AccountId, ImageTag, NodeCommand, PortProtocol, Region, RepositoryName, Tags};
 use neargate_store::MemoryStore;
 use serde_json::json;
 
 use super::manifest::OCI_MANIFEST;
 use super::shelf::{Shelf, ShelfError, digest_of, holder};
+use super::{RegistryConfig, own_region};
 
 struct Nobody;
 
@@ -142,16 +143,17 @@ async fn images_expire_by_the_repositorys_policy() {
     push(&shelf, "a", "2", "v2").await;
     let policy = r#"{"rules":[{"rulePriority":1,"selection":{"tagStatus":"any","countType":"imageCountMoreThan","countNumber":1},"action":{"type":"expire"}}]}"#;
     let policy = LifecyclePolicy::parse(policy).unwrap();
-    let changed = shelf.control.change_repository(&scope(), &name("a"), |repository| {
+    let (scope, repository) = (scope(), name("a"));
+    let changed = shelf.control.change_repository(&scope, &repository, |repository| {
         repository.lifecycle = Some(policy.clone());
         Ok(())
     });
     changed.await.unwrap();
     shelf.sweep(Duration::from_secs(3600)).await.unwrap();
-    let left = shelf.control.images(&scope(), &name("a")).await.unwrap();
+    let left = shelf.control.images(&scope, &repository).await.unwrap();
     assert_eq!(left.len(), 1);
     assert_ne!(left[0].digest, one);
-    assert!(shelf.control.repository(&scope(), &name("a")).await.unwrap().swept_at.is_some());
+    assert!(shelf.control.repository(&scope, &repository).await.unwrap().swept_at.is_some());
 }
 
 #[tokio::test]
@@ -163,4 +165,25 @@ async fn another_repositorys_blobs_are_unknown() {
     assert!(matches!(refused, ShelfError::BlobUnknown { .. }));
     assert!(shelf.get(&scope(), &name("b"), &ImageWanted::Digest(manifest)).await.is_err());
     assert_eq!(shelf.manifest(&scope(), &name("b"), manifest).await.unwrap(), None);
+}
+
+#[test]
+fn names_of_this_registry() {
+    let config = RegistryConfig {
+        account: AccountId::new("123456789012").unwrap(),
+        region: Region::new("us-east-1").unwrap(),
+        address: "127.0.0.1:7878".parse().unwrap(),
+    };
+    let check = |host: &str, expect: Option<&str>| {
+        assert_eq!(own_region(&config, host).as_ref().map(Region::as_str), expect, "{host}");
+    };
+    check("127.0.0.1:7878", Some("us-east-1"));
+    check("localhost:7878", Some("us-east-1"));
+    check("[::1]:7878", Some("us-east-1"));
+    check("127.0.0.1:7879", None);
+    check("localhost", None);
+    check("123456789012.dkr.ecr.eu-west-1.amazonaws.com", Some("eu-west-1"));
+    check("123456789013.dkr.ecr.eu-west-1.amazonaws.com", None);
+    check("123456789012.dkr.ecr.eu-west-1.amazonaws.com.evil.example", None);
+    check("docker.io", None);
 }

@@ -188,27 +188,35 @@ impl Registry {
         let mut writing = write(upload, Vec::new());
         loop {
             // It comes while the last one is written.
-            let (piece, is_last) = next_piece(&mut body).await?;
+            let (piece, end_of_body) = next_piece(&mut body).await;
             received += piece.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
-            if end.is_some_and(|end| received > end || (is_last && received < end)) {
+            let is_short = |end: u64| matches!(end_of_body, Ok(true)) && received < end;
+            if end.is_some_and(|end| received > end || is_short(end)) {
                 return Err(RegistryError::size_invalid("the body is not as long as Content-Range says"));
             }
             writing = write(finished(writing).await?, piece);
-            if is_last {
-                return finished(writing).await;
+            match end_of_body {
+                Ok(false) => {}
+                Ok(true) => return finished(writing).await,
+                Err(error) => {
+                    finished(writing).await?;
+                    return Err(error);
+                }
             }
         }
     }
 }
 
-/// The next bytes of a body, and whether they are the last.
-async fn next_piece(body: &mut Incoming) -> Result<(Vec<Bytes>, bool), RegistryError> {
+/// The next bytes of a body, and whether they are the last; or why no more come.
+async fn next_piece(body: &mut Incoming) -> (Vec<Bytes>, Result<bool, RegistryError>) {
     let (mut piece, mut length) = (Vec::new(), 0);
     while length < PIECE_BYTES {
         match tokio::time::timeout(SILENCE_MAX, body.frame()).await {
-            Err(_) => return Err(RegistryError::timed_out("the client was silent for a minute")),
-            Ok(None) => return Ok((piece, true)),
-            Ok(Some(Err(_))) => return Err(RegistryError::upload_invalid("the body did not arrive whole")),
+            Err(_) => return (piece, Err(RegistryError::timed_out("the client was silent for a minute"))),
+            Ok(None) => return (piece, Ok(true)),
+            Ok(Some(Err(_))) => {
+                return (piece, Err(RegistryError::upload_invalid("the body did not arrive whole")));
+            }
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
                     length += data.len();
@@ -217,7 +225,7 @@ async fn next_piece(body: &mut Incoming) -> Result<(Vec<Bytes>, bool), RegistryE
             }
         }
     }
-    Ok((piece, false))
+    (piece, Ok(false))
 }
 
 fn write(mut upload: Upload, piece: Vec<Bytes>) -> JoinHandle<Result<Upload, UploadError>> {
