@@ -190,7 +190,8 @@ def test_a_task_pulls_its_image(pulling_server, registry, layout, family):
     task = run_task(pulling_server, family, reference, ["grep", "-q", "task", "/which"], containers=2)
     assert task["stopCode"] == "EssentialContainerExited", task
     assert [container["exitCode"] for container in task["containers"]] == [0, 0]
-    assert task["pullStartedAt"] <= task["pullStoppedAt"] <= task["startedAt"]
+    # The first may have ended before the second was started, and then the task as a whole never ran.
+    assert task["pullStartedAt"] <= task["pullStoppedAt"] <= task.get("startedAt", task["stoppedAt"])
     digests = {container["imageDigest"] for container in task["containers"]}
     assert len(digests) == 1 and digests.pop().startswith("sha256:")
 

@@ -342,47 +342,4 @@ fn signal_number(text: &str) -> Option<i32> {
 }
 
 #[cfg(test)]
-#[path = "image_tests.rs"]
-mod pulls;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn behaviors() {
-        use PullBehavior::{Always, Default, Once, PreferCached};
-        // Whether it was pulled, is pinned, and was asked for just now.
-        let check = |behavior, [pulled, pinned, fresh]: [bool; 3], expect| {
-            assert_eq!(
-                step(behavior, pulled, pinned, fresh),
-                expect,
-                "{behavior:?} {pulled} {pinned} {fresh}"
-            );
-        };
-        let (imported, pulled) = ([false, false, false], [true, false, false]);
-        check(Default, imported, Step::Use);
-        check(Default, pulled, Step::Ask);
-        check(Default, [true, true, false], Step::Use);
-        check(Default, [true, false, true], Step::Use);
-        check(Always, imported, Step::Pull);
-        check(Always, pulled, Step::Pull);
-        check(Always, [true, true, false], Step::Pull);
-        check(Always, [true, false, true], Step::Use);
-        for behavior in [Once, PreferCached] {
-            check(behavior, imported, Step::Use);
-            check(behavior, pulled, Step::Use);
-        }
-    }
-
-    #[test]
-    fn signals() {
-        let check = |text, expect| assert_eq!(signal_number(text), expect, "{text}");
-        check("SIGTERM", Some(15));
-        check("quit", Some(3));
-        check("9", Some(9));
-        check("0", None);
-        check("65", None);
-        check("SIGNONE", None);
-    }
-}
+mod tests;

@@ -309,5 +309,4 @@ fn read(path: &Path) -> Result<Option<File>, CredentialError> {
 }
 
 #[cfg(test)]
-#[path = "credentials_tests.rs"]
 mod tests;

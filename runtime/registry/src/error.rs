@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use neargate_image::{DocumentError, ImportError};
+use neargate_image::ImportError;
 use neargate_model::image::{Digest, ImageReference};
 
 /// Why a request to a registry failed.
@@ -153,7 +153,7 @@ pub enum PullError {
     #[error("pull image manifest has been retried {} time(s): failed to resolve ref {reference}", (*attempts).max(1))]
     Resolve {
         /// The reference.
-        reference: ImageReference,
+        reference: Box<ImageReference>,
         /// How often it was tried.
         attempts: u32,
         /// What went wrong at last.
@@ -171,20 +171,11 @@ pub enum PullError {
         #[source]
         source: RequestError,
     },
-    /// A manifest that is no manifest.
-    #[error("failed to resolve ref {reference}: the manifest is unusable")]
-    Document {
-        /// The reference.
-        reference: ImageReference,
-        /// What is wrong with it.
-        #[source]
-        source: DocumentError,
-    },
     /// The registry's manifest is another one than was asked for.
     #[error("failed to resolve ref {reference}: the registry answered {actual} instead of {expected}")]
     WrongDigest {
         /// The reference.
-        reference: ImageReference,
+        reference: Box<ImageReference>,
         /// What the reference or the registry says.
         expected: Digest,
         /// What came.

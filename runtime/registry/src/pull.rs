@@ -61,12 +61,15 @@ pub struct Puller {
     shared: Arc<Shared>,
 }
 
+/// Held by whoever brings a layer.
+type LayerLock = tokio::sync::Mutex<()>;
+
 #[derive(Debug)]
 struct Shared {
     client: Arc<Client>,
     store: ImageStore,
     flights: Mutex<HashMap<Key, Weak<Flight>>>,
-    layers: Mutex<HashMap<(String, Digest), Weak<tokio::sync::Mutex<()>>>>,
+    layers: Mutex<HashMap<(String, Digest), Weak<LayerLock>>>,
     turns: Arc<Semaphore>,
 }
 
@@ -208,7 +211,7 @@ fn resolve_error(reference: &ImageReference, attempts: u32, source: RequestError
         RequestError::NotFound { .. } => RequestError::NotFound { what: reference.canonical() },
         source => source,
     };
-    PullError::Resolve { reference: reference.clone(), attempts, source }
+    PullError::Resolve { reference: Box::new(reference.clone()), attempts, source }
 }
 
 fn sha256(bytes: &[u8]) -> Digest {
@@ -219,7 +222,7 @@ fn sha256(bytes: &[u8]) -> Digest {
 fn check(reference: &ImageReference, actual: Digest, told: Option<Digest>) -> Result<(), PullError> {
     match reference.digest().or(told) {
         Some(expected) if expected != actual => {
-            Err(PullError::WrongDigest { reference: reference.clone(), expected, actual })
+            Err(PullError::WrongDigest { reference: Box::new(reference.clone()), expected, actual })
         }
         _ => Ok(()),
     }
@@ -281,7 +284,7 @@ impl Work {
         layers.iter_mut().for_each(|layer| pull.look(layer));
         self.layers(&session, &pull, layers).await?;
         let committing = pull.clone();
-        Ok(blocking(move || committing.commit()).await?)
+        blocking(move || committing.commit()).await
     }
 
     async fn manifest(&self, session: &Session, name: &str) -> Result<RawManifest, PullError> {
