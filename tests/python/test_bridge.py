@@ -1,6 +1,5 @@
 """Tasks under `bridge`: ports of the host, links and names, by boto3, from inside tasks and from the host."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -219,54 +218,6 @@ def test_ports_outlive_the_server(server_directory):
             time.sleep(0.05)
     finally:
         second.stop()
-
-
-@pytest.fixture
-def elsewhere():
-    """A network beyond this host, and the host's address for it: asks from there."""
-    name, link = f"ngt-{os.getpid()}", f"ngt{os.getpid()}"
-
-    def ip(words):
-        subprocess.run(["ip", *words.split()], check=True)
-
-    ip(f"netns add {name}")
-    try:
-        ip(f"link add {link} type veth peer name eth0 netns {name}")
-        ip(f"addr add 203.0.113.5/30 dev {link}")
-        ip(f"link set {link} up")
-        ip(f"-n {name} addr add 203.0.113.6/30 dev eth0")
-        ip(f"-n {name} link set eth0 up")
-
-        def ask_from(port):
-            asked = subprocess.run(["ip", "netns", "exec", name, "busybox", "nc", "-w", "5", "203.0.113.5", str(port)],
-                                   capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30)
-            return asked.stdout
-        yield ask_from
-    finally:
-        ip(f"netns del {name}")
-
-
-def host_tables():
-    """How many servers have rules on this host."""
-    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    return tables.count("inet neargate_")
-
-
-def test_servers_leave_each_other_their_ports(server_directory, running, elsewhere):
-    port = free_port()
-    running(container("web", ANSWER, portMappings=[tcp(80, hostPort=port)]))
-    assert ask(host_address(), port) == "hello\n"
-    assert elsewhere(port) == "hello\n"
-    other = Server(server_directory(), "--vpc-block", "10.99.0.0/16")
-    try:
-        other.client("ec2").describe_vpcs()
-        deadline = time.monotonic() + 30
-        while host_tables() < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert elsewhere(port) == "hello\n"
-    finally:
-        other.stop()
 
 
 def test_ranges_have_ports_in_a_row(ecs, register_bridge, running, until_stopped):
